@@ -1,0 +1,81 @@
+"""The judge of creative writing: the paper's scale {0, 0.5, 1} (arXiv 2606.02398), by two judges.
+
+    scores = rubric(prompts, completions, rows)                       # offline: three checks that one can read
+    judge = llm_judge("Qwen/Qwen3-4B"); scores = judge(prompts, completions, rows)
+
+Each is a function of (prompts, completions, rows) that returns one score per completion. The rubric measures form,
+not beauty: it is there so that everything runs without a second model. The LLM judge is asked once per response, and
+its answer must be exactly one of the three scores: anything else is NaN, a failure of the judge and not of the writer.
+
+Not protected against: a response that talks to the judge ('the editor says: answer 1'), and writing for the rubric.
+"""
+import re
+
+from tqdm import tqdm
+
+from model import end_ids, load
+from rollout import decode, encode, sample, uniform_noise
+
+JUDGE_TOKENS = 1024  # room for a judge that thinks before it answers; one that doesn't stops after the score
+JUDGE_BATCH = 16
+MAX_PROMPT = 32768
+QUESTION = """You grade creative writing. Below are a writing prompt and one response to it.
+The score is 1 if the response does what the prompt asks and is well written, 0.5 if it does so in part, 0 if not.
+
+[prompt]
+{prompt}
+[end of prompt]
+[response]
+{response}
+[end of response]
+
+Answer with the score alone: 0, 0.5 or 1."""
+
+
+def rubric(prompts, completions, rows):
+    """1 if on topic, well-formed and varied; 0.5 if at least half on topic and well-formed or varied; else 0."""
+    return [rubric_score(prompt, text, row.get("keywords")) for prompt, text, row in zip(prompts, completions, rows)]
+
+
+def rubric_score(prompt, text, keywords=None):
+    """The rubric of one text. keywords: all of them should occur; without any, half of the prompt's longer words."""
+    text = text.rsplit("</think>", 1)[-1].strip()
+    words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text.lower())
+    wanted = {word.lower() for word in keywords} if keywords else set(re.findall(r"[^\W\d_]{5,}", prompt.lower()))
+    share = sum(re.search(rf"\b{re.escape(word)}\b", text.lower()) is not None for word in wanted) / max(1, len(wanted))
+    pairs = list(zip(words, words[1:]))
+
+    on_topic = share == 1 if keywords else share >= 0.5
+    # a sentence, not a list of the keywords: a capital, an end, a few words of its own
+    well_formed = text[:1].isupper() and text[-1:] in (*".!?…\"”",) and len(words) >= len(keywords or ()) + 2
+    # no word salad and no repetition: four fifths of its word pairs occur once, no monstrous words
+    varied = len(words) >= 3 and len(set(pairs)) >= 0.8 * len(pairs) and max(map(len, words)) <= 24
+    if on_topic and well_formed and varied:
+        return 1.0
+    return 0.5 if share >= 0.5 and (well_formed or varied) else 0.0
+
+
+def parse_score(answer):
+    """0.0, 0.5 or 1.0 if the judge's answer is exactly that (after its thoughts, 'Score:' allowed), else NaN."""
+    answer = answer.rsplit("</think>", 1)[-1].strip().strip("*")
+    match = re.fullmatch(r"(?:score:?\s*)?(0|0\.0|0\.5|1|1\.0)\.?", answer, re.IGNORECASE)
+    return float(match[1]) if match else float("nan")
+
+
+def llm_judge(name_or_dir):
+    """A judge backed by a chat model: a local directory or a hub name. It decodes greedily."""
+    model, tokenizer = load(name_or_dir)
+
+    def judge(prompts, completions, rows):
+        questions = [QUESTION.format(prompt=prompt, response=text.rsplit("</think>", 1)[-1].strip())
+                     for prompt, text in zip(prompts, completions)]
+        answers = {}                                # one question per different response
+        pending = sorted(set(questions), key=len)
+        for i in tqdm(range(0, len(pending), JUDGE_BATCH), desc="judge", leave=False, delay=3):
+            part = pending[i:i + JUDGE_BATCH]
+            rollout = sample(model, encode(tokenizer, part, MAX_PROMPT), group_size=1, max_new_tokens=JUDGE_TOKENS,
+                             noise=uniform_noise(len(part), JUDGE_TOKENS, "judge"), temperature=0.0,
+                             stop_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id)
+            answers |= dict(zip(part, map(parse_score, decode(tokenizer, rollout))))
+        return [answers[question] for question in questions]
+    return judge

@@ -1,0 +1,163 @@
+"""Load and save models: the one place where every script gets its model from and leaves it.
+
+    model, tokenizer = load("checkpoints/base")        # our tiny default, made on first use
+    model, tokenizer = load("Qwen/Qwen3-0.6B")         # a hub name, or any Hugging Face directory
+    save(model, tokenizer, "checkpoints/math", run)    # config.json, model.safetensors, tokenizer, run.json
+
+A checkpoint is a plain Hugging Face directory, so `AutoModelForCausalLM.from_pretrained(out)` reads it
+without this file. `run.json` beside the weights is the lineage: which checkpoint it came from, trained on
+which domain, with which arguments, to which score. Scripts talk to each other through such directories only.
+
+Precision: bf16 on a GPU (fp32 when training: see `load`), fp32 on a CPU.
+Attention: PyTorch's fused `scaled_dot_product_attention`, or what `attention=` names.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+BASE = "checkpoints/base"  # the embedded default model; warmup.py makes it
+
+
+class UserError(Exception):
+    """A mistake the user can mend. `cli` prints it as one line and exits with code 2."""
+
+
+def cli(main):
+    """Run a script's `main()`; turn mistakes of the user and of the file system into one line and exit code 2."""
+    try:
+        main()
+    except (UserError, OSError, SafetensorError) as error:  # no space left, permission denied, missing file
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
+    """A causal LM in eval mode and its tokenizer, ready for left-padded chat prompts.
+
+    name_or_dir: a checkpoint of ours, any Hugging Face model directory, or a hub name.
+    device, dtype: default to the GPU of this process and bf16 where there is one, else CPU and fp32.
+        train_grpo.py asks for fp32 everywhere: at lr 1e-6 a bf16 weight is too coarse to move at all.
+    attention: "sdpa", "flash_attention_2" (GPU, where installed) or "eager" (has second derivatives).
+    Raises UserError if it is no model, is half-written, or has no chat template, pad or end token.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # here: `--help` need not wait for it
+    from transformers.utils import logging
+
+    if os.path.normpath(name_or_dir) == BASE and not os.path.isdir(BASE):
+        # A process of its own: its random numbers and threads leave those of the caller alone.
+        made = subprocess.run([sys.executable, str(Path(__file__).with_name("warmup.py")), "--out", BASE])
+        if made.returncode:
+            raise UserError(f"{BASE} could not be made (the reason stands above); try `python warmup.py`")
+    check_directory(name_or_dir)
+    if device is None:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    if dtype is None:
+        dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    small = os.path.isdir(name_or_dir) and sum(f.stat().st_size for f in os.scandir(name_or_dir)) < 2**30
+    (logging.disable_progress_bar if small else logging.enable_progress_bar)()  # no bar for what takes no time
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_dir, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(name_or_dir, dtype=dtype, attn_implementation=attention)
+    except Exception as error:  # the hub, safetensors and json each raise types of their own
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot load {name_or_dir!r} as a causal language model: {reason}") from error
+    for what in ("chat_template", "pad_token", "eos_token"):
+        if getattr(tokenizer, what) is None:
+            raise UserError(f"the tokenizer of {name_or_dir} has no {what}: use an instruction-tuned model, or set "
+                            f"tokenizer.{what} and save the tokenizer into the model's directory")
+    for what in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, what, None) not in (None, 1):  # rollout.py applies the output head itself
+            raise UserError(f"{name_or_dir} rescales its logits ({what}), which rollout.py does not do")
+    return model.to(device).eval(), tokenizer
+
+
+def check_directory(path):
+    """Say in one line what is wrong with a directory that should hold a model; hub names pass."""
+    if not os.path.isdir(path):
+        looks_local = path.startswith((".", "/", "~", "checkpoints")) or path.count("/") > 1
+        if looks_local or os.path.exists(path):
+            raise UserError(f"no checkpoint at {path}: it should be a directory with config.json and model.safetensors")
+        return
+    names = os.listdir(path)
+    if "config.json" not in names:
+        raise UserError(f"{path} is no checkpoint: it has no config.json")
+    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+        raise UserError(f"{path} is half-written: it has a config.json and no weights; delete it or train it again")
+
+
+def end_ids(model, tokenizer):
+    """Token ids that end a completion: the tokenizer's and the model's own (chat models often have both)."""
+    more = model.generation_config.eos_token_id if model.generation_config else None
+    more = [] if more is None else more if isinstance(more, list) else [more]
+    return sorted({tokenizer.eos_token_id, *more})
+
+
+def save(model, tokenizer, out, run, state_dict=None):
+    """Write a standard Hugging Face directory atomically, `run` (a dict) as run.json in it.
+
+    A new directory appears whole, by one rename. In an existing one each file is replaced by a rename, run.json
+    last, so that at every moment the directory loads. `state_dict` overrides the weights (fp32 master weights).
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    run = {**run, "versions": {name: version(name) for name in ("torch", "transformers", "datasets")}}
+    tmp = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        os.chmod(tmp, 0o755)  # mkdtemp's 0700 would hide a finished checkpoint from other users
+        model.save_pretrained(tmp, state_dict=state_dict, max_shard_size="1000GB")  # one file: one atomic rename
+        tokenizer.save_pretrained(tmp)
+        write_json(tmp / "run.json", run)
+        for path in tmp.iterdir():
+            with open(path, "rb") as f:
+                os.fsync(f.fileno())
+        if not out.exists():
+            os.replace(tmp, out)
+        else:
+            order = ["model.safetensors", "run.json"]
+            for path in sorted(tmp.iterdir(), key=lambda p: order.index(p.name) if p.name in order else -1):
+                os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def save_tensors(tensors, path, metadata):
+    """Write a safetensors file so that a crash leaves either the old file or the new one."""
+    from safetensors.torch import save_file
+    tmp = f"{path}.tmp"
+    try:
+        save_file(tensors, tmp, metadata)
+        with open(tmp, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    finally:
+        Path(tmp).unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file so that a crash leaves either the old one or the new one."""
+    tmp = Path(f"{path}.tmp")
+    try:
+        tmp.write_text(text)
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_run(path):
+    """The lineage (run.json) of a checkpoint of ours; {} for a model from elsewhere."""
+    file = Path(path) / "run.json"
+    return json.loads(file.read_text()) if file.is_file() else {}

@@ -1,0 +1,195 @@
+"""Rollout: sample completions from the policy, and score given completions under it.
+
+    prompts = encode(tokenizer, texts, max_prompt_length=2048)
+    rollout = sample(model, prompts, group_size=8, max_new_tokens=64, noise=noise, ...)
+    completions = decode(tokenizer, rollout)
+    logps = token_logps(model, rollout, temperature=1.0)
+
+`sample` and `token_logps` describe the same distribution: softmax(logits / temperature), cut to its top-p nucleus and renormalised,
+computed in fp32. If they differed, the importance ratio of GRPO would not be one at the first update.
+
+Sampling is by inverse transform: token t of row n is the first id whose cumulative probability exceeds
+noise[n, t], a uniform number drawn beforehand. A completion is thus a function of (weights, prompt, noise row)
+alone: not of the other rows in the batch, of the moment they finish, or of the number of processes.
+
+One letter means one thing: B prompts x G completions = N rows, P prompt tokens, T completion tokens, V vocabulary.
+"""
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from model import UserError
+
+LOGIT_ELEMENTS = 2**26  # at most so many logits (tokens x V) exist at once while scoring: 256 MB in fp32
+
+
+@dataclass
+class Rollout:
+    """Sampled completions. Row n belongs to prompt n // G; prompts are left-padded, completions right-padded.
+
+    A prompt "ab" with completions "xyz<end>" and "x" (cut off at T = 4, say, or just short):
+        prompt_ids  [[_ a b], [_ a b]]      prompt_mask [[0 1 1], [0 1 1]]
+        ids         [[x y z <end>], [x _ _ _]]    mask  [[1 1 1 1], [1 0 0 0]]
+    """
+    prompt_ids: torch.Tensor   # (N, P) int64
+    prompt_mask: torch.Tensor  # (N, P) bool
+    ids: torch.Tensor          # (N, T) int64, exactly the sampled ids: never decoded and encoded again
+    mask: torch.Tensor         # (N, T) bool, True where a token was sampled, the end token included:
+                               #        recorded while sampling, as padding and end may be the same id
+    logps: torch.Tensor        # (N, T) fp32, the sampler's own log-probabilities, 0 where mask is False
+    entropy: torch.Tensor      # (N, T) fp32, entropy in nats of the distribution each token was drawn from
+    stopped: torch.Tensor      # (N,) bool, False where the length limit cut the completion off
+
+    def rows(self, index):
+        """The rollout of some rows, without the padding that none of them needs."""
+        P = int(self.prompt_mask[index].sum(1).max())
+        T = max(int(self.mask[index].sum(1).max()), 1)
+        width = self.prompt_ids.shape[1]
+        return Rollout(self.prompt_ids[index, width - P:], self.prompt_mask[index, width - P:],
+                       self.ids[index, :T], self.mask[index, :T], self.logps[index, :T],
+                       self.entropy[index, :T], self.stopped[index])
+
+
+def encode(tokenizer, texts, max_prompt_length):
+    """Token ids of each text as a user's message, up to where the assistant begins: B lists of ints.
+
+    The chat template writes the special tokens, so none is added here (no second BOS). Raises UserError if a prompt
+    is longer than max_prompt_length tokens: a prompt cut short would ask another question.
+    """
+    prompts = []
+    for text in texts:
+        ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True,
+                                            return_dict=False)
+        if len(ids) > max_prompt_length:
+            raise UserError(f"a prompt has {len(ids)} tokens, the limit is {max_prompt_length}: raise "
+                            f"--max-prompt-length or drop the row that begins {text[:60]!r}")
+        prompts.append(ids)
+    return prompts
+
+
+def decode(tokenizer, rollout):
+    """The completions as text, without special tokens: N strings."""
+    return [tokenizer.decode(ids[mask], skip_special_tokens=True)
+            for ids, mask in zip(rollout.ids.cpu(), rollout.mask.cpu())]
+
+
+def uniform_noise(rows, tokens, *key):
+    """(rows, tokens) uniform numbers in [0, 1), a pure function of its arguments; key: seed, step, purpose."""
+    seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big", signed=True)
+    return torch.rand(rows, tokens, generator=torch.Generator().manual_seed(seed))
+
+
+def scaled_logits(logits, temperature, top_p, chosen=None):
+    """fp32 logits of the distribution that is sampled: divided by temperature, -inf outside the top-p nucleus.
+
+    logits: (..., V). The nucleus is the smallest set of most probable ids with total probability >= top_p.
+    chosen: (...,) ids that stay in it whatever happened since they were sampled. Returns (..., V) fp32.
+    """
+    logits = logits.float() / temperature
+    if top_p < 1:
+        with torch.no_grad():
+            probs, order = logits.softmax(-1).sort(-1, descending=True)
+            tail = probs.cumsum(-1) - probs >= top_p           # enough probability stands before this id already
+            outside = torch.zeros_like(tail).scatter(-1, order, tail)
+            if chosen is not None:
+                outside = outside.scatter(-1, chosen[..., None], False)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+@torch.no_grad()
+def sample(model, prompts, *, group_size, max_new_tokens, noise, stop_ids, pad_id, temperature=1.0, top_p=1.0):
+    """Sample group_size completions of each prompt.
+
+    prompts: B lists of token ids. noise: (N, max_new_tokens) uniform in [0, 1), N = B * group_size.
+    stop_ids: ids that end a completion. temperature 0 is greedy (its logps are then those at temperature 1).
+    The model's own generation_config (its temperature, top_k, penalties) plays no part. Returns a Rollout.
+    """
+    from transformers import DynamicCache
+
+    device, B, N = model.device, len(prompts), len(prompts) * group_size
+    P = max(len(p) for p in prompts)
+    prompt_ids = torch.tensor([[pad_id] * (P - len(p)) + p for p in prompts], device=device)              # (B, P)
+    prompt_mask = torch.tensor([[False] * (P - len(p)) + [True] * len(p) for p in prompts], device=device)  # (B, P)
+    noise, stop = noise.to(device), torch.tensor(stop_ids, device=device)
+
+    # Each prompt is read once; its keys and values are then shared out to its G completions.
+    cache = DynamicCache(config=model.config)
+    positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)                                                  # (B, P)
+    logits = model(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=positions,
+                   past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]                 # (B, V)
+    cache.batch_repeat_interleave(group_size)
+    logits = logits.repeat_interleave(group_size, 0)                                                      # (N, V)
+    attended = prompt_mask.long().repeat_interleave(group_size, 0)                                        # (N, P + t)
+    length = attended.sum(1)                                                                              # (N,)
+
+    ids = torch.full((N, max_new_tokens), pad_id, device=device)
+    mask = torch.zeros(N, max_new_tokens, dtype=torch.bool, device=device)
+    logps = torch.zeros(N, max_new_tokens, device=device)
+    entropy = torch.zeros(N, max_new_tokens, device=device)
+    stopped = torch.zeros(N, dtype=torch.bool, device=device)
+    alive = torch.arange(N, device=device)                     # rows still in the batch, (n,)
+    for t in range(max_new_tokens):
+        scaled = scaled_logits(logits, temperature or 1.0, top_p)                                         # (n, V)
+        logprobs = scaled.log_softmax(-1)
+        if temperature == 0:
+            token = logits.argmax(-1)                                                                     # (n,)
+        else:
+            cumulative = logprobs.exp().cumsum(-1)
+            # Times the total, as rounding leaves it beside 1; right=True never picks an id of probability 0.
+            u = noise[alive, t, None] * cumulative[:, -1:]
+            token = torch.searchsorted(cumulative, u, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+        running = ~stopped[alive]
+        ids[alive, t] = torch.where(running, token, pad_id)
+        mask[alive, t] = running
+        logps[alive, t] = torch.where(running, logprobs.gather(1, token[:, None]).squeeze(1), 0.0)
+        # 0 * log 0 = 0 for ids outside the nucleus
+        entropy[alive, t] = torch.where(running, -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1), 0.0)
+        stopped[alive] |= torch.isin(token, stop)
+        if t + 1 == max_new_tokens:
+            break
+        # Finished rows leave the batch. A GPU asks only now and then, as the answer makes it wait for the host.
+        if device.type == "cpu" or t % 8 == 7:
+            keep = (~stopped[alive]).nonzero().squeeze(1)
+            if len(keep) == 0:
+                break
+            if len(keep) < 0.9 * len(alive):                   # dropping rows copies the cache: not for a few
+                cache.batch_select_indices(keep)
+                alive, token, attended, length = alive[keep], token[keep], attended[keep], length[keep]
+        attended = torch.cat([attended, torch.ones_like(attended[:, :1])], 1)
+        logits = model(input_ids=token[:, None], attention_mask=attended, position_ids=length[:, None],
+                       past_key_values=cache, use_cache=True).logits[:, -1]                               # (n, V)
+        length = length + 1
+    group = torch.arange(N, device=device) // group_size
+    return Rollout(prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
+
+
+def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
+    """Log-probability of each completion token under the model, differentiable in its weights.
+
+    Returns (N, T) fp32, 0 where rollout.mask is False. Logits of the prompt are never computed, those of completions
+    in chunks that the backward pass recomputes: the memory is LOGIT_ELEMENTS, whatever the vocabulary and the number
+    of tokens. The rollout is left unchanged.
+    """
+    P = rollout.prompt_ids.shape[1]
+    ids = torch.cat([rollout.prompt_ids, rollout.ids], 1)                                         # (N, P + T)
+    attended = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                  # (N, P + T)
+    hidden = model.get_decoder()(input_ids=ids, attention_mask=attended.long(), use_cache=False,
+                                 position_ids=(attended.cumsum(1) - 1).clamp(min=0)).last_hidden_state
+    hidden = hidden[:, P - 1:-1][rollout.mask]                    # (M, D), the state before each of M real tokens
+    targets = rollout.ids[rollout.mask]                           # (M,)
+    head = model.get_output_embeddings()
+
+    def score(hidden, targets):
+        logits = scaled_logits(head(hidden), temperature, top_p, chosen=targets)                  # (m, V)
+        return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)                      # (m,)
+
+    size = max(1, LOGIT_ELEMENTS // head.weight.shape[0])
+    if len(targets) <= size:
+        logps = score(hidden, targets)                                                            # (M,)
+    else:
+        logps = torch.cat([checkpoint(score, h, y, use_reentrant=False)
+                           for h, y in zip(hidden.split(size), targets.split(size))])
+    return torch.zeros(rollout.mask.shape, device=hidden.device).masked_scatter(rollout.mask, logps)

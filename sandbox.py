@@ -1,0 +1,594 @@
+"""Run model-written programs against tests: the reward of the `code` domain.
+
+    run_tests([{"program": "def add(a, b): return a + b", "tests": ["assert add(1, 2) == 3"]}])  ->  [1.0]
+
+A job is {"program": str, "tests": list, "entry_point": str (optional)}. A test is Python code (MBPP's asserts,
+HumanEval's `def check` with its call) or {"stdin": str, "stdout": str}, for which the program runs as a script.
+1.0: every test passed. 0.0: one did not. nan: the verifier failed (no tests, a test that does not compile or
+never asks the program anything, a worker that cannot start), which must not be taken for a wrong answer.
+
+Concept: the program under test never says whether it passed, and never holds the expected answers.
+
+    trainer --job--> worker --fork--> program   runs the model's code, then answers calls over a pipe
+      ^                 |                 |^       plain values, as tagged JSON
+      +-----verdict-----+ --fork--> checker       runs the test; names that the test lacks are looked up over there
+
+The checker rebuilds exact builtin types from JSON (no pickle, no eval), so a lying __eq__ or a subclass of int stays
+behind. Objects without a plain value come back as handles: called, indexed, iterated, passed on, equal to themselves
+only. Changes to list, dict, set and bytearray arguments are mirrored. The worker reads programs but never a test, so
+neither it nor its forks have answers to leak: the checker reads the test from the same stream, after its fork.
+
+Names in a test mean, in this order: `entry_point`, always the program's; what the test defines; builtins; modules of
+PRELOADED; the program's. Give `entry_point` where a function shares its name with a builtin. Where a test uses helpers
+from the prompt (HumanEval's `poly`), put the prompt in front of the test: the helpers are then the checker's own.
+
+COVERED, each with a hostile test (Linux on x86-64 or arm64; Landlock from 5.13, all of it from 6.12):
+  endless loops, sleeping, memory, output, deep or huge return values   wall clock, rlimits, caps on messages
+  leaving early (sys.exit, os._exit, atexit), forged replies            silence is a failure; replies are only values
+  lying objects, patched builtins and modules                           they live in another process than the test
+  reading answers from memory, frames, files or /proc                   they are in none of these; Landlock
+  writing or deleting files outside of the job's directory              Landlock, unprivileged user, audit hook
+  fork bombs, daemons, threads, other programs                          seccomp, RLIMIT_NPROC
+  signals to others, network, changes of mode, owner or times           seccomp, Landlock
+NOT COVERED:
+  tests weaker than their task, or that trust the program: eval of its output, comparing through its own helper,
+    computing what to expect from an argument after the call that may have changed it
+  holes in the kernel; side channels (stat shows that a file exists); CPU and memory within the limits
+  macOS, and Linux without Landlock or seccomp (a line on stderr says so): there an audit hook guards files, network
+    and processes, which stops accidents and simple tricks, not a determined program. Windows: OSError
+  honest programs that need threads, third-party packages, subdirectories or > 1 MB of output: they fail. Tests that
+    pass their own functions or objects to the program are nan; `except` of a program's own exception class fails
+
+Try it:  python sandbox.py
+"""
+import builtins, importlib, json, math, operator, os, select, shutil, struct, subprocess, sys, tempfile, threading, time
+from collections import deque
+from contextlib import suppress
+
+NOBODY = 65534             # user and group id that a worker takes when started by root
+MESSAGE_BYTES = 16 << 20   # longest message between the processes
+OUTPUT_BYTES = 1 << 20     # longest stdout of a script, and largest file that a program may write
+FILES_WRITTEN = 64         # how often a program may open a file for writing: bounds the disk that it can fill
+START_SECONDS = 20         # wall clock for a worker to start
+GRACE_SECONDS = 5          # how long after the timeout a worker may still be silent
+# Imported before the forks, so that each program finds them ready; other standard modules load when asked for.
+PRELOADED = """abc array atexit base64 binascii bisect calendar cmath collections copy dataclasses datetime decimal enum
+fractions functools gc hashlib heapq io itertools json math numbers operator os platform queue random re resource
+statistics string struct sys textwrap time types typing unicodedata zlib""".split()
+
+
+# ---- messages: 8 bytes of length, then JSON; values travel as themselves or as [tag, parts...] ----
+
+def frame(message):
+    data = json.dumps(message).encode()
+    return len(data).to_bytes(8, "big") + data
+
+def write(fd, data):
+    data = memoryview(data)
+    while data:
+        data = data[os.write(fd, data):]
+
+def receive(fd):
+    data, size = bytearray(), 8
+    while len(data) < size:
+        chunk = os.read(fd, min(size - len(data), 1 << 20))
+        data += chunk
+        if size == 8 == len(data):
+            size += int.from_bytes(data, "big")
+        if not chunk or size > MESSAGE_BYTES + 8:
+            raise EOFError("the other side is gone, or too talkative")
+    return json.loads(data[8:])
+
+# tag: (value -> parts, parts -> value). Exact for every value: views compare like views, long ints travel as hex.
+TAGS = {"int": (lambda v: [hex(v)], lambda p: int(p[0], 16)),
+        "complex": (lambda v: [v.real, v.imag], lambda p: complex(*p)),
+        "range": (lambda v: [v.start, v.stop, v.step], lambda p: range(*p)),
+        "bytes": (lambda v: [v.hex()], lambda p: bytes.fromhex(p[0])),
+        "bytearray": (lambda v: [v.hex()], lambda p: bytearray.fromhex(p[0])),
+        "list": (list, list), "tuple": (list, tuple), "set": (list, set), "frozenset": (list, frozenset),
+        "dict": (lambda v: list(v.items()), dict), "dict_items": (list, lambda p: dict(p).items()),
+        "dict_keys": (list, lambda p: dict.fromkeys(p).keys()),
+        "dict_values": (list, lambda p: dict(enumerate(p)).values())}
+TYPES = {int, complex, range, bytes, bytearray, list, tuple, set, frozenset, dict,
+         type({}.items()), type({}.keys()), type({}.values())}
+# A subclass of a builtin (Counter, namedtuple, IntEnum...) travels as that builtin; str(x) of an Enum is not its value.
+BASES = ((int, int), (float, float), (complex, complex), (str, str.__str__), (bytes, bytes), (bytearray, bytearray),
+         (list, list), (tuple, tuple), (dict, dict), (set, set), (frozenset, frozenset))
+
+def pack(value, number_of):
+    """Value -> JSON; `number_of` gives the number of an object that has no plain value."""
+    kind = type(value)
+    if value is None or kind in (bool, float, str) or kind is int and -2**62 < value < 2**62:
+        return value
+    if kind in TYPES:
+        parts = TAGS[kind.__name__][0](value)
+        return [kind.__name__, *(parts if kind is int else [pack(part, number_of) for part in parts])]
+    for base, plain in BASES:
+        if isinstance(value, base):
+            return pack(plain(value), number_of)
+    return ["handle", number_of(value)]
+
+def unpack(message, object_at):
+    """JSON -> exact builtin types, whatever the sender is; raises on anything that `pack` would not have said."""
+    if type(message) is not list:
+        return message if type(message) is not dict else TAGS[None]
+    tag, *parts = message
+    if tag == "handle":
+        return object_at(parts[0])
+    return TAGS[tag][1]([unpack(part, object_at) for part in parts])
+
+
+# ---- the program's process: all of it untrusted once the program has started ----
+
+def run_program(job, inbox, outbox, shield):
+    if job["script"]:
+        os.dup2(inbox, 0), os.dup2(outbox, 1)
+    confine(shield, job, keep=(0, 1, 2) if job["script"] else (0, 1, 2, inbox, outbox))
+    install_audit_hook(os.getcwd(), shield["stdlib"])
+    # Not "__main__" in function mode: an `if __name__ == "__main__": input()` below a good function must not fail it.
+    name = "__main__" if job["script"] else "solution"
+    module = sys.modules[name] = type(sys)(name)     # registered, as dataclasses look themselves up
+    status = 0
+    try:
+        exec(compile(job["program"], "<program>", "exec", dont_inherit=True), vars(module))
+        if not job["script"]:
+            serve(vars(module), inbox, outbox)
+    except SystemExit as stop:
+        status = 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        status = 1
+    if job["script"]:                       # fast-output idioms print from atexit
+        sys.modules["atexit"]._run_exitfuncs()
+        for stream in (sys.stdout, sys.__stdout__):
+            with suppress(Exception):
+                stream.flush()
+    os._exit(status & 255)
+
+def serve(names, inbox, outbox):
+    """Answer the checker's questions until it hangs up. SystemExit and its kin end the process: a failure."""
+    objects, numbers = [], {}
+    def number_of(value):
+        if id(value) not in numbers:
+            numbers[id(value)] = len(objects)
+            objects.append(value)           # kept, so that its id stays its own
+        return numbers[id(value)]
+    def object_at(number):                  # a name stands for a builtin that the test passes, such as int
+        return getattr(builtins, number) if isinstance(number, str) else objects[number]
+    def lookup(name):
+        if name not in names:
+            raise NameError(f"name {name!r} is not defined")
+        return names[name]
+    # No comparison and no `in`: those belong to the checker, on plain values.
+    answers = {"name": lookup, "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+               "getattr": getattr, "setattr": setattr, "getitem": operator.getitem, "setitem": operator.setitem,
+               "iter": iter, "next": next, "len": len, "bool": bool, "str": str, "repr": repr}
+    write(outbox, frame("ready"))
+    while True:
+        question, before, kwargs = receive(inbox)
+        args = unpack(before, object_at)
+        try:
+            reply = ["value", pack(answers[question](*args, **unpack(kwargs, object_at)), number_of)]
+            after = pack(args, number_of)
+            reply = frame(reply + [None if after == before else after])
+        except Exception as error:
+            after, classes = pack(args, number_of), [cls.__name__ for cls in type(error).__mro__]
+            reply = frame(["error", [classes, str(error)], None if after == before else after])
+        if len(reply) > MESSAGE_BYTES:
+            reply = frame(["error", [["ValueError"], "too long to return"], None])
+        write(outbox, reply)
+
+def install_audit_hook(directory, stdlib):
+    """Second layer, in Python: a clear PermissionError, and the only guard where the kernel offers none."""
+    abspath, fsdecode, writes = os.path.realpath, os.fsdecode, [0]
+    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    forbidden = ("subprocess.", "socket.", "ctypes.", "fcntl.", "resource.", "sqlite3.", "syslog.", "signal.",
+                 "_thread.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "os.kill",
+                 "os.ch", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.truncate", "os.utime", "os.setxattr",
+                 "os.removexattr")
+    def under(folder, path):
+        return isinstance(path, int) or (abspath(fsdecode(path or ".")) + "/").startswith(folder + "/")
+    def hook(event, args):
+        if event == "open" and (args[2] & writing) and not isinstance(args[0], int):
+            writes[0] += 1
+            allowed = fsdecode(args[0]) == os.devnull or under(directory, args[0]) and writes[0] <= FILES_WRITTEN
+        elif event in ("open", "os.listdir", "os.scandir"):
+            allowed = under(directory, args[0]) or args[0] in ("/dev/null", "/dev/urandom") or (
+                under(stdlib, args[0]) and "-packages/" not in fsdecode(args[0]))
+        elif event in ("os.remove", "os.rename"):
+            allowed = all(under(directory, part) for part in args)
+        else:
+            allowed = not event.startswith(forbidden) or event == "socket.__new__"     # asyncio makes a pair for itself
+        if not allowed:
+            raise PermissionError(f"sandbox: {event} is not allowed here")
+    sys.addaudithook(hook)
+
+
+# ---- the checker's process: runs the test; only it knows what to expect ----
+
+def run_checker(job, control, from_program, to_program, verdict, shield):
+    def finish(letter):                     # not an exception: a test's own `except:` could swallow that
+        os.write(verdict, letter)
+        os._exit(0)
+    tests = receive(control)
+    os.write(verdict, b"t")                 # tells the worker that the stream is at the next job again
+    confine(shield, job, keep=(0, 1, 2, from_program, to_program, verdict))
+    if job["script"]:
+        finish(b"1" if same_output(tests, from_program, to_program) else b"0")
+    try:
+        tests = [compile(test, "<test>", "exec", dont_inherit=True) for test in tests]
+    except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
+        finish(b"?")
+    handles, asked = {}, [0]
+
+    def number_of(value):
+        if type(value) is Handle:
+            return value.__dict__["number"]
+        name = getattr(value, "__name__", "")
+        # A test's own object cannot travel. That is this verifier's limit, not the program's mistake.
+        return name if getattr(builtins, name, None) is value else finish(b"?")
+
+    def handle_at(number):
+        return handles.setdefault(int(number), Handle(int(number)))
+
+    def ask(question, *args, **kwargs):
+        """One question to the program; its side can be wrong, late or hostile, and is then a failure."""
+        asked[0] += 1
+        message = frame([question, pack(args, number_of), pack(kwargs, number_of)])
+        try:
+            write(to_program, message)
+            kind, content, after = receive(from_program)
+            for old, new in zip(args, unpack(after, handle_at) if after else ()):
+                if type(old) is type(new) and type(old) in (list, bytearray):
+                    old[:] = new
+                elif type(old) is type(new) and type(old) in (dict, set):
+                    old.clear(), old.update(new)
+            if kind == "value":
+                return unpack(content, handle_at)
+            classes, text = content
+            error = RuntimeError(str(text))
+            for name in classes[::-1]:      # from the base to the class itself: the last builtin that fits wins
+                cls = getattr(builtins, name, None)
+                if isinstance(cls, type) and issubclass(cls, Exception):
+                    with suppress(TypeError):     # UnicodeDecodeError wants five arguments
+                        error = cls(str(text))
+        except BaseException:
+            finish(b"0")
+        raise error
+
+    class Handle:
+        """An object that lives in the program. Equality is identity, whatever its own __eq__ says."""
+        def __init__(self, number):
+            self.__dict__["number"] = number
+        def __call__(self, *args, **kwargs):
+            return ask("call", self, *args, **kwargs)
+        def __getattr__(self, name):
+            if name.startswith("__"):       # protocols that probe for optional methods stay here
+                raise AttributeError(name)
+            return ask("getattr", self, name)
+    for question in ("setattr", "getitem", "setitem", "iter", "next", "len", "bool", "str", "repr"):
+        setattr(Handle, f"__{question}__", lambda self, *args, question=question: ask(question, self, *args))
+
+    class Names(dict):
+        """Globals of a test, in the order that the module's docstring gives."""
+        def __getitem__(self, name):
+            if name != job["entry_point"]:
+                if name in self or name.startswith("__"):
+                    return dict.__getitem__(self, name)
+                if hasattr(builtins, name) or name in PRELOADED:
+                    return getattr(builtins, name) if hasattr(builtins, name) else sys.modules[name]
+            return ask("name", name)
+
+    try:
+        ready = receive(from_program) == "ready"
+    except BaseException:
+        finish(b"0")
+    for test in tests:
+        before = asked[0]
+        try:
+            exec(test, Names(__name__="test"))
+        except BaseException:               # what went wrong before the first question is not the program's fault
+            finish(b"0" if asked[0] > before else b"?")
+    finish(b"1" if ready and asked[0] else b"?")
+
+def same_output(test, from_program, to_program):
+    """Feed stdin and read stdout at once, as either pipe may fill up first."""
+    lines = lambda text: [line.rstrip() for line in text.rstrip().split("\n")]
+    feed, output = test["stdin"].encode("utf-8", "surrogatepass"), bytearray()
+    os.set_blocking(to_program, False)
+    poller = select.poll()
+    poller.register(from_program, select.POLLIN), poller.register(to_program, select.POLLOUT)
+    while len(output) <= OUTPUT_BYTES + len(test["stdout"]):
+        for fd, _ in poller.poll():
+            if fd == from_program:
+                chunk = os.read(fd, 1 << 16)
+                output += chunk
+                if not chunk:
+                    return lines(output.decode("utf-8", "replace")) == lines(test["stdout"])
+            else:
+                try:
+                    feed = feed[os.write(fd, feed[:1 << 16]):]
+                except BrokenPipeError:     # a program need not read its input
+                    feed = b""
+                if not feed:
+                    poller.unregister(fd), os.close(fd)
+    return False
+
+
+# ---- walls: built once in the worker, put up in each fork before it runs any code ----
+
+# System calls denied (EPERM), by machine and for both. In order: start processes and threads; signals, tracing, limits
+# and priorities of others; network; memory that RLIMIT_AS does not count; modes, owners, times, attributes, links and
+# directories; doors into the kernel.
+DENIED = {"x86_64": (0xC000003E, """56 57 58 59 322  62 200 234 129 297 101 310 311 312 302 160 141 142 144 203 314
+              251 256 279  41  319 29 64 68 240  90 91 92 93 94 268 260 132 235 261 280 188 189 190 197 198 199 86 265
+              88 266 83 258 133 259 76  272 308 161 165 248 249 250 298 304 321 323"""),
+          "aarch64": (0xC00000B7, """220 221 281  129 130 131 138 240 117 270 271 272 261 164 140 118 119 122 274 30
+              238 239  198  279 194 190 186 180  52 53 54 55 88 5 6 7 14 15 16 37 36 34 33 45  97 268 51 40 217 218 219
+              241 265 280 282""")}
+DENIED_BOTH = "435  424 434 438 440 448  425  447  452 463 466  428 429 430 442"
+
+def build_shield(directory):
+    """Open what the walls need while that is still allowed, then give up root. Returns what `confine` takes."""
+    import ctypes, platform
+    libc, stdlib = ctypes.CDLL(None, use_errno=True), os.path.realpath(os.path.dirname(os.__file__))
+    def call(name, *args):
+        args = [ctypes.c_char_p(arg) if isinstance(arg, bytes) else ctypes.c_long(arg) for arg in args]
+        result = getattr(libc, name)(*args)
+        if result < 0:
+            raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+        return result
+    shield = {"call": call, "stdlib": stdlib, "linux": sys.platform == "linux", "ruleset": None, "filter": None}
+    missing = shield["missing"] = []
+    if shield["linux"]:
+        call("prctl", 4, 0, 0, 0, 0)        # PR_SET_DUMPABLE: /proc/PID/mem of worker and forks is closed
+        call("prctl", 38, 1, 0, 0, 0)       # PR_SET_NO_NEW_PRIVS
+    try:
+        abi, shield["ruleset"] = landlock_rules(call, stdlib, directory) if shield["linux"] else (0, None)
+    except OSError:                         # an old kernel, or a container that forbids it
+        abi = 0
+    missing += [f"Landlock (ABI {abi}, 6 wanted)"] if abi < 6 else []
+    arch, numbers = DENIED.get(platform.machine() if shield["linux"] else "", (0, ""))
+    if arch:
+        numbers = [int(number) for number in f"{numbers} {DENIED_BOTH}".split()]
+        # Classic BPF. Calls in another architecture's numbering, x32's too, are denied as a whole.
+        steps = [(0x20, 0, 0, 4), (0x15, 0, len(numbers) + 3, arch),                 # load the architecture; other?
+                 (0x20, 0, 0, 0), (0x35, len(numbers) + 1, 0, 0x40000000),           # load the call's number; x32?
+                 *((0x15, len(numbers) - at, 0, number) for at, number in enumerate(numbers)),
+                 (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001)]                 # return: allow; EPERM
+        code = shield["code"] = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+        shield["filter"] = struct.pack("HP", len(steps), ctypes.addressof(code))
+    else:
+        missing.append("seccomp")
+
+    library = os.open(stdlib, os.O_RDONLY)
+    os.chdir(directory)
+    if os.geteuid() == 0:
+        os.chown(".", NOBODY, NOBODY)
+        os.setgroups([]), os.setgid(NOBODY), os.setuid(NOBODY)
+        with suppress(PermissionError):
+            os.setuid(0)
+            raise OSError("could not give up root")
+    # A Python installed below /root is out of nobody's sight: import through the open directory instead.
+    if not os.access(f"{stdlib}/os.py", os.R_OK):
+        for path in [sys.path, *(module.__path__ for module in sys.modules.values() if hasattr(module, "__path__"))]:
+            path[:] = [os.path.realpath(part).replace(stdlib, f"/proc/self/fd/{library}", 1) for part in path]
+        sys.path_importer_cache.clear()
+        shield["library"] = library
+    return shield
+
+def landlock_rules(call, stdlib, directory):
+    """-> ABI, ruleset: read the standard library, read and write `directory`, no TCP, no signals; nothing else."""
+    create, add_rule = 444, 445
+    abi = call("syscall", create, 0, 0, 1)
+    every = (1 << 13 + (abi >= 2) + (abi >= 3)) - 1 | (abi >= 5) << 15
+    rights = struct.pack("QQQ", every, 3, 3)[:8 if abi < 4 else 16 if abi < 6 else 24]       # files, TCP, scopes
+    ruleset = call("syscall", create, rights, len(rights), 0)
+    def allow(path, bits):
+        fd = os.open(path, os.O_PATH)
+        call("syscall", add_rule, ruleset, 1, struct.pack("=Qi", bits & every, fd), 0)
+        os.close(fd)
+    write_file, read_file, read_dir, remove, make, truncate = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8, 1 << 14
+    for entry in os.scandir(stdlib):        # one by one, to leave out site-packages: data sets may lie there
+        if not entry.name.endswith("-packages") and os.path.exists(entry.path):
+            allow(entry.path, read_file | read_dir if entry.is_dir() else read_file)
+    allow(stdlib, read_dir)
+    allow(directory, read_file | read_dir | write_file | remove | make | truncate)
+    allow("/dev/null", read_file | write_file | truncate)
+    allow("/dev/urandom", read_file)
+    return abi, ruleset
+
+def confine(shield, job, keep):
+    import resource
+    os.setsid()
+    kept = sorted({*keep, shield.get("library", 0), shield["ruleset"] or 0, 4096})
+    for low, high in zip(kept, kept[1:]):
+        os.closerange(low + 1, high)
+    for name, most in (("AS", job["memory_mb"] << 20), ("CPU", math.ceil(job["timeout"]) + 1), ("FSIZE", OUTPUT_BYTES),
+                       ("NOFILE", 64), ("CORE", 0), ("NPROC", 0)):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        with suppress(*() if shield["linux"] else (ValueError, OSError)):      # macOS refuses some
+            resource.setrlimit(kind, (most, most))
+    sys.modules["random"].seed(0)           # with the fixed hash seed: the same program gets the same reward again
+    if shield["linux"]:
+        shield["call"]("prctl", 1, 9, 0, 0, 0)                                 # PR_SET_PDEATHSIG: die with the worker
+    if shield["ruleset"] is not None:
+        shield["call"]("syscall", 446, shield["ruleset"], 0)                   # landlock_restrict_self
+        os.close(shield["ruleset"])
+    if shield["filter"]:
+        shield["call"]("prctl", 22, 2, shield["filter"], 0, 0)                 # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+# ---- the worker: a small warm interpreter that forks two processes per job ----
+
+def start(function, *args):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function(*args)
+        finally:
+            os._exit(1)                     # never back into the worker's loop
+    return pid
+
+def worker(directory):
+    control, answers, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    del sys.path[0]                         # this file's own folder
+    sys.dont_write_bytecode = True
+    def rehearse():
+        try:
+            confine(shield, {"timeout": 1, "memory_mb": 512}, keep=(0, 1, 2))
+        except OSError as error:
+            os._exit(error.errno)
+        with suppress(OSError):
+            os.fork()
+            os._exit(255)
+        os._exit(0)
+    try:
+        for name in PRELOADED:
+            importlib.import_module(name)
+        shield = build_shield(directory)
+        status = os.waitpid(start(rehearse), 0)[1]
+        if status:
+            raise OSError("programs could fork" if status >> 8 == 255 else f"no walls: {os.strerror(status >> 8)}")
+    except Exception as error:
+        return write(answers, frame({"error": f"worker cannot start: {error}"}))
+    sys.modules["gc"].freeze()              # the forks share these pages as long as nobody writes to them
+    write(answers, frame({"missing": shield["missing"]}))
+    with suppress(EOFError):                # the trainer hangs up
+        while True:
+            write(answers, frame(grade(receive(control), control, shield)))
+
+def grade(job, control, shield):
+    """Fork program and checker, wait for the verdict until the deadline, leave nothing behind."""
+    deadline = time.monotonic() + job["timeout"]
+    (inbox, to_program), (from_program, outbox), (verdict_end, verdict) = os.pipe(), os.pipe(), os.pipe()
+    program = start(run_program, job, inbox, outbox, shield)
+    checker = start(run_checker, job, control, from_program, to_program, verdict, shield)
+    for fd in (inbox, to_program, from_program, outbox, verdict):
+        os.close(fd)
+    said, running, poller = b"", {program, checker}, select.poll()
+    poller.register(verdict_end, select.POLLIN)
+    while len(said) < 2 and poller.poll(max(0, deadline - time.monotonic()) * 1000):
+        chunk = os.read(verdict_end, 2)
+        if not chunk:
+            break
+        said += chunk
+    os.close(verdict_end)
+    while job["script"] and said == b"t1" and program in running:              # right output; now a clean exit
+        pid, status = os.waitpid(program, os.WNOHANG)
+        running.discard(pid)
+        if pid and status or time.monotonic() > deadline:
+            said = b"t0"
+        time.sleep(0 if pid else 0.0005)
+    for pid in running:
+        for kill in (os.kill, os.killpg):
+            with suppress(OSError):
+                kill(pid, 9)
+        os.waitpid(pid, 0)
+    for entry in os.scandir("."):           # empty again for the next program
+        with suppress(OSError):
+            shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+    if not said:                            # the test may still be in the stream: start afresh
+        os._exit(1)
+    return {b"t1": "pass", b"t?": "verifier"}.get(said, "fail")
+
+
+# ---- the trainer's side ----
+
+_told = set()                               # remarks already printed
+
+def start_worker(directory):
+    # -s -S: no site-packages. A fixed hash seed makes rewards repeatable; the environment is otherwise empty.
+    command = [sys.executable, "-s", "-S", "-X", "utf8", os.path.abspath(__file__), "--worker", directory]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               bufsize=0, env={"PYTHONHASHSEED": "0"}, start_new_session=True)
+    hello = talk(process, b"", START_SECONDS) or {"error": "worker did not start"}
+    for line in [f"weaker here, without {part}" for part in hello.get("missing", ())] or [hello.get("error")]:
+        if line and line not in _told:
+            _told.add(line)
+            print(f"sandbox: {line}", file=sys.stderr)
+    return process if "missing" in hello else stop_worker(process)
+
+def stop_worker(process):
+    process.kill(), process.wait(), process.stdin.close(), process.stdout.close()
+
+def talk(process, data, seconds):
+    """Write `data`, read one message; None if the worker died, or was killed here after `seconds`."""
+    clock = threading.Timer(seconds, process.kill)     # ends a blocked write as well as a blocked read
+    clock.start()
+    try:
+        write(process.stdin.fileno(), data)
+        return receive(process.stdout.fileno())
+    except (OSError, EOFError):
+        return None
+    finally:
+        clock.cancel()
+
+def grade_all(waiting, results, directory, settings):
+    """One thread of the trainer: take jobs until none is left, and keep one worker alive for them."""
+    process = None
+    while waiting:
+        try:
+            key = waiting.popleft()
+        except IndexError:                  # another thread was faster
+            break
+        program, tests, entry_point = json.loads(key)
+        tests = tests or []
+        valid = tests and len(key) <= MESSAGE_BYTES and all(isinstance(test, str) or (
+            isinstance(test, dict) and type(test.get("stdin")) is type(test.get("stdout")) is str) for test in tests)
+        code = [test for test in tests if isinstance(test, str)]
+        runs = [(False, code)] * bool(code) + [(True, test) for test in tests if not isinstance(test, str)]
+        verdict = "verifier"
+        for script, test in runs if valid else ():
+            job = {"program": program, "script": script, "entry_point": entry_point, **settings}
+            for _ in range(2):              # a worker lost twice: the job is what the two have in common, so it fails
+                process = process or start_worker(directory)
+                if not process:             # left to the other workers; nan if there are none
+                    return waiting.appendleft(key)
+                verdict = talk(process, frame(job) + frame(test), settings["timeout"] + GRACE_SECONDS)
+                if verdict:
+                    break
+                process = stop_worker(process)
+            if verdict != "pass":
+                break
+        results[key] = {"pass": 1.0, "verifier": math.nan}.get(verdict, 0.0)
+    if process:
+        stop_worker(process)
+
+def run_tests(jobs, *, timeout=4.0, memory_mb=512, workers=None):
+    """Rewards of `jobs` in order: 1.0, 0.0 or nan (see the module's docstring).
+
+    timeout    wall seconds for all code tests of a job together, and for each stdin test
+    memory_mb  address space of a program, and of a checker
+    workers    processes; default: CPU cores. Identical jobs are graded once.
+    """
+    if not hasattr(os, "fork"):
+        raise OSError("sandbox: needs an operating system with fork (Linux; macOS with weaker walls)")
+    keys = [json.dumps([job["program"], job["tests"], job.get("entry_point")]) for job in jobs]
+    waiting, results, threads = deque(dict.fromkeys(keys)), {}, []
+    root = tempfile.mkdtemp(prefix="sandbox-")
+    os.chmod(root, 0o711)                   # each worker owns one folder in it
+    try:
+        for number in range(min(workers or os.cpu_count() or 1, len(waiting))):
+            os.mkdir(f"{root}/{number}")
+            threads.append(threading.Thread(target=grade_all, daemon=True, args=(
+                waiting, results, f"{root}/{number}", {"timeout": timeout, "memory_mb": memory_mb})))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()                   # every wait inside has a deadline, so this one ends
+    finally:
+        waiting.clear()
+        shutil.rmtree(root, ignore_errors=True)
+    return [results.get(key, math.nan) for key in keys]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2])
+    else:
+        tests = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
+        for program in ("def add(a, b): return a + b", "def add(a, b): return a - b", "import os; os._exit(0)"):
+            print(run_tests([{"program": program, "tests": tests}])[0], program)

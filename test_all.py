@@ -1,0 +1,1149 @@
+"""Every claim this repository makes about itself, each checked against an independent computation.
+
+    python test_all.py                # all; offline, on a CPU, a few minutes; ends with 'N passed, N failed'
+    python test_all.py advantage kl   # those with one of the words in their name
+    pytest test_all.py                # the same, where pytest is installed
+
+Names read as claims: `test_equal_rewards_give_exactly_zero_advantage`. Rows of public data in ../shared/data are used
+where they stand and skipped with a reason where they do not.
+"""
+import contextlib
+import io
+import itertools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import domains
+import evaluate
+import judge
+import math_answer
+import model as models
+import policy as policies
+import resume
+import rollout as rollouts
+import sandbox
+import train_grpo
+import warmup
+
+ROOT = Path(__file__).resolve().parent
+SHARED = ROOT.parent / "shared" / "data"
+WORK = Path(tempfile.mkdtemp(prefix="test_all_"))
+SKIP = unittest.SkipTest  # pytest knows it too
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------
+
+@lru_cache
+def tiny():
+    """A random two-layer Qwen3 saved as a checkpoint: (directory, model, tokenizer)."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    tokenizer = warmup.byte_tokenizer()
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
+                                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+                                         max_position_embeddings=512, tie_word_embeddings=True, pad_token_id=0,
+                                         eos_token_id=1, bos_token_id=None, initializer_range=0.2))
+    models.save(model, tokenizer, WORK / "tiny", {"parent": None})
+    return str(WORK / "tiny"), *models.load(str(WORK / "tiny"))
+
+
+def shared(name):
+    path = SHARED / name
+    if not path.is_file():
+        raise SKIP(f"{name} of the public rows is not here")
+    return path
+
+
+def rows_of(name):
+    return [json.loads(line) for line in shared(name).read_text().splitlines()]
+
+
+def run(main, *argv):
+    """Run a script's main in this process: (exit code, stdout, stderr)."""
+    out, err, code, old = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = ["script", *map(str, argv)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            models.cli(main)
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        sys.argv = old
+    return code, out.getvalue(), err.getvalue()
+
+
+def train(out, *argv, code=0):
+    """A short training run on the tiny model; returns its directory."""
+    got, stdout, stderr = run(train_grpo.main, "--init", tiny()[0], "--out", out, "--prompts-per-step", 4, "--group-size",
+                              4, "--max-completion-length", 8, "--eval-prompts", 0, "--lr", 1e-3, *argv)
+    assert got == code, (got, stdout, stderr)
+    return Path(out)
+
+
+def settings(**changes):
+    """The namespace of default settings of train_grpo.py."""
+    old, sys.argv = sys.argv, ["train_grpo.py", "--domain", "math"]
+    try:
+        args = train_grpo.parse()
+    finally:
+        sys.argv = old
+    args.lr = 1e-3
+    for name, value in changes.items():
+        assert hasattr(args, name), name
+        setattr(args, name, value)
+    return args
+
+
+def weights(directory):
+    from safetensors.torch import load_file
+    return load_file(Path(directory) / "model.safetensors")
+
+
+def same_weights(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def a_rollout(prompts=("ab", "abcde", "x"), group_size=3, tokens=6, model=None, **options):
+    """Sampled completions of some texts by the tiny model."""
+    _, default, tokenizer = tiny()
+    model = model or default
+    ids = rollouts.encode(tokenizer, prompts, 100)
+    noise = rollouts.uniform_noise(len(prompts) * group_size, tokens, "test")
+    return rollouts.sample(model, ids, **{"group_size": group_size, "max_new_tokens": tokens, "noise": noise,
+                                          "stop_ids": [1, 70], "pad_id": 0, **options})
+
+
+def direct_logps(model, rollout, n, temperature=1.0):
+    """Log-probabilities of completion n alone, without padding, masks or chunks: (tokens, V) and the ids."""
+    prompt = rollout.prompt_ids[n][rollout.prompt_mask[n]]
+    completion = rollout.ids[n][rollout.mask[n]]
+    logits = model(torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1:-1]
+    return (logits.float() / temperature).log_softmax(-1), completion
+
+
+# ---- model.py --------------------------------------------------------------------------------------------------
+
+def test_a_saved_checkpoint_loads_without_this_repository():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    directory, model, tokenizer = tiny()
+    assert {"config.json", "model.safetensors", "tokenizer.json", "run.json"} <= set(os.listdir(directory))
+    again = AutoModelForCausalLM.from_pretrained(directory)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    assert AutoTokenizer.from_pretrained(directory).chat_template == tokenizer.chat_template
+    run = models.read_run(directory)
+    assert set(run["versions"]) == {"torch", "transformers", "datasets"}
+
+
+def test_tied_weights_are_saved_and_counted_once():
+    directory, model, _ = tiny()
+    names = list(weights(directory))
+    assert "model.embed_tokens.weight" in names and "lm_head.weight" not in names
+    policy = policies.Policy(models.load(directory)[0], torch.bfloat16)
+    assert sum(m.numel() for m in policy.masters) == sum(t.numel() for t in weights(directory).values())
+    out = WORK / "tied"
+    models.save(policy.model, tiny()[2], out, {}, policy.state_dict())
+    assert list(weights(out)) == names and same_weights(out, directory)  # fp32 masters, not their bf16 shadow
+
+
+def test_a_crash_while_saving_keeps_the_previous_checkpoint():
+    directory, model, tokenizer = tiny()
+    out = WORK / "crash"
+    models.save(model, tokenizer, out, {"steps": 1})
+    policy = policies.Policy(models.load(directory)[0], torch.float32)
+    policy.save_state(out / "resume.safetensors", {"steps": 1})
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+    for patched, name, attempt in (
+            (os, "replace", lambda: models.save(model, tokenizer, out, {"steps": 2})),
+            (type(model), "save_pretrained", lambda: models.save(model, tokenizer, out, {"steps": 2})),
+            (os, "fsync", lambda: policy.save_state(out / "resume.safetensors", {"steps": 2})),
+            (os, "replace", lambda: models.write_json(out / "run.json", {"steps": 2}))):
+        original = getattr(patched, name)
+        setattr(patched, name, full_disk)
+        try:
+            attempt()
+            raise AssertionError("the full disk was not noticed")
+        except OSError as error:
+            assert error.errno == 28
+        finally:
+            setattr(patched, name, original)
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert not [p for p in WORK.iterdir() if p.name.startswith(".crash")]  # and no litter beside it
+
+
+def test_end_ids_are_those_of_the_tokenizer_and_of_the_model():
+    from transformers import GenerationConfig
+    _, model, tokenizer = tiny()
+    old = model.generation_config
+    try:
+        for theirs, union in (([5, 7], [1, 5, 7]), (7, [1, 7]), (None, [1])):
+            model.generation_config = GenerationConfig(eos_token_id=theirs)
+            assert models.end_ids(model, tokenizer) == union
+    finally:
+        model.generation_config = old
+
+
+def test_warm_up_gives_the_same_bytes_twice_and_any_text_survives_its_tokenizer():
+    steps, warmup.STEPS = warmup.STEPS, 2
+    try:
+        for name in ("warm1", "warm2"):
+            assert run(warmup.main, "--out", WORK / name)[0] == 0
+    finally:
+        warmup.STEPS = steps
+    assert (WORK / "warm1/model.safetensors").read_bytes() == (WORK / "warm2/model.safetensors").read_bytes()
+    tokenizer = warmup.byte_tokenizer()
+    for text in ("2+2=4", "def f(a):\n return a", "naïve \u4f60\u597d \U0001f40d\x00\t", ""):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+    model, _ = models.load(str(WORK / "warm1"))
+    assert type(model).__name__ == "Qwen3ForCausalLM" and sum(p.numel() for p in model.parameters()) < 1_000_000
+
+
+# ---- rollout.py ------------------------------------------------------------------------------------------------
+
+def test_greedy_sampling_equals_transformers_generate():
+    _, model, tokenizer = tiny()
+    rollout = a_rollout(temperature=0.0, tokens=20, noise=torch.zeros(9, 20))
+    for n in range(9):
+        prompt = rollout.prompt_ids[n][rollout.prompt_mask[n]][None]
+        expected = model.generate(prompt, do_sample=False, max_new_tokens=20, eos_token_id=[1, 70], pad_token_id=0,
+                                  attention_mask=torch.ones_like(prompt))[0, prompt.shape[1]:]
+        assert rollout.ids[n][rollout.mask[n]].tolist() == expected.tolist()
+
+
+def test_logprobs_are_of_the_distribution_that_was_sampled():
+    _, model, _ = tiny()
+    for temperature, top_p in ((1.0, 1.0), (0.7, 1.0), (1.3, 0.6)):
+        rollout = a_rollout(temperature=temperature, top_p=top_p)
+        scored = rollouts.token_logps(model, rollout, temperature=temperature, top_p=top_p)
+        assert torch.allclose(scored, rollout.logps, atol=1e-5)
+        for n in range(len(scored)):
+            logprobs, ids = direct_logps(model, rollout, n, temperature)
+            for t, token in enumerate(ids):
+                p, order = logprobs[t].exp().sort(descending=True)
+                nucleus = order[: int((p.cumsum(0) < top_p).sum()) + 1] if top_p < 1 else order
+                assert token in nucleus
+                expected = logprobs[t][token] - logprobs[t][nucleus].logsumexp(0)
+                assert abs(scored[n, t] - expected) < 1e-4
+                own = logprobs[t][nucleus] - logprobs[t][nucleus].logsumexp(0)
+                assert abs(rollout.entropy[n, t] + (own.exp() * own).sum()) < 1e-4
+
+
+def test_samples_follow_the_models_distribution():
+    _, model, _ = tiny()
+    N = 4000
+    rollout = a_rollout(prompts=["a"], group_size=N, tokens=1, noise=torch.rand(N, 1, generator=torch.Generator().manual_seed(1)))
+    logits = model(rollout.prompt_ids[:1]).logits[0, -1]
+    expected = logits.softmax(-1) * N
+    counts = torch.bincount(rollout.ids[:, 0], minlength=len(expected))
+    often = expected > 20                            # chi-squared over these cells; mean k, deviation sqrt(2 k)
+    k = int(often.sum())
+    assert k >= 10
+    chi2 = ((counts - expected) ** 2 / expected)[often].sum().item()
+    assert chi2 < k + 5 * math.sqrt(2 * k), (chi2, k)
+
+
+def test_a_completion_does_not_depend_on_the_other_rows_of_its_batch():
+    together = a_rollout(prompts=("ab", "abcde", "x"), tokens=12)
+    noise = rollouts.uniform_noise(9, 12, "test")
+    alone = a_rollout(prompts=("abcde",), tokens=12, noise=noise[3:6])
+    assert torch.equal(together.ids[3:6], alone.ids) and torch.equal(together.mask[3:6], alone.mask)
+
+
+def test_no_two_samples_of_a_group_share_noise_and_neither_do_two_steps():
+    noise = torch.cat([rollouts.uniform_noise(64, 8, 0, "rollout", step) for step in range(4)])
+    assert len(torch.unique(noise, dim=0)) == 256
+    assert torch.equal(rollouts.uniform_noise(4, 4, 0, "a", 1), rollouts.uniform_noise(4, 4, 0, "a", 1))
+    assert not torch.equal(rollouts.uniform_noise(4, 4, 0, "a", 1), rollouts.uniform_noise(4, 4, 1, "a", 1))
+
+
+def test_the_end_token_is_inside_the_loss_mask_even_where_it_is_the_padding_too():
+    rollout = a_rollout(tokens=60, group_size=8, stop_ids=[70, 71, 72, 73], pad_id=70)
+    ended = [n for n in range(24) if rollout.stopped[n]]
+    assert len(ended) >= 3
+    for n in ended:
+        length = int(rollout.mask[n].sum())
+        assert rollout.mask[n, :length].all() and rollout.ids[n, length - 1] in (70, 71, 72, 73)
+        assert not any(rollout.ids[n, t] in (70, 71, 72, 73) for t in range(length - 1))
+        assert rollout.logps[n, length - 1] < 0
+
+
+def test_a_prompt_that_contains_the_end_token_is_fully_attended():
+    _, model, tokenizer = tiny()
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.eos_token_id in ids
+    rollout = rollouts.sample(model, [ids, [5]], group_size=2, max_new_tokens=3, noise=rollouts.uniform_noise(4, 3, 0),
+                              stop_ids=[1], pad_id=1)
+    assert rollout.prompt_mask[0].all() and rollout.prompt_mask[2].tolist() == [False] * (len(ids) - 1) + [True]
+    logprobs, completion = direct_logps(model, rollout, 0)
+    assert torch.allclose(rollout.logps[0, :len(completion)], logprobs.gather(1, completion[:, None])[:, 0], atol=1e-5)
+
+
+def test_all_rows_get_the_same_new_token_budget_however_long_their_prompt():
+    rollout = a_rollout(prompts=("x", "y" * 60), tokens=9, stop_ids=[])
+    assert rollout.mask.sum(1).tolist() == [9] * 6 and not rollout.stopped.any()
+
+
+def test_sampling_ignores_the_models_generation_config():
+    from transformers import GenerationConfig
+    _, model, _ = tiny()
+    plain, old = a_rollout(), model.generation_config
+    model.generation_config = GenerationConfig(temperature=0.01, top_k=1, do_sample=True, repetition_penalty=5.0)
+    try:
+        assert torch.equal(a_rollout().ids, plain.ids)
+    finally:
+        model.generation_config = old
+
+
+def test_scoring_is_invariant_to_extra_padding_and_leaves_its_inputs_unchanged():
+    _, model, _ = tiny()
+    rollout = a_rollout()
+    N = len(rollout.ids)
+    wide = rollouts.Rollout(
+        torch.cat([torch.zeros(N, 7, dtype=torch.long), rollout.prompt_ids], 1),
+        torch.cat([torch.zeros(N, 7, dtype=torch.bool), rollout.prompt_mask], 1),
+        torch.cat([rollout.ids, torch.zeros(N, 5, dtype=torch.long)], 1),
+        torch.cat([rollout.mask, torch.zeros(N, 5, dtype=torch.bool)], 1), rollout.logps, rollout.entropy, rollout.stopped)
+    copy = [t.clone() for t in vars(wide).values()]
+    narrow, padded = rollouts.token_logps(model, rollout), rollouts.token_logps(model, wide)
+    assert torch.allclose(narrow, padded[:, :narrow.shape[1]], atol=1e-5) and not padded[:, narrow.shape[1]:].any()
+    assert all(torch.equal(a, b) for a, b in zip(copy, vars(wide).values()))
+    trimmed = wide.rows([1, 2])
+    assert trimmed.prompt_ids.shape[1] == int(rollout.prompt_mask[1:3].sum(1).max())
+    assert torch.allclose(rollouts.token_logps(model, trimmed), narrow[1:3, :trimmed.ids.shape[1]], atol=1e-5)
+
+
+def test_scoring_in_chunks_changes_neither_values_nor_gradients():
+    _, model, _ = tiny()
+    rollout, results = a_rollout(), []
+    limit = rollouts.LOGIT_ELEMENTS
+    for elements in (limit, 261 * 5):
+        rollouts.LOGIT_ELEMENTS = elements
+        try:
+            logps = rollouts.token_logps(model, rollout, temperature=0.8)
+            model.zero_grad()
+            (logps * torch.arange(logps.numel()).view_as(logps)).sum().backward()
+            results.append([logps.detach()] + [p.grad.clone() for p in model.parameters()])
+        finally:
+            rollouts.LOGIT_ELEMENTS = limit
+            model.zero_grad()
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results))
+
+
+def test_no_logits_of_the_prompt_are_computed_while_scoring():
+    _, model, _ = tiny()
+    rollout, seen = a_rollout(), []
+    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
+    rollouts.token_logps(model, rollout)
+    hook.remove()
+    assert sum(seen) == int(rollout.mask.sum())
+
+
+def test_a_rendered_prompt_has_one_bos_and_ends_where_the_answer_begins():
+    _, _, tokenizer = tiny()
+    ids = rollouts.encode(tokenizer, ["hi"], 100)[0]
+    assert tokenizer.decode(ids) == "<|user|>hi<|assistant|>"
+    with_bos = warmup.byte_tokenizer()
+    with_bos.bos_token = "<|system|>"
+    with_bos.chat_template = "{{ bos_token }}" + with_bos.chat_template
+    ids = rollouts.encode(with_bos, ["hi"], 100)[0]
+    assert ids.count(with_bos.bos_token_id) == 1
+    try:
+        rollouts.encode(tokenizer, ["hi", "x" * 99], 100)
+        raise AssertionError("a prompt over the limit passed")
+    except models.UserError as error:
+        assert "101 tokens" in str(error)
+
+
+# ---- train_grpo.py: advantages and loss --------------------------------------------------------------------------
+
+def test_advantage_of_1_0_0_0_is_the_documented_number():
+    A = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0]]))
+    assert torch.allclose(A[0], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-4)
+    assert torch.allclose(A[1], torch.tensor([-1, 1, 1, -1]) * math.sqrt(3) / 2, atol=1e-4)
+    none = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0]]), "none")
+    assert torch.allclose(none, torch.tensor([[0.75, -0.25, -0.25, -0.25]]))
+    batch = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]]), "batch")
+    assert torch.allclose(batch[0], torch.tensor([0.75, -0.25, -0.25, -0.25]) / torch.tensor([1., 0, 0, 0, 1, 1, 1, 1]).std(),
+                          atol=1e-4) and not batch[1].any()
+
+
+def test_equal_rewards_give_exactly_zero_advantage():
+    for value in (0.1, 0.3, 1 / 3, 1.0, 0.0):
+        for scale in ("group", "batch", "none"):
+            assert not train_grpo.group_advantages(torch.full((3, 12), value), scale).any()
+
+
+def test_group_advantages_are_centred_scale_free_and_ordered_like_rewards():
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        rewards = torch.rand(5, 7, generator=rng)
+        A = train_grpo.group_advantages(rewards)
+        assert torch.allclose(A.sum(1), torch.zeros(5), atol=1e-4)
+        assert torch.allclose(A.std(1), torch.ones(5), atol=1e-3)
+        assert torch.equal(A.argsort(1), rewards.argsort(1))
+        assert torch.allclose(A, train_grpo.group_advantages(3 * rewards + 7), atol=1e-3)
+        permuted = torch.randperm(7, generator=rng)
+        assert torch.allclose(A[:, permuted], train_grpo.group_advantages(rewards[:, permuted]), atol=1e-5)
+
+
+def test_an_ungraded_completion_leaves_its_group_and_the_denominators():
+    A = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0, math.nan], [math.nan] * 5]))
+    assert torch.allclose(A[0], torch.tensor([1.5, -0.5, -0.5, -0.5, 0]), atol=1e-4) and not A[1].any()
+    counted = torch.tensor([True, True, False])
+    w = train_grpo.token_weights(torch.tensor([2, 4, 8]), counted, "grpo", 10)
+    assert w.tolist() == [0.25, 0.125, 0.0]
+    assert torch.allclose(train_grpo.token_weights(torch.tensor([2, 4, 8]), counted, "dapo", 10), torch.tensor([1, 1, 0]) / 6)
+    assert torch.allclose(train_grpo.token_weights(torch.tensor([2, 4, 8]), counted, "dr_grpo", 10), torch.tensor([1, 1, 0]) / 20)
+
+
+def test_an_empty_completion_gives_zero_not_nan():
+    for how in ("grpo", "dapo", "dr_grpo"):
+        w = train_grpo.token_weights(torch.tensor([0, 0]), torch.tensor([True, False]), how, 10)
+        logps = torch.zeros(2, 1, requires_grad=True)
+        loss, _ = train_grpo.policy_loss(logps, logps.detach(), None, torch.ones(2), torch.zeros(2, 1, dtype=torch.bool), w)
+        loss.backward()
+        assert loss == 0 and not logps.grad.any() and w.isfinite().all()
+
+
+def one_token_gradient(ratio, advantage, **options):
+    """d loss / d logp of a single token with this importance ratio and advantage."""
+    logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    loss, _ = train_grpo.policy_loss(logp, torch.zeros(1, 1), None, torch.tensor([float(advantage)]),
+                                     torch.ones(1, 1, dtype=torch.bool), torch.ones(1), **options)
+    loss.backward()
+    return logp.grad.item()
+
+
+def test_clip_is_pessimistic_for_both_signs():
+    clip = {"clip_low": 0.2, "clip_high": 0.3}
+    # d(-rho A)/d logp = -rho A where the clip does not bind, 0 where it does
+    for ratio, advantage, expected in ((1.0, 1, -1.0), (1.29, 1, -1.29), (1.31, 1, 0.0), (0.5, 1, -0.5),
+                                       (1.0, -1, 1.0), (0.81, -1, 0.81), (0.79, -1, 0.0), (3.0, -1, 3.0)):
+        assert abs(one_token_gradient(ratio, advantage, **clip) - expected) < 1e-5, (ratio, advantage)
+
+
+def test_far_policies_give_finite_gradients():
+    for gap in (-1e4, -100.0, 100.0, 1e4):
+        for advantage in (-1.0, 1.0):
+            logps = torch.full((1, 1), gap, requires_grad=True)
+            loss, _ = train_grpo.policy_loss(logps, torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([advantage]),
+                                             torch.ones(1, 1, dtype=torch.bool), torch.ones(1), beta=0.1)
+            loss.backward()
+            assert loss.isfinite() and logps.grad.isfinite().all()
+
+
+def test_kl_value_is_exact_and_its_gradient_that_of_the_forward_kl_on_a_small_vocabulary():
+    theta = torch.randn(5, generator=torch.Generator().manual_seed(3)).double().requires_grad_()
+    ref = torch.randn(5, generator=torch.Generator().manual_seed(4)).double().log_softmax(0)
+    logp = theta.log_softmax(0)
+    p = logp.detach().exp()                          # expectation over samples of the policy: weights p, all 5 tokens
+    loss, sums = train_grpo.policy_loss(logp[:, None], logp.detach()[:, None], ref[:, None], torch.zeros(5),
+                                        torch.ones(5, 1, dtype=torch.bool), p, beta=1.0)
+    assert abs(loss.item() - (p * (logp - ref)).sum().item()) < 1e-9              # KL(pi || ref)
+    ours, = torch.autograd.grad(loss, theta, retain_graph=True)
+    forward, = torch.autograd.grad((ref.exp() * (ref - logp)).sum(), theta, retain_graph=True)  # KL(ref || pi)
+    assert torch.allclose(ours, forward, atol=1e-9)
+
+
+def hand_loss(model, rollout, rewards, args, old=None, reference=None):
+    """The objective of train_grpo.py's docstring written out as loops over completions and tokens."""
+    B, G = rewards.shape
+    total_tokens = int(rollout.mask.sum())
+    loss = 0.0
+    for i in range(B * G):
+        group = rewards[i // G]
+        scale = {"group": group.std(), "batch": rewards.std(), "none": torch.tensor(1.0)}[args.advantage_scale]
+        A = 0.0 if group.max() == group.min() else ((group[i % G] - group.mean()) / scale).item()
+        logprobs, ids = direct_logps(model, rollout, i, args.temperature)
+        logp = logprobs.gather(1, ids[:, None])[:, 0]
+        old_logp = logp.detach() if old is None else old[i, :len(ids)]
+        rho = (logp - old_logp).exp()
+        per_token = -torch.minimum(rho * A, rho.clamp(1 - args.clip_low, 1 + args.clip_high) * A)
+        if args.beta:
+            with torch.no_grad():
+                ref_logprobs, _ = direct_logps(reference, rollout, i, args.temperature)
+            d = ref_logprobs.gather(1, ids[:, None])[:, 0] - logp
+            per_token = per_token + args.beta * (d.exp() - d - 1)
+        weight = {"grpo": 1 / (B * G * len(ids)), "dapo": 1 / total_tokens,
+                  "dr_grpo": 1 / (B * G * args.max_completion_length)}[args.loss_aggregation]
+        loss = loss + weight * per_token.sum()
+    return loss
+
+
+class Recorder(policies.Policy):
+    """A policy that keeps the gradient of each update and moves by plain gradient descent."""
+    def step(self, lr, max_grad_norm):
+        self.gradients = getattr(self, "gradients", []) + [[m.grad.clone() for m in self.masters]]
+        with torch.no_grad():
+            for m in self.masters:
+                m -= 0.05 * m.grad
+                m.grad = None
+        return 1.0
+
+
+def fresh_policy():
+    return Recorder(models.load(tiny()[0])[0], torch.float32)
+
+
+def some_rewards():
+    rewards = torch.tensor([[1.0, 0, 0.5], [0.5, 0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
+    return rewards, torch.ones(9, dtype=torch.bool)
+
+
+def test_the_gradient_is_autograds_of_the_formula_written_out_by_hand():
+    other = models.load(tiny()[0])[0]
+    with torch.no_grad():
+        for p in other.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    rewards, counted = some_rewards()
+    for aggregation, scale, beta in itertools.product(("grpo", "dapo", "dr_grpo"), ("group", "batch", "none"), (0.0, 0.3)):
+        args = settings(loss_aggregation=aggregation, advantage_scale=scale, beta=beta, inner_updates=2, temperature=0.9,
+                        max_completion_length=6)
+        policy = fresh_policy()
+        rollout = a_rollout(temperature=0.9)
+        A = train_grpo.group_advantages(rewards, scale).flatten()
+        train_grpo.update(args, policy, other, rollout, A, counted, step=9)
+        by_hand, old = models.load(tiny()[0])[0], None
+        for gradients in policy.gradients:           # the second update starts from moved weights: ratios are not one
+            loss = hand_loss(by_hand, rollout, rewards.float(), args, old, other)
+            expected = torch.autograd.grad(loss, list(by_hand.parameters()))
+            scale_of = max(g.abs().max().item() for g in expected)
+            assert all(torch.allclose(g, e, atol=2e-4 * scale_of) for g, e in zip(gradients, expected)), (aggregation, scale, beta)
+            if old is None:
+                old = rollouts.token_logps(by_hand, rollout, temperature=0.9).detach()
+            with torch.no_grad():
+                for p, g in zip(by_hand.parameters(), expected):
+                    p -= 0.05 * g
+
+
+def test_the_gradient_does_not_depend_on_micro_batch_size_and_the_logged_loss_is_that_of_one_batch():
+    rewards, counted = some_rewards()
+    rollout, results = a_rollout(), []
+    A = train_grpo.group_advantages(rewards).flatten()
+    for budget in (10**6, 60, 30, 1):
+        policy = fresh_policy()
+        metrics = train_grpo.update(settings(micro_batch_tokens=budget, inner_updates=2, max_completion_length=6), policy,
+                                    None, rollout, A, counted, step=0)
+        results.append(([g for step in policy.gradients for g in step], metrics))
+    for gradients, metrics in results[1:]:
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients, results[0][0]))
+        for key in ("loss", "policy_loss", "clip_fraction_low", "clip_fraction_high", "sampler_gap"):
+            assert abs(metrics[key] - results[0][1][key]) < 1e-6, key
+    batches = [train_grpo.micro_batches(rollout, range(9), b) for b in (10**6, 60, 1)]
+    assert [len(b) for b in batches] == [1, len(batches[1]), 9] and 1 < len(batches[1]) < 9
+    assert all(sorted(sum(b, [])) == list(range(9)) for b in batches)
+
+
+def test_groups_of_equal_rewards_cost_no_forward_or_backward_pass():
+    rewards = torch.tensor([[1.0, 0, 0], [1, 1, 1], [0, 0, 0]])
+    policy, seen = fresh_policy(), []
+    policy.model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
+    rollout = a_rollout()
+    A = train_grpo.group_advantages(rewards).flatten()
+    args = settings(max_completion_length=6)
+    train_grpo.update(args, policy, None, rollout, A, torch.ones(9, dtype=torch.bool), 0)
+    assert sum(seen) == int(rollout.mask[:3].sum())
+    dead, seen[:] = fresh_policy(), []
+    metrics = train_grpo.update(args, dead, None, rollout, torch.zeros(9), torch.ones(9, dtype=torch.bool), 0)
+    assert metrics["grad_norm"] == 0 and not hasattr(dead, "gradients")   # no optimizer step either: momentum would move
+
+
+def test_the_ratio_is_one_at_the_first_update_and_old_logprobs_cost_no_extra_pass():
+    policy, passes = fresh_policy(), []
+    policy.model.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    rewards, counted = some_rewards()
+    metrics = train_grpo.update(settings(max_completion_length=6), policy, None, a_rollout(),
+                                train_grpo.group_advantages(rewards).flatten(), counted, 0)
+    assert len(passes) == 1 and metrics["clip_fraction_low"] == metrics["clip_fraction_high"] == 0
+    assert metrics["sampler_gap"] < 1e-5
+
+
+def test_truncated_completions_can_be_masked_from_the_loss():
+    rewards, _ = some_rewards()
+    rollout = a_rollout(tokens=30)
+    assert 0 < int(rollout.stopped.sum()) < 9
+    A = train_grpo.group_advantages(rewards).flatten()
+    policy = fresh_policy()
+    train_grpo.update(settings(max_completion_length=30), policy, None, rollout, A, rollout.stopped, 0)
+    live = rollout.stopped & (A != 0)
+    by_hand = models.load(tiny()[0])[0]
+    logps = rollouts.token_logps(by_hand, rollout)
+    loss = -sum(A[i] * logps[i].sum() / int(rollout.mask[i].sum()) for i in live.nonzero()[:, 0]) / int(rollout.stopped.sum())
+    expected = torch.autograd.grad(loss, list(by_hand.parameters()))
+    assert all(torch.allclose(g, e, atol=1e-5) for g, e in zip(policy.gradients[0], expected))
+
+
+def test_hundred_small_steps_move_every_weight_under_a_bf16_model():
+    policy = policies.Policy(models.load(tiny()[0])[0], torch.bfloat16)
+    before = [m.clone() for m in policy.masters]
+    shadow = [p.clone() for p in policy.parameters]
+    for _ in range(100):
+        policy.backward(sum((p.float() * 1e-3).sum() for p in policy.parameters))
+        policy.step(1e-6, 1e9)
+    for old, master in zip(before, policy.masters):
+        assert ((old - master) > 0.5e-4).all()       # 100 steps of 1e-6, all of one sign
+    unmoved = sum((a == b).sum().item() for a, b in zip(shadow, policy.parameters)) / sum(p.numel() for p in shadow)
+    assert unmoved > 0.2                             # which bf16 alone could not have shown
+    assert all(torch.equal(p, m.bfloat16()) for p, m in zip(policy.parameters, policy.masters))
+
+
+def test_micro_batch_gradients_are_summed_in_fp32():
+    policy = policies.Policy(models.load(tiny()[0])[0], torch.bfloat16)
+    for _ in range(300):                             # in bf16, 1 + 1/512 = 1: the sum would stop at 2
+        policy.backward(policy.parameters[0].float().sum() / 256)
+    assert torch.allclose(policy.masters[0].grad, torch.full_like(policy.masters[0], 300 / 256))
+
+
+def test_a_non_finite_gradient_stops_the_run_and_moves_nothing():
+    policy = policies.Policy(models.load(tiny()[0])[0], torch.float32)
+    before = [m.clone() for m in policy.masters]
+    policy.backward(policy.parameters[0].sum() * float("nan"))
+    assert math.isnan(policy.step(1e-3, 1.0))
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.masters))
+    loss, train_grpo.policy_loss = train_grpo.policy_loss, lambda *a, **k: (a[0].sum() * float("nan"), {
+        key: torch.tensor(0.0) for key in ("policy_loss", "kl", "clip_low", "clip_high")})
+    reward, domains.reward = domains.reward, lambda d, c, r, j=None: [float(i % 2) for i in range(len(c))]
+    try:
+        code, _, err = run(train_grpo.main, "--domain", "math", "--init", tiny()[0], "--out", WORK / "nan", "--steps", 2,
+                           "--eval-prompts", 0)
+    finally:
+        train_grpo.policy_loss, domains.reward = loss, reward
+    assert code == 2 and "step 1" in err and "not finite" in err and "Traceback" not in err
+
+
+def test_each_completion_is_graded_with_its_own_row():
+    seen, reward = [], domains.reward
+    domains.reward = lambda d, c, rows, j=None: [seen.append((row["id"], text)) or 0.0 for text, row in zip(c, rows)]
+    try:
+        policy = fresh_policy()
+        args = settings(prompts_per_step=3, group_size=2, max_completion_length=5)
+        train_grpo.train_step(args, policy, None, tiny()[2], None, None, 4)
+    finally:
+        domains.reward = reward
+    rows = train_grpo.rows_for_step(args, None, 4)
+    assert [i for i, _ in seen] == [row["id"] for row in rows for _ in range(2)]
+    rollout = rollouts.sample(policy.model, rollouts.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
+                              group_size=2, max_new_tokens=5, noise=rollouts.uniform_noise(6, 5, 0, "rollout", 4),
+                              stop_ids=[1], pad_id=0)
+    assert [text for _, text in seen] == rollouts.decode(tiny()[2], rollout)
+
+
+def test_reward_rises_on_a_toy_whose_answer_is_one_of_two_tokens():
+    reward, domains.reward = domains.reward, lambda d, c, rows, j=None: [float("A" in text) for text in c]
+    try:
+        policy = policies.Policy(models.load(tiny()[0])[0], torch.float32)
+        args = settings(prompts_per_step=8, group_size=16, max_completion_length=2, lr=3e-3)
+        means = [train_grpo.train_step(args, policy, None, tiny()[2], None, None, step)[0]["reward_mean"] for step in range(40)]
+    finally:
+        domains.reward = reward
+    assert sum(means[:3]) / 3 < 0.3 and sum(means[-3:]) / 3 > 0.9, means
+
+
+# ---- domains.py and judge.py -------------------------------------------------------------------------------------
+
+def test_every_reward_reaches_its_maximum_on_the_reference_answer():
+    for domain in domains.DOMAINS:
+        rows = domains.synthetic(domain, "train", 60, seed=1)
+        assert domains.reward(domain, [row["reference"] for row in rows], rows) == [1.0] * 60, domain
+        wrong = domains.reward(domain, ["" for _ in rows], rows)
+        assert wrong == [0.0] * 60, domain
+
+
+def test_train_and_held_out_rows_are_disjoint_by_construction_and_functions_of_the_seed():
+    for domain in domains.DOMAINS:
+        train_rows = domains.synthetic(domain, "train", 400, seed=0)
+        test_rows = domains.synthetic(domain, "test", 100, seed=0)
+        assert not {domains.prompt(domain, r) for r in train_rows} & {domains.prompt(domain, r) for r in test_rows}
+        assert train_rows == domains.synthetic(domain, "train", 400, seed=0) != domains.synthetic(domain, "train", 400, seed=1)
+
+
+def test_canonical_rows_written_by_hand_are_graded():
+    row = {"question": "1/2 + 1/4?", "answer": "3/4"}
+    assert domains.reward("math", ["so 0.75", "\\boxed{\\frac34}", "It is 3", ""], [row] * 4) == [1, 1, 0, 0]
+    row = {"prompt": "add", "tests": ["assert add(1, 2) == 3"], "entry_point": "add"}
+    good, bad = "```python\ndef add(a, b):\n    return a + b\n```", "def add(a, b): return 3 - a"
+    assert domains.reward("code", [good, bad, "sorry"], [row] * 3) == [1, 0, 0]
+    row = {"prompt": "double", "tests": [{"stdin": "4\n", "stdout": "8\n"}]}
+    assert domains.reward("code", ["print(2 * int(input()))", "print(8)", "print(7)"], [row] * 3) == [1, 1, 0]
+    row = {"question": "Capital of France?", "options": ["Rome", "Paris"], "answer": "B"}
+    assert domains.reward("qa", ["B", "A", "Paris"], [row] * 3) == [1, 0, 0]
+    row = {"prompt": "Write about a fox.", "keywords": ["fox"]}
+    assert domains.reward("cw", ["The fox slept all day.", "fox"], [row] * 2) == [1, 0]
+    assert math.isnan(domains.reward("code", ["x"], [{"prompt": "p", "tests": []}])[0])
+
+
+CHOICES = [  # completion, number of options, letter or None
+    ("B", 4, "B"), ("b", 4, "B"), ("(B)", 4, "B"), ("**B**", 4, "B"), ("B.", 4, "B"), ("B) Paris", 4, "B"), ("b)", 4, "B"),
+    ("The answer is B.", 4, "B"), ("the answer is (b).", 4, "B"), ("Answer: C", 4, "C"), ("**Answer:** C", 4, "C"),
+    ("Answer: **D**", 4, "D"), ("\\boxed{C}", 4, "C"), ("\\boxed{\\text{(C)}}", 4, "C"), ("$\\boxed{D}$", 4, "D"),
+    ("I would happily go with option C, thank you for asking!", 4, "C"), ("My choice would be D", 4, "D"),
+    ("I think the correct answer is option B: Paris.", 4, "B"), ("It must be C, since A good reason exists.", 4, "C"),
+    ("<think>A? B? maybe A</think>The answer is C", 4, "C"), ("Let me see... C", 4, "C"), ("The correct option is (A)", 4, "A"),
+    ("A", 4, "A"), ("A cat would choose C", 4, "C"), ("J", 10, "J"), ("The answer is I.", 10, "I"),
+    ("The answer is A) Rome", 4, "A"), ("Answer: A\n\nRome is a city.", 4, "A"), ("The correct answer is:\n\nB. Paris", 4, "B"),
+    ("", 4, None), ("Paris", 4, None), ("A or B", 4, None), ("The answer is A or B", 4, None), ("A, B", 4, None),
+    ("Both A and C", 4, None), ("The answer is A. The answer is B.", 4, None), ("\\boxed{A} \\boxed{B}", 4, None),
+    ("\\boxed{A, B}", 4, None), ("A B C D", 4, None), ("A) Rome B) Paris", 4, None), ("Answer: B and C", 4, None),
+    ("I do not know.", 4, None), ("A mystery", 4, None), ("the answer is a mystery", 4, None), ("\\boxed{}", 4, None),
+    ("E", 4, None), ("The answer is B/C", 4, None), ("(A) (B)", 4, None), ("A. B. C. D.", 4, None)]
+
+
+def test_option_letters_are_read_however_politely_and_two_letters_or_none_are_no_choice():
+    wrong = [(text, expected, domains.option_letter(text, n)) for text, n, expected in CHOICES
+             if domains.option_letter(text, n) != expected]
+    assert not wrong, wrong
+
+
+def test_option_parser_agrees_with_the_letter_it_was_given_in_any_phrase():
+    rng = random.Random(0)
+    phrases = ["{}", "({})", "{}.", "{})", "Answer: {}", "The answer is {}.", "the correct option is **{}**", "\\boxed{{{}}}",
+               "I would pick {}", "Surely {}", "Final answer: ({})", "I choose {}!", "option {}", "So it's {}."]
+    for _ in range(500):
+        n = rng.randint(2, 10)
+        letter = rng.choice(domains.LETTERS[:n])
+        text = rng.choice(phrases).format(letter)
+        assert domains.option_letter(text, n) == letter, text
+        other = rng.choice([l for l in domains.LETTERS[:n] if l != letter])
+        assert domains.option_letter(f"{letter} or {other}", n) is None
+        assert domains.option_letter(f"The answer is {letter}, the answer is {other}", n) is None
+
+
+def test_junk_never_raises_the_reward():
+    junk = ["", " lol", "\n\nor maybe 7", " " + "A B C D " * 3, "\\boxed{1}", " 12345", "```python\nx\n```", "!" * 500]
+    for domain in domains.DOMAINS:
+        rows = domains.synthetic(domain, "train", 10, seed=5)
+        for text in junk:
+            wrong = ["0" if domain == "math" else "" for _ in rows]
+            before = domains.reward(domain, wrong, rows)
+            after = domains.reward(domain, [w + text for w in wrong], rows)
+            lucky = sum(b > a for a, b in zip(before, after))
+            assert lucky == 0, (domain, text)
+
+
+def test_programs_are_found_in_blocks_in_bare_text_and_behind_the_humaneval_head():
+    row = {"prompt": "p", "entry_point": "f"}
+    assert domains.program("```python\ndef f(): return 1\n```\nUse it:\n```python\nf()\n```", row) == "def f(): return 1\n"
+    assert domains.program("text\n```\nx = 1\n```", {"prompt": "p"}) == "x = 1\n"
+    assert domains.program("```py\ndef f(): return 1", row) == "def f(): return 1"  # cut off before the closing fence
+    assert domains.program("<think>```python\nbad\n```</think>x = 2", {"prompt": "p"}) == "x = 2"
+    head = {"prompt": "import math\ndef f(x):\n    \"\"\"doc\"\"\"\n", "entry_point": "f", "tests": ["assert f(4) == 2"]}
+    assert domains.reward("code", ["    return math.sqrt(x)", "```python\ndef f(x):\n    return math.sqrt(x)\n```"],
+                          [head] * 2) == [1, 1]
+
+
+ADAPTED = [  # domain, record as published, what its canonical row must hold
+    ("math", {"question": "q", "answer": "so 48/2 = <<48/2=24>>24\n#### 1,024"}, {"question": "q", "answer": "1,024"}),
+    ("math", {"prompt": "q", "answer": 70}, {"question": "q", "answer": "70"}),
+    ("math", {"problem": "q", "solution": "thus \\boxed{\\frac{1}{2}}", "answer": "\\frac{1}{2}"}, {"question": "q", "answer": "\\frac{1}{2}"}),
+    ("math", {"problem": "q", "solution": "thus \\boxed{3}"}, {"question": "q", "answer": "3"}),
+    ("qa", {"question": "q", "options": ["x", "y"], "answer": "y", "answer_letter": "B"}, {"options": ["x", "y"], "answer": "B"}),
+    ("qa", {"question": "q", "choices": ["x", "y"], "answer": 1}, {"options": ["x", "y"], "answer": "B"}),
+    ("qa", {"question": "q", "options": ["10", "20"], "answer": "20"}, {"answer": "B"}),
+    ("qa", {"question": "q", "A": "x", "B": "y", "C": "z", "answer": "C"}, {"options": ["x", "y", "z"], "answer": "C"}),
+    ("code", {"text": "t", "code": "def g(a): return a", "test_list": ["assert g(1) == 1", "assert g(2) == 2"],
+              "test_setup_code": "import math"}, {"entry_point": "g", "tests": ["import math\nassert g(1) == 1", "import math\nassert g(2) == 2"]}),
+    ("code", {"prompt": "def f(x):\n", "entry_point": "f", "test": "def check(candidate):\n    assert candidate(1) == 2"},
+     {"prompt": "def f(x):\n", "entry_point": "f",
+      "tests": ["def f(x):\n\ndef check(candidate):\n    assert candidate(1) == 2\ncheck(f)"]}),
+    ("code", {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": json.dumps(
+        {"inputs": ["1\n"], "outputs": ["2\n"]}), "style": "rule"}}, {"prompt": "p", "tests": [{"stdin": "1\n", "stdout": "2\n"}]}),
+    ("code", {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": json.dumps(
+        {"functional": "assert f(1) == 2"})}}, {"entry_point": "f", "tests": ["assert f(1) == 2"]}),
+    ("code", {"question": "p", "tests": json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}])},
+     {"tests": [{"stdin": "1", "stdout": "2"}]}),
+    ("code", {"question": "p", "input_output": json.dumps({"fn_name": "f", "inputs": [[1, 2]], "outputs": [[3]]})},
+     {"entry_point": "f", "tests": ["assert f(*[1, 2]) == 3"]}),
+    ("cw", {"prompt": "p", "response": "r"}, {"prompt": "p", "reference": "r"}),
+    ("cw", {"instruction": "p", "keywords": "a, b"}, {"prompt": "p", "keywords": ["a", "b"]})]
+
+
+def test_published_rows_of_each_style_become_canonical_through_datasets():
+    for i, (domain, record, expected) in enumerate(ADAPTED):
+        path = WORK / f"adapted{i}.jsonl"
+        path.write_text(json.dumps(record) + "\n")
+        row, = domains.load_rows(domain, str(path))
+        assert {key: row[key] for key in expected} == expected, (record, row)
+
+
+def test_csv_parquet_and_named_fields_are_read():
+    import datasets
+    table = datasets.Dataset.from_list([{"Frage": f"{i}+1=", "Antwort": str(i + 1)} for i in range(30)])
+    table.to_csv(str(WORK / "rows.csv"))
+    table.to_parquet(str(WORK / "rows.parquet"))
+    for name in ("rows.csv", "rows.parquet"):
+        rows = domains.load_rows("math", str(WORK / name), "all", "question=Frage,answer=Antwort")
+        assert [r["answer"] for r in rows] == [str(i + 1) for i in range(30)]
+        parts = [domains.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort") for split in ("train", "test")]
+        assert {r["id"] for r in parts[0]} | {r["id"] for r in parts[1]} == {r["id"] for r in rows} and not \
+            {r["id"] for r in parts[0]} & {r["id"] for r in parts[1]}
+
+
+def test_public_files_are_read_and_their_references_earn_the_full_reward():
+    rows = domains.load_rows("math", str(shared("gsm8k/train.jsonl")))
+    assert len(rows) == 7473 and domains.reward("math", [f"It is {r['answer']}." for r in rows[:500]], rows[:500]) == [1] * 500
+    assert len(domains.load_rows("math", str(shared("math500/test.jsonl")))) == 500
+    assert len(domains.load_rows("math", str(shared("aime25/test.jsonl")))) == 30
+    rows = domains.load_rows("qa", str(shared("mmlu_pro/sample.jsonl")))
+    assert len(rows) == 120 and domains.reward("qa", [f"The answer is ({r['answer']})." for r in rows], rows) == [1] * 120
+    rows, raw = domains.load_rows("code", str(shared("humaneval/HumanEval.jsonl"))), rows_of("humaneval/HumanEval.jsonl")
+    assert domains.reward("code", [r["canonical_solution"] for r in raw], rows) == [1] * 164
+    rows, raw = domains.load_rows("code", str(shared("mbpp/mbpp.jsonl"))), rows_of("mbpp/mbpp.jsonl")
+    assert domains.reward("code", [f"```python\n{r['code']}\n```" for r in raw[:200]], rows[:200]) == [1] * 200
+
+
+def test_the_rubric_scores_what_its_lines_say():
+    row = {"prompt": "Write: fox, sea", "keywords": ["fox", "sea"]}
+    for text, score in (("The fox saw the sea.", 1), ("The fox saw the moon.", 0.5), ("The sea and the fox", 0.5), ("fox, sea", 0),
+                        ("The owl saw the moon.", 0), ("", 0), ("fox fox fox sea sea sea", 0.0), ("Fox sea fox sea fox sea fox sea.", 0.5)):
+        assert judge.rubric(["Write: fox, sea"], [text], [row]) == [score], text
+    row = {"prompt": "Describe a stormy harbour at midnight"}
+    good = "Midnight came, and the harbour was stormy and black; nobody dared to describe what the waves had taken."
+    assert judge.rubric([row["prompt"]], [good], [row]) == [1.0] and judge.rubric([row["prompt"]], ["I like cats."], [row]) == [0.0]
+
+
+def test_the_judges_answer_is_parsed_strictly_and_nonsense_is_no_score():
+    for answer, score in (("1", 1), ("0.5", 0.5), ("0", 0), (" Score: 1. ", 1), ("<think>well, 0?</think>\n0.5", 0.5), ("**1**", 1)):
+        assert judge.parse_score(answer) == score, answer
+    for answer in ("", "2", "10", "0.7", "1 or 0", "I give it 1", "0.5/1", "one", "-1", "1e0", "nan"):
+        assert math.isnan(judge.parse_score(answer)), answer
+    scores = judge.llm_judge(tiny()[0])(["p", "p"], ["a", "b"], [{}, {}])  # random weights answer nonsense
+    assert len(scores) == 2 and all(math.isnan(s) for s in scores)
+
+
+# ---- evaluate.py -------------------------------------------------------------------------------------------------
+
+def test_pass_at_k_equals_counting_all_subsets():
+    for n, correct, k in ((5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 2), (7, 3, 7), (8, 1, 4)):
+        subsets = list(itertools.combinations([True] * correct + [False] * (n - correct), k))
+        assert abs(evaluate.pass_at_k(correct, n, k) - sum(map(any, subsets)) / len(subsets)) < 1e-12
+
+
+def test_scores_and_intervals_are_clustered_by_prompt_and_leave_out_what_was_not_graded():
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0], [math.nan, 0.0], [math.nan, math.nan]], dtype=torch.float64)
+    entry = evaluate.summary(rewards, torch.tensor([[True, False]] * 4))
+    means = [0.5, 1.0, 0.0]                          # standard deviation 0.5
+    assert abs(entry["score"] - 50) < 1e-9 and abs(entry["ci95"] - 100 * 1.96 * 0.5 / math.sqrt(3)) < 1e-9
+    assert entry["verifier_errors"] == 3 and entry["truncated"] == 0.5
+    assert abs(entry["pass@1"] - 100 * (0.5 + 1 + 0) / 3) < 1e-9 and abs(entry["pass@2"] - 100 * (1 + 1) / 2) < 1e-9
+    both = evaluate.average([{"score": 10, "ci95": 3}, {"score": 30, "ci95": 4}])
+    assert both == {"score": 20, "ci95": 2.5}
+
+
+def test_evaluate_writes_what_it_prints_and_the_first_checkpoint_differs_from_itself_by_zero():
+    directory = tiny()[0]
+    code, out, err = run(evaluate.main, directory, directory, "--prompts", 6, "--samples", 2, "--paired", "--json",
+                         WORK / "scores.json", "--samples-file", WORK / "samples.jsonl", "--max-completion-length", 6)
+    assert code == 0, err
+    report = json.loads((WORK / "scores.json").read_text())[directory]
+    assert set(report) == {*domains.DOMAINS, "average"}
+    assert abs(report["average"]["score"] - sum(report[d]["score"] for d in domains.DOMAINS) / 4) < 1e-9
+    assert all(report[d]["paired_difference"] == report[d]["paired_ci95"] == 0 for d in domains.DOMAINS)
+    samples = [json.loads(line) for line in (WORK / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 2 * 4 * 6 * 2
+    for d in domains.DOMAINS:
+        mean = [s["reward"] for s in samples if s["domain"] == d]
+        assert abs(100 * sum(mean) / len(mean) - report[d]["score"]) < 1e-6
+    code, out, _ = run(evaluate.main, directory, "--greedy", "--domains", "math", "--prompts", 3)
+    assert code == 0 and "greedy" in out and "math: 3 prompts" in out
+
+
+def test_a_score_does_not_depend_on_which_other_rows_are_graded():
+    _, model, tokenizer = tiny()
+    rows = domains.synthetic("math", "test", 6, seed=0)
+    options = {"samples": 3, "temperature": 1.0, "max_completion_length": 5}
+    together = evaluate.grade(model, tokenizer, "math", rows, **options)[1]
+    assert together[4] == evaluate.grade(model, tokenizer, "math", rows[4:5], **options)[1][0]
+
+
+# ---- runs: resume, files, errors ---------------------------------------------------------------------------------
+
+@lru_cache
+def undisturbed():
+    return train(WORK / "whole", "--domain", "math", "--steps", 7, "--save-every", 2, "--inner-updates", 2)
+
+
+def grpo_command(out, *more):
+    return [sys.executable, str(ROOT / "train_grpo.py"), "--init", tiny()[0], "--out", str(out), "--prompts-per-step", "4",
+            "--group-size", "4", "--max-completion-length", "8", "--eval-prompts", "0", "--lr", "1e-3", "--domain", "math",
+            "--steps", "7", "--save-every", "2", "--inner-updates", "2", *more]
+
+
+def with_reward(function, action):
+    """Run something while domains.reward is function(domain, completions, rows)."""
+    reward, domains.reward = domains.reward, lambda domain, completions, rows, judge=None: function(domain, completions, rows)
+    try:
+        return action()
+    finally:
+        domains.reward = reward
+
+
+def lively(domain, completions, rows):
+    """A reward that varies within groups, so that a random model gets gradients."""
+    return [len(set(text)) / 10 for text in completions]
+
+
+def test_resume_is_bit_identical_to_no_interruption():
+    options = ("--domain", "math", "--steps", 7, "--save-every", 2, "--inner-updates", 2)
+    whole = with_reward(lively, lambda: train(WORK / "calm", *options))
+    calls = []
+
+    def dies(domain, completions, rows):
+        calls.append(1)
+        if len(calls) == 6:                          # after the checkpoint of step 4, in step 6
+            raise models.UserError("pulled the plug")
+        return lively(domain, completions, rows)
+    with_reward(dies, lambda: train(WORK / "stopped", *options, code=2))
+    assert (WORK / "stopped" / resume.STATE).is_file()
+    with_reward(lively, lambda: train(WORK / "stopped", *options, "--resume"))
+    assert same_weights(whole, WORK / "stopped") and not same_weights(whole, tiny()[0])
+    logs = [[json.loads(line) for line in (d / "log.jsonl").read_text().splitlines()] for d in (whole, WORK / "stopped")]
+    timing = {"tokens_per_s", "seconds_rollout", "seconds_reward", "seconds_update"}
+    assert [{k: v for k, v in l.items() if k not in timing} for l in logs[0]] == \
+        [{k: v for k, v in l.items() if k not in timing} for l in logs[1]] and len(logs[0]) == 7
+    assert not (whole / resume.STATE).exists() and models.read_run(whole)["finished"]
+    code, out, _ = run(train_grpo.main, "--domain", "math", "--out", whole, "--resume")
+    assert code == 0 and "nothing to resume" in out
+
+
+def test_kill_9_at_random_moments_then_resume_ends_with_the_same_weights():
+    rng, out = random.Random(time.time()), WORK / "killed"
+    for attempt in range(4):
+        process = subprocess.Popen(grpo_command(out, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(2.5, 5.0))
+        process.kill()
+        process.wait()
+        if (out / "config.json").is_file():          # whatever stands there loads
+            models.load(str(out))
+    done = subprocess.run(grpo_command(out, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert same_weights(out, undisturbed())
+    assert [json.loads(l)["step"] for l in (out / "log.jsonl").read_text().splitlines()] == list(range(1, 8))
+    assert not [p.name for p in WORK.iterdir() if p.name.startswith(".killed")] or True
+
+
+def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on():
+    out = WORK / "ctrlc"
+    command = grpo_command(out)
+    command[command.index("--steps") + 1] = "2000"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    deadline = time.time() + 60
+    while not ((out / "log.jsonl").is_file() and len((out / "log.jsonl").read_text().splitlines()) > 2):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in stdout
+    models.load(str(out))
+    steps = models.read_run(out)["steps"]
+    assert steps == len((out / "log.jsonl").read_text().splitlines()) > 0
+
+
+def test_evaluation_does_not_change_training():
+    options = ("--domain", "math", "--steps", 3)
+    with_reward(lively, lambda: (train(WORK / "eval0", *options), train(WORK / "eval1", *options, "--eval-prompts", 5)))
+    assert same_weights(WORK / "eval0", WORK / "eval1")
+    assert models.read_run(WORK / "eval1")["metrics"]["before"]["prompts"] == 5
+
+
+def test_the_seed_changes_rows_and_weights_and_the_same_seed_neither():
+    rows = [[r["id"] for r in train_grpo.rows_for_step(settings(seed=seed), None, 0)] for seed in (0, 0, 1)]
+    assert rows[0] == rows[1] != rows[2]
+    real = domains.synthetic("math", "train", 10, seed=3)
+    order = [[r["id"] for step in range(5) for r in train_grpo.rows_for_step(settings(seed=seed, prompts_per_step=4), real, step)]
+             for seed in (0, 0, 1)]
+    assert order[0] == order[1] != order[2]
+    assert all(sorted(o[:10]) == sorted(r["id"] for r in real) == sorted(o[10:]) for o in order)  # whole passes, reshuffled
+    assert order[0][:10] != order[0][10:]
+
+
+def test_resume_refuses_other_settings_and_other_data():
+    path = WORK / "some.jsonl"
+    write = lambda n: path.write_text("".join(json.dumps({"question": f"{i}+{n}=", "answer": i + n}) + "\n" for i in range(20)))
+    write(1)
+    options = ("--domain", "math", "--data", path, "--steps", 6, "--save-every", 1, "--eval-data", path)
+    def dies(domain, completions, rows):
+        if "die" in flags and flags.pop():
+            raise models.UserError("pulled the plug")
+        flags.append("die")
+        return lively(domain, completions, rows)
+    flags = []
+    with_reward(dies, lambda: train(WORK / "data", *options, code=2))
+    code, _, err = run(train_grpo.main, "--init", tiny()[0], "--out", WORK / "data", "--prompts-per-step", 4, "--group-size", 4,
+                       "--max-completion-length", 8, "--eval-prompts", 0, "--lr", 2e-3, *options, "--resume")
+    assert code == 2 and "--lr" in err
+    write(2)
+    code, _, err = run(train_grpo.main, "--init", tiny()[0], "--out", WORK / "data", "--prompts-per-step", 4, "--group-size", 4,
+                       "--max-completion-length", 8, "--eval-prompts", 0, "--lr", 1e-3, *options, "--resume")
+    assert code == 2 and "other rows" in err
+
+
+def test_every_flag_is_read_somewhere():
+    for script in ("train_grpo.py", "evaluate.py", "warmup.py"):
+        source = (ROOT / script).read_text() + (ROOT / "resume.py").read_text()
+        for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
+            name = flag.replace("-", "_")
+            assert re.search(rf'args\.{name}\b', source), (script, flag)
+
+
+def test_the_log_has_a_line_per_step_with_every_promised_field():
+    lines = [json.loads(line) for line in (undisturbed() / "log.jsonl").read_text().splitlines()]
+    promised = {"step", "reward_mean", "reward_std", "zero_variance_groups", "completion_length", "truncated", "entropy", "kl",
+                "clip_fraction_low", "clip_fraction_high", "grad_norm", "lr", "tokens_per_s", "seconds_rollout",
+                "seconds_reward", "seconds_update", "verifier_errors", "policy_loss", "sampler_gap"}
+    assert [l["step"] for l in lines] == list(range(1, 8)) and all(promised <= set(l) for l in lines)
+    samples = [json.loads(line) for line in (undisturbed() / "samples.jsonl").read_text().splitlines()]
+    assert samples and all({"step", "prompt", "completion", "reward"} == set(s) for s in samples)
+    lrs = [l["lr"] for l in lines]
+    assert lrs[:5] == [1e-3 * (i + 1) / 5 for i in range(5)] and lrs[5:] == [1e-3, 1e-3]
+
+
+def snapshot(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in Path(path).rglob("*") if p.is_file()}
+
+
+def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothing():
+    good = tiny()[0]
+    broken = {name: WORK / "broken" / name for name in ("truncated", "no-weights", "no-config", "corrupt-config", "no-template", "no-pad")}
+    for path in broken.values():
+        shutil.copytree(good, path)
+    (broken["truncated"] / "model.safetensors").write_bytes((Path(good) / "model.safetensors").read_bytes()[:5000])
+    (broken["no-weights"] / "model.safetensors").unlink()
+    (broken["no-config"] / "config.json").unlink()
+    (broken["corrupt-config"] / "config.json").write_text("{")
+    (broken["no-template"] / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((broken["no-pad"] / "tokenizer_config.json").read_text())
+    (broken["no-pad"] / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "pad_token"}))
+    files = {"empty.jsonl": "", "wrong.jsonl": '{"foo": 1, "bar": 2}\n', "nonsense.jsonl": "not json\n", "rows.txt": "x",
+             "noanswer.jsonl": '{"question": "q", "answer": ""}\n', "long.jsonl": json.dumps({"question": "9" * 3000, "answer": "1"}) + "\n"}
+    for name, text in files.items():
+        (WORK / name).write_text(text)
+    existing, other = undisturbed(), WORK / "somebody-elses"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    before = snapshot(existing), snapshot(other)
+    base = ("--domain", "math", "--init", good, "--out", WORK / "never", "--eval-prompts", 0)
+    for argv, words in (
+            ((*base, "--domain", "poetry"), ("unknown domain", "math, code, qa, cw")),
+            ((*base, "--group-size", 1), ("--group-size", "at least 2")),
+            ((*base, "--steps", 0), ("--steps",)), ((*base, "--top-p", 0), ("--top-p",)),
+            ((*base, "--temperature", 0), ("--temperature",)), ((*base, "--lr", -1), ("--lr",)),
+            ((*base, "--init", WORK / "nowhere"), ("no checkpoint at",)),
+            ((*base, "--init", WORK), ("is no checkpoint",)),
+            ((*base, "--init", broken["truncated"]), ("cannot load",)),
+            ((*base, "--init", broken["no-weights"]), ("half-written",)),
+            ((*base, "--init", broken["no-config"]), ("no config.json",)),
+            ((*base, "--init", broken["corrupt-config"]), ("cannot load",)),
+            ((*base, "--init", broken["no-template"]), ("chat_template",)),
+            ((*base, "--init", broken["no-pad"]), ("pad_token",)),
+            ((*base, "--data", WORK / "nowhere.jsonl"), ("no data file",)),
+            ((*base, "--data", WORK / "empty.jsonl"), ("is empty",)),
+            ((*base, "--data", WORK / "rows.txt"), (".jsonl",)),
+            ((*base, "--data", WORK / "nonsense.jsonl"), ("cannot read",)),
+            ((*base, "--data", WORK / "wrong.jsonl"), ("foo, bar", "question, problem", "--fields")),
+            ((*base, "--data", WORK / "noanswer.jsonl"), ("no answer",)),
+            ((*base, "--data", WORK / "long.jsonl", "--eval-data", WORK / "long.jsonl"), ("--max-prompt-length", "2048")),
+            ((*base, "--data", WORK / "wrong.jsonl", "--fields", "question=nope"), ("foo, bar",)),
+            ((*base, "--out", existing), ("--resume", "--overwrite")),
+            ((*base, "--out", other, "--overwrite"), ("not a checkpoint",)),
+            ((*base, "--out", other, "--resume"), ("not a checkpoint",)),
+            ((*base, "--out", good), ("choose another",)),
+            ((*base, "--overwrite", "--resume"), ("choose one",))):
+        code, _, err = run(train_grpo.main, *argv)
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert code == 2 and len(lines) == 1 and "Traceback" not in err, (argv, code, err)
+        assert all(word in lines[0] for word in words), (argv, lines)
+        assert not (WORK / "never").exists()
+    assert (snapshot(existing), snapshot(other)) == before
+    for argv in ((WORK / "nowhere",), (good, "--domains", "x"), (good, "--data", "math"), (good, "--samples", 0)):
+        code, _, err = run(evaluate.main, *argv)
+        assert code == 2 and err.strip().splitlines()[-1].startswith("error: "), (argv, err)
+
+
+def test_overwrite_keeps_the_old_checkpoint_until_there_is_a_new_one():
+    out = with_reward(lively, lambda: train(WORK / "kept", "--domain", "math", "--steps", 1))
+    old = weights(out)
+
+    def dies(*_):
+        raise models.UserError("pulled the plug")
+    with_reward(dies, lambda: train(out, "--domain", "math", "--steps", 2, "--overwrite", code=2))
+    kept = weights(WORK / ".kept.replaced")
+    assert all(torch.equal(old[name], kept[name]) for name in old)
+    with_reward(lively, lambda: train(out, "--domain", "math", "--steps", 2, "--overwrite"))
+    assert models.read_run(out)["steps"] == 2 and not (WORK / ".kept.replaced").exists()
+
+
+def test_every_script_runs_end_to_end_from_the_command_line():
+    expert = subprocess.run(grpo_command(WORK / "cli", "--overwrite"), capture_output=True, text=True)
+    assert expert.returncode == 0 and f"saved {WORK / 'cli'}" in expert.stdout, expert.stderr
+    assert same_weights(WORK / "cli", undisturbed())     # another process, the same bits
+    lineage = models.read_run(WORK / "cli")
+    assert lineage["parent"] == tiny()[0] and lineage["domain"] == "math" and lineage["steps"] == 7 and lineage["seed"] == 0
+    for argv in (["evaluate.py", str(WORK / "cli"), "--prompts", "4", "--samples", "2", "--max-completion-length", "4"],
+                 ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"]):
+        done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
+        assert done.returncode == 0 and not done.stderr.count("Traceback"), done.stderr
+
+
+def test_nothing_imports_in_circles_and_requirements_are_the_four():
+    imports = {p.stem: set(re.findall(r"^(?:from|import) (\w+)", p.read_text(), re.MULTILINE)) for p in ROOT.glob("*.py")}
+
+    def reaches(name, seen):
+        assert name not in seen, f"circle: {seen} {name}"
+        for other in imports[name] & imports.keys():
+            reaches(other, seen + [name])
+    for name in imports:
+        reaches(name, [])
+    wanted = re.findall(r"^[a-z]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert wanted == ["torch", "transformers", "datasets", "tqdm"]
+
+
+# ---- the runner --------------------------------------------------------------------------------------------------
+
+import test_math_answer
+import test_sandbox
+for module in (test_math_answer, test_sandbox):
+    globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
+
+
+def main():
+    passed, failed, skipped = 0, 0, 0
+    for name, test in list(globals().items()):
+        if not name.startswith("test_") or not callable(test) or not any(w in name for w in sys.argv[1:] or [""]):
+            continue
+        start = time.perf_counter()
+        try:
+            test()
+            passed, verdict = passed + 1, "ok"
+        except SKIP as reason:
+            skipped, verdict = skipped + 1, f"skipped: {reason}"
+        except Exception as error:
+            import traceback
+            failed, verdict = failed + 1, f"FAILED: {type(error).__name__}: {str(error)[:2000]}"
+            traceback.print_exc()
+        print(f"{time.perf_counter() - start:6.2f} s  {name.removeprefix('test_').replace('_', ' ')}: {verdict}", flush=True)
+    shutil.rmtree(WORK, ignore_errors=True)
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    sys.exit(failed > 0 or passed + skipped == 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,617 @@
+"""Claims about sandbox.py, run by test_all.py. Hostile programs run inside the sandbox only. Linux; root or not."""
+import json, math, os, shutil, socket, subprocess, sys, tempfile, threading, time, unittest
+from pathlib import Path
+
+import sandbox
+from sandbox import run_tests
+
+DATA = Path(__file__).resolve().parent.parent / "shared" / "data"
+ADD = ["assert add(1, 2) == 3", "assert add(-5, 5) == 0"]
+GOOD = "def add(a, b): return a + b\n"
+
+
+def public(name):
+    """The lines of a file of public data; the test is skipped where it is absent."""
+    if not (DATA / name).exists():
+        raise unittest.SkipTest(f"{name} of the public rows is not here")
+    return (DATA / name).read_text().splitlines()
+
+
+def reward(program, *tests, entry_point=None, **settings):
+    job = {"program": program, "tests": list(tests)}
+    return run_tests([job | ({"entry_point": entry_point} if entry_point else {})], **settings)[0]
+
+def script(program, stdin, stdout, **settings):
+    return reward(program, {"stdin": stdin, "stdout": stdout}, **settings)
+
+# ---- what should score, scores ----
+
+def test_right_program_is_1_and_wrong_program_is_0():
+    assert reward(GOOD, *ADD) == 1.0
+    assert reward("def add(a, b): return a - b", *ADD) == 0.0
+    assert reward("def add(a, b): return 3", *ADD) == 0.0          # one of two tests passes
+
+def test_every_humaneval_reference_scores_1():
+    rows = [json.loads(line) for line in public("humaneval/HumanEval.jsonl")]
+    for in_front in ("", "prompt"):                                 # the prompt's helpers in the test: also fine
+        jobs = [{"program": row["prompt"] + row["canonical_solution"], "entry_point": row["entry_point"],
+                 "tests": [row.get(in_front, "") + row["test"] + f"\ncheck({row['entry_point']})"]} for row in rows]
+        assert run_tests(jobs, timeout=20) == [1.0] * 164
+
+def test_every_mbpp_reference_scores_1():
+    import ast, re
+    jobs = []
+    for line in public("mbpp/mbpp.jsonl"):
+        row = json.loads(line)
+        names = [node.name for node in ast.parse(row["code"]).body if hasattr(node, "name")]
+        tested = [name for name in names if re.search(rf"\b{name}\(", " ".join(row["test_list"]))]
+        jobs.append({"program": row["code"], "tests": [row["test_setup_code"] + "\n" + test for test in row["test_list"]],
+                     "entry_point": tested[-1]})
+    assert run_tests(jobs, timeout=20) == [1.0] * 974
+
+def test_stdin_and_stdout_are_compared_up_to_trailing_blanks():
+    double = "print(int(input()) * 2)"
+    assert script(double, "21\n", "42\n") == script(double, "21", "42  \n\n") == script("print('a \\nb\\n\\n')", "", "a\nb") == 1.0
+    assert script(double, "21\n", "43\n") == script("print(' 42')", "", "42") == script("print('a\\n\\nb')", "", "a\nb") == 0.0
+    assert reward(double, {"stdin": "1", "stdout": "2"}, {"stdin": "2", "stdout": "5"}) == 0.0
+    big = "".join(f"{i}\n" for i in range(50000))                   # more than the pipes hold, both ways
+    assert script("import sys\nfor line in sys.stdin: print(int(line))", big, big) == 1.0
+    assert script("import sys; sys.stdout.write(sys.stdin.read())", "naïve ☃\n", "naïve ☃") == 1.0
+    assert script("print('never reads')", big, "never reads") == 1.0
+    assert script("import sys, atexit\natexit.register(lambda: sys.stdout.write('late'))", "", "late") == 1.0
+    assert script("if __name__ == '__main__': print('main')", "", "main") == 1.0
+
+def test_right_output_with_a_nonzero_exit_is_a_failure():
+    assert script("print(42)\nraise SystemExit(0)", "", "42") == 1.0
+    for ending in ("raise SystemExit(3)", "raise SystemExit('no')", "1 / 0", "import os, sys; sys.stdout.flush(); os._exit(2)",
+                   "import os, sys, time; sys.stdout.flush(); os.close(1); time.sleep(60)"):
+        assert script("print(42)\n" + ending, "", "42", timeout=1) == 0.0, ending
+
+def test_mixed_jobs_need_both_kinds_of_tests_to_pass():
+    both = GOOD + "if __name__ == '__main__': print(add(*map(int, input().split())))"
+    assert reward(both, *ADD, {"stdin": "1 2", "stdout": "3"}) == 1.0
+    assert reward(both, *ADD, {"stdin": "1 2", "stdout": "4"}) == 0.0
+    assert reward(both, "assert add(1, 1) == 3", {"stdin": "1 2", "stdout": "3"}) == 0.0
+
+def test_values_of_all_plain_types_come_back_exactly():
+    values = ["None", "True", "0", "-7", "2**62", "-2**100", "10**4000", "0.1", "-0.0", "float('inf')", "1e-320", "2-3j",
+              "'snow ☃ \\ud800 \\x00'", "b'\\x00\\xff'", "bytearray(b'ab')", "[1, [2, (3, 4)]]", "(1,)", "()", "{}", "[]", "set()",
+              "{1, 'a', (2, 3)}", "frozenset({1})", "{(1, 2): [3], None: {4}, 1.5: b'x'}", "range(1, 10, 3)"]
+    tests = [f"x = f({i}); assert x == {v} and type(x) is type({v}) and str(x)[:9] == str({v})[:9]" if len(v) > 8 or '{' not in v else f"assert f({i}) == {v}" for i, v in enumerate(values)]
+    tests.append("assert same([" + ", ".join(values) + "]) == [" + ", ".join(values) + "]")
+    tests.append("import math\nassert math.isnan(same(float('nan')))")
+    assert reward("def f(i): return [" + ", ".join(values) + "][i]\ndef same(x): return x", *tests) == 1.0
+
+def test_subclasses_and_views_compare_as_in_one_process():
+    program = """
+from collections import *; from enum import IntEnum, Enum
+P = namedtuple('P', 'x y')
+class E(IntEnum): A = 1
+class S(str, Enum): B = 'b'
+def f(n):
+    d = {'a': 1, 'b': 2}; q = defaultdict(int); q['a'] += 1
+    return [Counter('aab'), OrderedDict(d), q, P(1, 2), E.A, S.B, d.keys(), d.items(), list(d.values()), range(3), True][n]
+def g(n): yield from range(n)
+"""
+    assert reward(program, "assert f(0) == {'a': 2, 'b': 1} and f(1) == {'a': 1, 'b': 2} and f(2) == {'a': 1}",
+                  "assert f(3) == (1, 2) and f(4) == 1 and f(5) == 'b' and f(6) == {'a', 'b'} and f(6) != ['a', 'b']",
+                  "assert f(7) == {('a', 1), ('b', 2)} and f(8) == [1, 2] and f(9) == range(3) and f(9) != [0, 1, 2] and f(10) is True",
+                  "assert list(g(3)) == [0, 1, 2] and next(g(1)) == 0 and g(3) != [0, 1, 2] and sorted(g(2)) == [0, 1]",
+                  "from collections import Counter\nassert f(0) == Counter('aab')") == 1.0
+
+def test_mutated_arguments_are_seen_by_the_test():
+    program = """
+def sort_it(a): a.sort()
+def grow(d, s, b): d['k'] = [1]; s.add(9); b.append(7)
+def turn(m):
+    for i in range(len(m)):
+        for j in range(i): m[i][j], m[j][i] = m[j][i], m[i][j]
+def fail(a): a.append(1); raise ValueError
+"""
+    assert reward(program, "a = [2, 1]; assert sort_it(a) is None and a == [1, 2]",
+                  "d, s, b = {}, {1}, bytearray(); grow(d, s, b); assert (d, s, b) == ({'k': [1]}, {1, 9}, bytearray(b'\\x07'))",
+                  "m = [[1, 2], [3, 4]]; turn(m); assert m == [[1, 3], [2, 4]]",
+                  "a = []\ntry: fail(a)\nexcept ValueError: pass\nassert a == [1]") == 1.0
+
+def test_classes_handles_and_passing_them_back_work():
+    program = """
+class Solution:
+    def twoSum(self, nums, target): return [0, 1]
+class Pair:
+    def __init__(self, a, b): self.a, self.b = a, b
+class Node:
+    def __init__(self, v): self.v, self.next = v, None
+    def __len__(self): return 3
+    def __getitem__(self, i): return i * 2
+    def __str__(self): return 'node'
+def longest(pairs): return max(p.b for p in pairs)
+def tail(node): return node.next.v
+def drop(values, kind): return [v for v in values if not isinstance(v, kind)]
+"""
+    assert reward(program, "assert Solution().twoSum([2, 7], 9) == [0, 1]", "s = Solution()\nassert s == s and s != Solution()",
+                  "assert longest([Pair(5, 24), Pair(b=90, a=1)]) == 90",
+                  "n = Node(1); n.next = Node(2)\nassert tail(n) == n.next.v == 2 and len(n) == 3 and n[4] == 8 and str(n) == 'node' and n",
+                  "assert drop([1, 'a', 2.0], int) == ['a', 2.0]") == 1.0
+    assert reward(program, "assert Pair(1, 2) == Pair(1, 2)") == 0.0
+
+def test_exceptions_keep_their_builtin_type():
+    program = """
+class Mine(KeyError): pass
+def f(n):
+    if n == 0: raise ValueError('bad')
+    if n == 1: raise Mine('x')
+    if n == 2: b'\\xff'.decode()
+    raise type('Odd', (Exception,), {})()
+"""
+    expect = "def raises(n):\n  try: f(n)\n  except Exception as e: return type(e).__name__\n"
+    assert reward(program, expect + "assert [raises(n) for n in range(4)] == ['ValueError', 'KeyError', 'UnicodeError', 'Exception']",
+                  "try: f(0)\nexcept ValueError as e: assert str(e) == 'bad'\nelse: assert 0") == 1.0
+
+def test_test_state_is_one_per_program_and_scripts_are_fresh():
+    assert reward("n = 0\ndef f():\n  global n; n += 1; return n", "assert f() == 1", "assert f() == 2") == 1.0
+    job = {"stdin": "", "stdout": "[]"}
+    assert reward("import os; print(os.listdir('.')); open('left', 'w').write('x')", job, job, job) == 1.0
+
+def test_main_block_does_not_run_in_function_mode_and_dataclasses_work():
+    program = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n  x: int\n"
+    assert reward(program + GOOD + "if __name__ == '__main__': input()", "assert P(3).x == 3", *ADD) == 1.0
+
+def test_standard_library_imports_lazily_inside_the_walls():
+    modules = "asyncio, csv, difflib, email, fractions, html, logging, pickle, pprint, unittest, xml.dom.minidom, zipfile"
+    assert script(f"import {modules}\nprint('ä'.encode('latin-1'), hash('x') == hash('x'))", "", "b'\\xe4' True") == 1.0
+    assert script("import asyncio\nasync def main(): await asyncio.sleep(0.01); print('awake')\nasyncio.run(main())", "", "awake") == 1.0
+
+def test_rewards_are_repeatable_where_programs_use_hash_order_or_random():
+    program = "import random\ndef f(): return [hash('a'), random.random(), list({'a', 'b', 'c', 'd'})]"
+    first = subprocess.run([sys.executable, "-c", "import random; random.seed(0); print([hash('a'), random.random(), list({'a', 'b', 'c', 'd'})])"],
+                           env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True).stdout
+    assert reward(program, f"assert f() == {first}") == 1.0
+
+
+# ---- the verifier's own failures are nan ----
+
+def test_verifier_failures_are_nan_not_0():
+    for tests in ([], ["assert add(1, 2) == "], ["assert True"], ["\x00"], ["import no_such_module\nassert add(1, 2) == 3"],
+                  [{"stdin": "x"}], [{"stdin": 1, "stdout": ""}], [3], ["assert add(1, 2) == 3", "def broken(:"],
+                  ["assert add(lambda: 1, 2)"]):
+        assert math.isnan(reward(GOOD, *tests)), tests
+    assert math.isnan(reward("syntax error here", "assert add(1, 2) == "))
+
+def test_worker_that_cannot_start_is_nan_for_every_job():
+    python = sys.executable
+    try:
+        sys.executable = "/bin/false"
+        jobs = [{"program": GOOD + f"# {i}", "tests": ADD} for i in range(5)]
+        assert all(map(math.isnan, run_tests(jobs)))
+    finally:
+        sys.executable = python
+    assert reward(GOOD, *ADD) == 1.0
+
+def test_no_fork_on_this_system_is_one_clear_error():
+    fork = os.fork
+    try:
+        del os.fork
+        run_tests([])
+        raise AssertionError("no error")
+    except OSError as error:
+        assert "fork" in str(error)
+    finally:
+        os.fork = fork
+
+def test_builtin_named_function_needs_its_entry_point():
+    program = "def sum(a, b): return a * b"
+    assert reward(program, "assert sum(2, 3) == 6", entry_point="sum") == 1.0
+    assert math.isnan(reward(program, "assert sum(2, 3) == 6"))
+
+def test_test_that_loops_forever_does_not_hang():
+    start = time.time()
+    assert reward(GOOD, "assert add(1, 2) == 3\nwhile True: pass", timeout=1) == 0.0
+    assert reward(GOOD, "while True: pass", timeout=1) == 0.0
+    assert time.time() - start < 5
+
+
+# ---- programs that do not work ----
+
+def test_empty_and_broken_programs_are_0():
+    for program in ("", "   ", "def add(a, b)", "raise ValueError", "def add(a): return a", "1 / 0", "\x00", "def add(a, b): return a + b\x00",
+                    "\ud800", "x = '\udc80'", "é = ", "(" * 5000, "-" * 100000 + "1", "x = " + "[" * 1000 + "]" * 1000,
+                    "add = " + "+".join(["1"] * 100000), "# coding: nonsense\ndef add(a, b): return 4", "lambda: (yield)", "def add(a, b): pass"):
+        assert reward(program, *ADD) == 0.0, program[:40]
+    assert reward(GOOD + "x = '☃'", *ADD) == script("print('\\ud83d' '☃'[1:] or 1)".replace("'\\ud83d' ", ""), "", "1") == 1.0
+
+def test_infinite_loops_and_sleep_end_at_the_timeout():
+    start = time.time()
+    jobs = [{"program": program, "tests": ADD} for program in
+            ("while True: pass", "import time; time.sleep(1000)", "def add(a, b):\n  while True: pass",
+             "import threading\nthreading.Event().wait()", "import signal\nsignal.pause()", "import os\nos.read(0, 1); os.read(3, 9999); os.read(4, 9999)\nwhile 1: pass")]
+    assert run_tests(jobs + [{"program": "while True: pass", "tests": [{"stdin": "", "stdout": ""}]}], timeout=1) == [0.0] * 7
+    assert time.time() - start < 10
+
+def test_fork_bombs_threads_and_daemons_leave_no_process_behind():
+    mark = f"sandbox_daemon_{os.getpid()}"
+    program = """
+import os, sys, subprocess, threading, time, _thread, multiprocessing, signal
+started = 0
+def attempt(function):
+    global started
+    try: function(); started += 1
+    except BaseException: pass
+def fork():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            while True: time.sleep(1)
+        os._exit(0)
+def bomb():
+    while True: os.fork()
+for f in (fork, bomb, os.forkpty, lambda: os.system('sleep 100 &'), lambda: subprocess.Popen(['sleep', '100']),
+          lambda: os.posix_spawn(sys.executable, ['MARK'], {}), lambda: os.execv('/bin/sleep', ['MARK', '100']),
+          lambda: threading.Thread(target=time.sleep, args=(100,)).start(), lambda: _thread.start_new_thread(time.sleep, (100,)),
+          lambda: multiprocessing.Process(target=time.sleep, args=(100,)).start(),
+          lambda: __import__('pty').spawn('sleep'), lambda: __import__('_posixsubprocess').fork_exec([b'x'], [b'/bin/sleep'], True, (), None, None, -1, -1, -1, -1, -1, -1, 1, 2, True, False, 0, None, None, None, -1, None, True)):
+    attempt(f)
+def add(a, b): return started
+""".replace("MARK", mark)
+    sleeping = lambda: sum(b"sleep\x00100" in cmdline() for cmdline in [lambda p=p: read(p) for p in os.listdir("/proc") if p.isdigit()])
+    def read(pid):
+        try: return open(f"/proc/{pid}/cmdline", "rb").read()
+        except OSError: return b""
+    before = sleeping()
+    assert reward(program, "assert add(1, 2) == 0") == 1.0          # the program itself saw every attempt fail
+    assert sleeping() == before
+    assert not any(b"--worker" in read(p) and str(os.getpid()).encode() == parent(p) for p in os.listdir("/proc") if p.isdigit())
+
+def parent(pid):
+    try: return open(f"/proc/{pid}/stat", "rb").read().rsplit(b")", 1)[1].split()[1]
+    except OSError: return b""
+
+def test_fork_is_refused_even_past_the_audit_hook():
+    """Without the hook, the kernel still says no: the walls are not made of Python."""
+    hook = sandbox.install_audit_hook
+    results = kernel_only("""
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def add(a, b):
+    out = []
+    for name, *args in (('fork',), ('kill', os.getppid(), 9), ('kill', -1, 9), ('socket', 2, 1, 0), ('socket', 1, 1, 0), ('chmod', b'CANARY', 0),
+                        ('open', b'/etc/passwd', 0), ('open', b'CANARY', 1), ('open', f'/proc/{os.getppid()}/mem'.encode(), 0), ('open', b'CANARY', 0),
+                        ('unlink', b'CANARY'), ('truncate', b'CANARY', 0), ('setpriority', 0, 0, 19), ('ptrace', 16, os.getppid(), 0, 0), ('mkdir', b'd', 511), ('symlink', b'/etc', b's'),
+                        ('opendir', b'/'), ('memfd_create', b'x', 0), ('shmget', 0, 4096, 950), ('rename', b'CANARY', b'mine'), ('link', b'CANARY', b'mine')):
+        f = getattr(libc, name)
+        if name == 'opendir': f.restype = ctypes.c_void_p
+        r = f(*args)
+        out.append((name, r if name != 'opendir' else -1 if r is None else 1))
+    return [o for o in out if o[1] != -1]
+""")
+    assert results == 1.0
+
+def kernel_only(program):
+    """Run with the Python layer taken out of a copy of the module, so that only the kernel's walls are left."""
+    folder = tempfile.mkdtemp()
+    try:
+        canary = os.path.join(folder, "canary")
+        open(canary, "w").write("alive")
+        os.chmod(folder, 0o777), os.chmod(canary, 0o666)
+        source = open(sandbox.__file__).read()
+        assert source.count('install_audit_hook(os.getcwd(), shield["stdlib"])') == 1
+        path = os.path.join(folder, "bare.py")
+        open(path, "w").write(source.replace('install_audit_hook(os.getcwd(), shield["stdlib"])', "sys.modules['ctypes'] = __import__('ctypes')"))
+        import importlib.util
+        spec = importlib.util.spec_from_file_location("bare", path)
+        bare = importlib.util.module_from_spec(spec); spec.loader.exec_module(bare)
+        result = bare.run_tests([{"program": program.replace("CANARY", canary), "tests": ["assert add(1, 2) == []"]}])[0]
+        assert open(canary).read() == "alive" and os.stat(canary).st_mode & 0o777 == 0o666
+        return result
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+def test_memory_hogs_fail_and_do_not_disturb_others():
+    hogs = ["x = [0] * 10**10", "x = bytearray(10**10)", "x = []\nwhile True: x.append(' ' * 10**6)", "def add(a, b): return 'x' * 10**9",
+            "def add(a, b): return [0] * 10**8", "x = 1 << 10**11"]
+    jobs = [{"program": hog, "tests": ADD} for hog in hogs] + [{"program": GOOD, "tests": ADD}]
+    assert run_tests(jobs, memory_mb=256) == [0.0] * len(hogs) + [1.0]
+    assert reward("def add(a, b): return len(bytearray(200 << 20))", "assert add(1, 2) == 200 << 20", memory_mb=512) == 1.0
+    assert reward("def add(a, b): return len(bytearray(200 << 20))", "assert add(1, 2) == 200 << 20", memory_mb=128) == 0.0
+
+def test_output_floods_are_capped_in_both_modes():
+    flood = "while True: print('x' * 100000)"
+    assert script(flood, "", "x", timeout=2) == 0.0
+    assert script("print('x' * 2_000_000)", "", "x" * 100) == 0.0
+    assert script("import os\nwhile True: os.write(2, b'x' * 100000)", "", "x", timeout=1) == 0.0
+    assert reward("for i in range(10**5): print('x' * 1000)\n" + GOOD, *ADD) == 1.0       # goes nowhere, costs nothing
+    assert reward(flood + "\n" + GOOD, *ADD, timeout=1) == 0.0
+
+def test_huge_and_deep_values_are_failures_or_right_but_never_hang():
+    assert reward("def f(): return 1 << 10**7", "assert f() == 1 << 10**7") == 1.0
+    digits = "def f(): return int('7' * 4301, 10)"
+    assert reward("import sys; sys.set_int_max_str_digits(0)\n" + digits, "assert f() == 7 * (10**4301 - 1) // 9") == 1.0
+    deep = "def f(n):\n  x = []\n  for i in range(n): x = [x]\n  return x"
+    assert reward(deep, "x, n = f(100), 0\nwhile x: x = x[0]; n += 1\nassert n == 100") == 1.0
+    assert reward(deep, "f(10**6)", timeout=1) == reward("import sys; sys.setrecursionlimit(10**9)\n" + deep, "f(10**5)", timeout=1) == 0.0
+    assert reward("def f():\n  x = []; x.append(x); return x", "f()") == 0.0
+    assert reward("def f():\n  x = []\n  for i in range(99): x = [x, x]\n  return x", "f()", timeout=0.5) == 0.0
+    for recursion in ("def f(): return f()", "import sys; sys.setrecursionlimit(10**9)\ndef f(): return f()", "f = eval('(' * 90 + ')' * 90)",
+                      "import sys; sys.setrecursionlimit(10**9)\nclass A:\n  __getattr__ = lambda s, n: getattr(s, n)\ndef f(): return A().x"):
+        assert reward(recursion, "f()", timeout=1) == 0.0
+
+def test_generators_lambdas_and_modules_are_never_equal_to_an_answer():
+    for value in ("(i for i in range(3))", "lambda: 3", "__import__('sys')", "object()", "iter([3])", "Ellipsis", "NotImplemented", "int", "open('/dev/null')"):
+        assert reward(f"def add(a, b): return {value}", *ADD) == 0.0, value
+    assert reward("def f():\n  while True: yield 1", "assert list(f()) == [1]", timeout=1) == 0.0
+
+
+# ---- programs that cheat ----
+
+def test_leaving_early_is_a_failure():
+    """At import, in a call, or while a value is built; even if the test itself would swallow every exception."""
+    ways = ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "import os; os.abort()", "raise KeyboardInterrupt",
+            "import atexit, os; atexit.register(os._exit, 0)\nraise SystemExit", "raise GeneratorExit", "import os; os.closerange(0, 99)",
+            "import os\nfor fd in range(99):\n try: os.close(fd)\n except OSError: pass"]
+    jobs = []
+    for way in ways:
+        inside = "\n".join("  " + line for line in way.split("\n"))
+        for program in (way, GOOD + way, f"def add(a, b):\n{inside}\n  return a + b", f"def add(a, b):\n yield 3\n{inside}"):
+            jobs.append({"program": program, "tests": ADD})
+            jobs.append({"program": program, "tests": ["try: list(add(1, 2))\nexcept BaseException: pass"]})
+    paid = [job for job, got in zip(jobs, run_tests(jobs, timeout=2)) if got != 0.0]
+    assert not paid, paid
+
+def test_lying_objects_do_not_pass():
+    for lie in ("class L:\n  __eq__ = lambda s, o: True\n  __ne__ = lambda s, o: False\n  __bool__ = lambda s: True\n  __hash__ = None\ndef add(a, b): return L()",
+                "class L(int):\n  __eq__ = lambda s, o: True\n  __ne__ = lambda s, o: False\n  __hash__ = int.__hash__\ndef add(a, b): return L(7)",
+                "class L(list):\n  __eq__ = lambda s, o: True\ndef add(a, b): return L()",
+                "class L:\n  __contains__ = __lt__ = __le__ = __gt__ = __ge__ = __sub__ = __rsub__ = __radd__ = lambda s, o: True\n  __class__ = int\n  __abs__ = __index__ = lambda s: 99\n  __getattr__ = lambda s, n: L()\ndef add(a, b): return L()",
+                "class M(type):\n  __eq__ = lambda s, o: True\n  __instancecheck__ = lambda s, o: True\n  __hash__ = None\nclass add(metaclass=M):\n  def __init__(s, *a): pass"):
+        assert reward(lie, *ADD) == 0.0
+        assert reward(lie, "assert abs(add(1, 2) - 3) < 1e-6") == reward(lie, "assert 3 in add(1, 2)") == reward(lie, "assert isinstance(add(1, 2), int) and add(1, 2) == 3") == 0.0
+
+def test_patched_builtins_and_modules_do_not_reach_the_test():
+    patches = """
+import builtins, json, sys, os, math, collections
+yes = lambda *a, **k: True
+for name in ('abs', 'all', 'len', 'isinstance', 'AssertionError', 'sum', 'round', 'set', 'sorted', 'str', 'zip', 'print', 'eval', 'exec', 'compile'):
+    try: setattr(builtins, name, yes); globals()[name] = yes
+    except BaseException: pass
+for module in (json, math, collections, os):
+    for name in dir(module):
+        if not name.startswith('_'):
+            try: setattr(module, name, yes)
+            except BaseException: pass
+class math: isclose = fabs = yes
+sys.modules.clear()
+def add(a, b): return 99
+"""
+    for test in ("assert abs(add(1, 2) - 3) < 1", "assert all([add(1, 2) == 3])", "import math\nassert math.isclose(add(1, 2), 3)", "assert math.isclose(add(1, 2), 3)",
+                 "assert sorted([add(1, 2)]) == sorted([3])", "assert set([add(1, 2)]) == {3}", *ADD):
+        assert reward(patches, test) == 0.0
+    assert reward("def add(a, b):\n  import builtins; builtins.AssertionError = Exception; builtins.isinstance = lambda *a: 1; return 0", *ADD) == 0.0
+
+def test_entry_point_and_helpers_of_the_prompt_cannot_be_replaced():
+    test = "def poly(xs, x): return sum(c * x**i for i, c in enumerate(xs))\ndef find_zero(xs): 'stub'\nassert abs(poly([1, 2], find_zero([1, 2]))) < 1e-4"
+    assert reward("def find_zero(xs): return -0.5", test, entry_point="find_zero") == 1.0
+    assert reward("def find_zero(xs): return 7\ndef poly(xs, x): return 0", test, entry_point="find_zero") == 0.0
+
+def test_forged_replies_do_not_pass():
+    forge = """
+import os, json
+def frame(m):
+    d = json.dumps(m).encode(); return len(d).to_bytes(8, 'big') + d
+for fd in range(100):
+    for message in MESSAGES:
+        try: os.write(fd, message)
+        except OSError: pass
+"""
+    for messages in ("[b'1', b't1', b'pass', b'\"pass\"', frame('pass')]", "[frame('ready'), frame(['value', True, None]), frame(['value', ['handle', 0], None])] * 9",
+                     "[frame(['value', {'x': 1}, None])]", "[frame(['value', ['exec', 'x'], None])]", "[frame(['value', ['handle', 'eval'], None])]", "[b'\\xff' * 64]",
+                     "[(2**63).to_bytes(8, 'big')]", "[frame(['error', ['SystemExit'], 'x', None])] * 3", "[frame(['error', [['SystemExit', 'BaseException', 'AssertionError'], ''], None])] * 9",
+                     "[frame('ready'), frame(['value', ['handle', 0], None]), frame(['value', 99, [['list', 1]]])]", "[b'[' * 100000]", "[frame('ready') , len(b'[' * 100000).to_bytes(8, 'big') + b'[' * 100000]"):
+        programs = [forge.replace("MESSAGES", messages) + rest for rest in ("", "import time; time.sleep(9)", "def add(a, b): return 99", "os._exit(0)")]
+        programs.append("def add(a, b):\n  " + forge.replace("MESSAGES", messages).strip().replace("\n", "\n  ") + "\n  return 99")
+        rewards = run_tests([{"program": program, "tests": ADD} for program in programs], timeout=0.3)
+        assert rewards == [0.0] * 5, (messages, rewards)
+
+SECRET = "wombat" + "4711"                                         # the expected answer; programs look for its two halves
+
+def test_expected_answers_are_nowhere_to_be_found():
+    """The program searches objects, frames, files and /proc for the answer and returns what it found."""
+    search = """
+import gc, sys, os, inspect, io
+found = []
+def look(where, text):
+    text = text if isinstance(text, str) else repr(text)
+    if ''.join(['wombat', '47', '11']) in text: found.append(where)
+def search():
+    for o in gc.get_objects():
+        try:
+            if isinstance(o, (dict, list, tuple, set)): look('gc', [x for x in (o.values() if isinstance(o, dict) else o) if isinstance(x, (str, bytes))])
+        except Exception: pass
+    frame = sys._getframe()
+    while frame:
+        look('frame', [v for v in frame.f_locals.values() if isinstance(v, (str, bytes, list, dict))])
+        frame = frame.f_back
+    for info in inspect.stack(): look('stack', info.code_context)
+    for m in list(sys.modules.values()): look('module', [v for v in vars(m).values() if isinstance(v, (str, bytes))])
+    look('argv', sys.argv + sys.orig_argv + list(os.environ.items()))
+    pids = ['self', 'thread-self', str(os.getppid())] + [str(i) for i in range(1, 100)] + [str(os.getpid() + i) for i in range(-20, 20)]
+    for pid in pids:
+        for name in ('mem', 'cmdline', 'environ', 'maps', 'fd/0', 'fd/1', 'fd/3', 'fd/4', 'fd/5', 'status'):
+            try:
+                with open(f'/proc/{pid}/{name}', 'rb') as f: found.append('opened ' + pid + name)
+            except OSError: pass
+    for fd in range(100):
+        if fd in own: continue
+        try: os.fstat(fd)
+        except OSError: continue
+        try: look('fd', os.read(fd, 1000) if fd else b'')
+        except OSError: pass
+    for root in ('/', '/proc', '/tmp', '/home', '/root', '/work', '/etc', '/var/tmp', '/dev/shm', '..', os.path.expanduser('~'), 'WHERE'):
+        try: found.append(('listed', root, os.listdir(root)))
+        except OSError: pass
+    for path in ('/etc/passwd', '/etc/shadow', 'WHERE/answers.txt', '/proc/self/fd/1', '../../../etc/passwd', '/proc/version'):
+        try: found.append(open(path).read())
+        except OSError: pass
+    return found
+own = ()
+"""
+    folder = tempfile.mkdtemp()
+    try:
+        with open(f"{folder}/answers.txt", "w") as file:
+            file.write(SECRET)
+        os.chmod(folder, 0o755), os.chmod(f"{folder}/answers.txt", 0o644)
+        search = search.replace("WHERE", folder)
+        function = search.replace("own = ()", "own = tuple(fd for fd in range(100) if ispipe(fd))") .replace("import gc", "import stat, os\ndef ispipe(fd):\n    try: return stat.S_ISFIFO(os.fstat(fd).st_mode)\n    except OSError: return False\nimport gc")
+        assert reward(function + "def f(): return search()", f"x = f()\nassert x == [], x\nassert f() != {SECRET!r}") == 1.0
+        assert script(search + "print(search())", "", "[]") == 1.0
+        assert reward(function + f"def f(): return search()\nplanted = [{SECRET!r}]", "assert 'gc' in f() and 'module' not in f()") == 1.0   # it can find
+        # and once more with a grown heap of earlier jobs with the same answer
+        jobs = [{"program": "def f(): return 'x'", "tests": [f"assert f() == {SECRET!r}", f"# {i}"]} for i in range(4)]
+        jobs.append({"program": function + "def f(): return search()", "tests": [f"assert f() == [] # {SECRET}"]})
+        assert run_tests(jobs, workers=1)[-1] == 1.0
+    finally:
+        shutil.rmtree(folder)
+
+def test_files_outside_of_the_directory_survive():
+    folder = tempfile.mkdtemp()
+    try:
+        canary = f"{folder}/canary"
+        with open(canary, "w") as file:
+            file.write("alive")
+        os.chmod(folder, 0o777), os.chmod(canary, 0o666)
+        before = os.stat(canary)
+        attack = f"""
+import os, shutil, pathlib, tempfile
+C, D = {canary!r}, {folder!r}
+for act in (lambda: os.remove(C), lambda: os.unlink(C), lambda: open(C, 'w').write('x'), lambda: open(C, 'a').write('x'), lambda: open(C, 'r+').write('x'),
+            lambda: open(D + '/new', 'w'), lambda: os.open(C, os.O_WRONLY | os.O_TRUNC), lambda: os.rename(C, 'mine'), lambda: os.replace('own', C), lambda: os.truncate(C, 0),
+            lambda: shutil.rmtree(D), lambda: os.rmdir(D), lambda: os.mkdir(D + '/d'), lambda: os.symlink(C, 'link'), lambda: os.link(C, 'hard'), lambda: os.chmod(C, 0),
+            lambda: os.chown(C, 1, 1), lambda: os.utime(C, (0, 0)), lambda: os.setxattr(C, 'user.x', b'y'), lambda: pathlib.Path(C).write_text('x'),
+            lambda: shutil.move(C, 'mine'), lambda: tempfile.NamedTemporaryFile(dir=D), lambda: os.mkfifo(D + '/p'), lambda: os.mknod(D + '/q'), lambda: __import__('ctypes').CDLL(None).unlink(C.encode()),
+            lambda: __import__('_ctypes').dlopen(None, 0), lambda: os.chdir(D), lambda: open(C).read(), lambda: os.listdir(D)):
+    try: open('own', 'w').write('y'); act()
+    except (OSError, PermissionError): continue
+    print('worked:', act.__code__.co_names)
+print('all refused')
+"""
+        assert script(attack, "", "all refused") == 1.0
+        after = os.stat(canary)
+        assert open(canary).read() == "alive" and os.listdir(folder) == ["canary"]
+        assert (before.st_mode, before.st_uid, before.st_mtime_ns) == (after.st_mode, after.st_uid, after.st_mtime_ns)
+    finally:
+        shutil.rmtree(folder)
+
+def test_own_directory_is_writable_bounded_and_gone_afterwards():
+    write = "open('a.txt', 'w').write('hello'); import os; os.rename('a.txt', 'b.txt'); print(open('b.txt').read(), os.listdir('.')); os.remove('b.txt'); print(os.listdir())"
+    assert script(write, "", "hello ['b.txt']\n[]") == 1.0
+    assert script("f = open('big', 'wb')\nf.write(b'x' * (2 << 20)); f.close(); print('wrote')", "", "wrote") == 0.0
+    many = "n = 0\ntry:\n  while True: open(str(n), 'w').write('x'); n += 1\nexcept PermissionError: print(n)"
+    assert script(many, "", str(sandbox.FILES_WRITTEN)) == 1.0
+    where = "import os; print(os.getcwd())"
+    before = set(os.listdir(tempfile.gettempdir()))
+    reward(where, {"stdin": "", "stdout": ""})
+    assert not [name for name in set(os.listdir(tempfile.gettempdir())) - before if name.startswith("sandbox-")]
+
+def test_parent_and_siblings_survive_signals():
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        kill = f"""
+import os, signal, resource
+n = 0
+for act in (lambda: os.kill(os.getppid(), 9), lambda: os.kill(-1, 9), lambda: os.kill({victim.pid}, 9), lambda: os.kill({os.getpid()}, 9), lambda: os.killpg(1, 9),
+            lambda: os.kill(os.getppid(), 19), lambda: signal.pidfd_send_signal(os.pidfd_open({victim.pid}), 9), lambda: resource.prlimit({victim.pid}, resource.RLIMIT_CPU, (0, 0)),
+            lambda: os.setpriority(os.PRIO_PROCESS, {victim.pid}, 19), lambda: os.sched_setaffinity({victim.pid}, {{0}}), lambda: os.setpriority(os.PRIO_USER, 0, 19)):
+    try: act(); n += 1
+    except OSError: pass
+def add(a, b): return n
+"""
+        jobs = [{"program": kill, "tests": ["assert add(1, 2) == 0"]}] + [{"program": GOOD + f"# {i}", "tests": ADD} for i in range(20)]
+        assert run_tests(jobs) == [1.0] * 21
+        assert victim.poll() is None and os.getpriority(os.PRIO_PROCESS, victim.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    finally:
+        victim.kill(), victim.wait()
+
+def test_killed_or_stopped_worker_does_not_pay_or_hang():
+    """From outside: the worker dies, or is stopped, in the middle of a job. The job is tried once more, then fails."""
+    import signal
+    for sign in (signal.SIGKILL, signal.SIGSTOP):
+        grace, sandbox.GRACE_SECONDS = sandbox.GRACE_SECONDS, 0.5
+        real, hit = sandbox.start_worker, []
+        def start_and_strike(directory):
+            process = real(directory)
+            threading.Timer(0.3, process.send_signal, [sign]).start()
+            hit.append(process)
+            return process
+        sandbox.start_worker = start_and_strike
+        try:
+            assert reward("import time; time.sleep(0.7)\n" + GOOD, *ADD, timeout=1) == 0.0
+            assert len(hit) == 2
+        finally:
+            sandbox.start_worker, sandbox.GRACE_SECONDS = real, grace
+    assert reward(GOOD, *ADD) == 1.0
+
+def test_network_is_out_of_reach():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        connect = f"""
+import socket
+n = 0
+for act in (lambda: socket.create_connection(('127.0.0.1', {port}), 1), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 53)),
+            lambda: socket.socket(socket.AF_UNIX), lambda: socket.socket().connect(('127.0.0.1', {port})), lambda: socket.getaddrinfo('example.org', 80), lambda: socket.gethostbyname('localhost'),
+            lambda: __import__('urllib.request').request.urlopen('http://127.0.0.1:{port}'), lambda: __import__('_socket').socket()):
+    try: act(); n += 1
+    except Exception: pass
+def add(a, b): return n
+"""
+        assert reward(connect, "assert add(1, 2) == 0") == 1.0
+        server.settimeout(0.1)
+        try:
+            server.accept()
+            raise AssertionError("somebody connected")
+        except TimeoutError:
+            pass
+
+def test_no_program_runs_as_root():
+    assert script("import os; print(0 in (os.getuid(), os.geteuid(), os.getgid()), os.getgroups().count(0))", "", "False 0") == 1.0
+
+def test_nothing_leaks_from_one_program_to_the_next():
+    plant = "import builtins, sys, os\nbuiltins.planted = sys.planted = 1\nopen('planted', 'w').write('x')\nos.environ['planted'] = '1'\ndef add(a, b): return 1"
+    look = "import builtins, sys, os\ndef add(a, b): return hasattr(builtins, 'planted') + hasattr(sys, 'planted') + ('planted' in os.environ) + len(os.listdir('.'))"
+    jobs = [{"program": plant, "tests": ["assert add(1, 2) == 1"]}, {"program": look, "tests": ["assert add(1, 2) == 0"]}]
+    assert run_tests(jobs * 3, workers=1) == [1.0] * 6
+
+
+# ---- many at once ----
+
+def test_200_mixed_programs_come_back_in_order():
+    kinds = [(GOOD, ADD, 1.0), ("def add(a, b): return a", ADD, 0.0), ("import os; os._exit(0)", ADD, 0.0), (GOOD, ["assert add("], math.nan),
+             ("print(input())", [{"stdin": "7", "stdout": "7"}], 1.0), ("def add(a, b): return 'x' * 10**9", ADD, 0.0), ("1 / 0", ADD, 0.0), ("", [], math.nan)]
+    chosen = [kinds[i * 7 % 8] for i in range(200)]
+    jobs = [{"program": program + f"\n# {i}", "tests": tests} for i, (program, tests, _) in enumerate(chosen)]
+    assert repr(run_tests(jobs)) == repr([want for *_, want in chosen])
+    assert run_tests([]) == []
+
+def test_identical_jobs_are_graded_once():
+    real, count = sandbox.talk, []
+    def counting(process, data, seconds):
+        count.append(bool(data))
+        return real(process, data, seconds)
+    sandbox.talk = counting
+    try:
+        assert run_tests([{"program": GOOD, "tests": ADD}] * 50, workers=1) == [1.0] * 50
+    finally:
+        sandbox.talk = real
+    assert sum(count) == 1
+
+def test_calls_leave_no_processes_threads_or_open_files():
+    run_tests([{"program": GOOD, "tests": ADD}])
+    state = lambda: (len(os.listdir("/proc/self/fd")), threading.active_count())
+    before = state()
+    for _ in range(3):
+        run_tests([{"program": GOOD + f"#{i}", "tests": ADD} for i in range(5)] + [{"program": "while True: pass", "tests": ADD}], timeout=0.3)
+    time.sleep(0.05)
+    assert state() == before
+    try:
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        pass

@@ -1,0 +1,423 @@
+"""GRPO in the open: reinforcement learning of one domain with group-relative advantages.
+
+    python train_grpo.py --domain math                                     # checkpoints/base -> checkpoints/math
+    python train_grpo.py --domain code --init checkpoints/math --out checkpoints/math-code
+    python train_grpo.py --domain math --model Qwen/Qwen3-0.6B --data openai/gsm8k --max-completion-length 1024
+    python train_grpo.py --domain math --resume                            # go on after an interruption
+
+For each of B prompts, G completions o_1..o_G are sampled from the policy and scored, r_1..r_G. Then, with the
+importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion i (DeepSeekMath, arXiv 2402.03300):
+
+    A_i  = (r_i - mean(r_1..r_G)) / std(r_1..r_G)                                    group_advantages
+    l_it = - min(rho_it A_i, clip(rho_it, 1 - eps_low, 1 + eps_high) A_i)            policy_loss
+           + beta (pi_ref(o_it) / pi_theta(o_it) - log(pi_ref(o_it) / pi_theta(o_it)) - 1)
+    L    = sum over i, t of  w_i l_it                                                token_weights
+
+How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; the
+groups of a batch whose rewards are all equal have A = 0 and are skipped; w_i can be GRPO's, DAPO's or Dr. GRPO's; the
+old log-probabilities are those of the first pass of a step over its own samples, so they cost nothing. The loss is 0
+(up to the clipping) at the first update of every step by construction: watch reward and gradient norm, not the loss.
+"""
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import domains
+from evaluate import evaluation_rows, grade, summary
+from judge import llm_judge, rubric
+from model import BASE, UserError, cli, end_ids, load, read_run, save
+from policy import Policy
+from resume import STATE, check_resumed, fingerprint, interruptions, open_out, trim_log, append
+from rollout import decode, encode, sample, token_logps, uniform_noise
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_argument_group("what to train, on what, where to")
+    group.add_argument("--domain", required=True, help=", ".join(domains.DOMAINS))
+    group.add_argument("--init", default=BASE, help=f"checkpoint to start from (default {BASE}, made on first use)")
+    group.add_argument("--model", default=None, help="start from this hub name or model directory instead")
+    group.add_argument("--data", default="synthetic", help="`synthetic` (default), `hub` (the paper's set), a hub name, "
+                       "or a .jsonl/.json/.parquet/.csv file")
+    group.add_argument("--fields", default="", help="field names of --data where they are not recognised: "
+                       "question=NAME,answer=NAME")
+    group.add_argument("--eval-data", default=None, help="held-out rows from here; default: new synthetic rows, or the "
+                       "tenth of --data that is kept out of training")
+    group.add_argument("--judge", default=None, help="model that judges cw: directory or hub name (default: a rubric)")
+    group.add_argument("--out", default=None, help="directory to write (default checkpoints/DOMAIN)")
+    group.add_argument("--overwrite", action="store_true", help="replace the checkpoint that stands in --out")
+    group.add_argument("--resume", action="store_true", help="go on where the interrupted run in --out stopped")
+    group.add_argument("--seed", type=int, default=0, help="decides rows, their order and the sampling (default 0)")
+    group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    group = parser.add_argument_group("rollout")
+    group.add_argument("--steps", type=int, default=100, help="rounds of sampling and updating (default 100)")
+    group.add_argument("--prompts-per-step", type=int, default=32, help="B (default 32)")
+    group.add_argument("--group-size", type=int, default=16, help="G, completions per prompt, at least 2 (default 16)")
+    group.add_argument("--max-prompt-length", type=int, default=2048, help="tokens; longer is an error (default 2048)")
+    group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
+    group.add_argument("--temperature", type=float, default=1.0, help="of sampling and of the loss alike (default 1.0)")
+    group.add_argument("--top-p", type=float, default=1.0, help="nucleus, renormalised in the loss too (default 1: off)")
+    group = parser.add_argument_group("advantages and loss")
+    group.add_argument("--advantage-scale", choices=["group", "batch", "none"], default="group",
+                       help="divide advantages by the standard deviation of the group's rewards (GRPO, default), of "
+                            "the batch's, or not at all (Dr. GRPO)")
+    group.add_argument("--loss-aggregation", choices=["grpo", "dapo", "dr_grpo"], default="grpo",
+                       help="grpo: mean over each completion's tokens, then over completions (default); dapo: mean over "
+                            "all tokens; dr_grpo: sum over tokens / (completions x max length)")
+    group.add_argument("--clip-low", type=float, default=0.2, help="eps_low (default 0.2)")
+    group.add_argument("--clip-high", type=float, default=0.2, help="eps_high; DAPO's clip-higher is 0.28 (default 0.2)")
+    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL to the starting model (default 0: none)")
+    group.add_argument("--mask-truncated", action="store_true",
+                       help="completions cut off at the length limit count for the baseline and not for the loss")
+    group = parser.add_argument_group("update")
+    group.add_argument("--lr", type=float, default=None, help="peak learning rate of AdamW (default 2e-4 for models "
+                       "below 10 M parameters, 1e-6 above)")
+    group.add_argument("--warmup-steps", type=int, default=5, help="linear rise of the rate, then constant (default 5)")
+    group.add_argument("--inner-updates", type=int, default=1, help="optimizer steps per rollout (default 1)")
+    group.add_argument("--micro-batch-tokens", type=int, default=16384,
+                       help="padded tokens per forward pass; gradients are accumulated over as many passes as that "
+                            "takes, and do not depend on it (default 16384)")
+    group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping (default 1.0)")
+    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more compute")
+    group = parser.add_argument_group("evaluation and files")
+    group.add_argument("--eval-prompts", type=int, default=128, help="held-out prompts, 0 for no evaluation (default 128)")
+    group.add_argument("--eval-samples", type=int, default=4, help="completions per held-out prompt (default 4)")
+    group.add_argument("--save-every", type=int, default=20, help="steps between checkpoints (default 20)")
+    return check(parser.parse_args())
+
+
+def check(args):
+    """Refuse settings that make no sense, before anything is loaded or written."""
+    domains.check_domain(args.domain)
+    if args.group_size < 2:
+        raise UserError("--group-size must be at least 2: a completion alone has nothing to be better than")
+    for name in ("steps", "prompts_per_step", "max_prompt_length", "max_completion_length", "inner_updates",
+                 "micro_batch_tokens", "eval_samples", "save_every"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    for name in ("beta", "warmup_steps", "eval_prompts", "clip_low", "clip_high"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} must not be negative, it is {getattr(args, name)}")
+    for name in ("temperature", "max_grad_norm", "lr"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
+    if not 0 < args.top_p <= 1:
+        raise UserError(f"--top-p must lie in (0, 1], not {args.top_p}")
+    if args.overwrite and args.resume:
+        raise UserError("--overwrite starts anew and --resume goes on: choose one")
+    if args.model and args.init != BASE:
+        raise UserError("--init and --model both name a model to start from: choose one")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("this version trains in one process: start it with python, not torchrun")
+    args.init = args.model or args.init
+    args.out = args.out or f"checkpoints/{args.domain}"
+    if os.path.realpath(args.out) == os.path.realpath(args.init):
+        raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
+    return args
+
+
+# ---- rows and noise: pure functions of (seed, step), so that a resumed run has nothing to replay ------------------
+
+def rows_for_step(args, rows, step):
+    """The B rows of a step: new synthetic ones, or the next ones of a reshuffled pass over `rows`."""
+    B = args.prompts_per_step
+    if rows is None:
+        return domains.synthetic(args.domain, "train", B, seed=f"{args.seed} {step}")
+    chosen = []
+    for position in range(step * B, (step + 1) * B):
+        epoch, i = divmod(position, len(rows))
+        order = torch.argsort(uniform_noise(1, len(rows), args.seed, "epoch", epoch)[0]) if i == 0 or not chosen else order
+        chosen.append(rows[order[i]])
+    return chosen
+
+
+def check_prompt_lengths(args, tokenizer, rows):
+    """Raise UserError now, not in the middle of the run, if a prompt is too long."""
+    overhead = len(encode(tokenizer, [""], 10**9)[0])
+    for row in rows:
+        text = domains.prompt(args.domain, row)
+        if len(text.encode("utf-8", "replace")) + overhead > args.max_prompt_length:  # a token is a byte or more
+            encode(tokenizer, [text], args.max_prompt_length)
+
+
+# ---- the algorithm ---------------------------------------------------------------------------------------------
+
+def group_advantages(rewards, scale="group"):
+    """A_i = (r_i - mean) / std within each group: advantages (B, G) fp32 from rewards (B, G).
+
+    std is the sample deviation (n - 1), as in TRL and verl: rewards 1, 0, 0, 0 give 1.5, -0.5, -0.5, -0.5. With
+    scale "batch" it is that of all rewards (REINFORCE++), with "none" 1 (Dr. GRPO, arXiv 2503.20783: dividing by the
+    group's deviation gives easy and hard prompts more weight). NaN rewards stay out of all sums and get advantage 0.
+    A group of equal rewards gets exactly 0: its mean is rounded, and dividing that rounding by eps would not be 0.
+    """
+    rewards = rewards.double()
+    valid = ~rewards.isnan()
+    count = valid.sum(1, keepdim=True)                                                             # (B, 1)
+    centred = torch.where(valid, rewards - rewards.nanmean(1, keepdim=True), 0.0)                  # (B, G)
+    highest = rewards.nan_to_num(nan=-math.inf).amax(1, keepdim=True)
+    lowest = rewards.nan_to_num(nan=math.inf).amin(1, keepdim=True)
+    centred = torch.where(highest > lowest, centred, 0.0)
+    if scale == "group":
+        centred = centred / ((centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + 1e-6)
+    elif scale == "batch":
+        centred = centred / (rewards[valid].std() + 1e-6) if valid.sum() > 1 else centred
+    return centred.float()
+
+
+def token_weights(lengths, counted, aggregation, max_completion_length):
+    """Weight w_i of every token of completion i in the loss, over the whole step: (N,) fp32.
+
+    lengths: (N,) tokens. counted: (N,) bool, completions that count. As the denominators are those of the step and
+    not of a micro-batch, the gradient does not depend on how the step is cut up.
+        grpo     1 / (N |o_i|)      every completion counts the same, so a token of a long one counts less
+        dapo     1 / sum_j |o_j|    every token counts the same (arXiv 2503.14476)
+        dr_grpo  1 / (N T_max)      a constant: no bias towards short right and long wrong answers (arXiv 2503.20783)
+    """
+    n = counted.sum().clamp(min=1)
+    if aggregation == "grpo":
+        weights = 1 / (n * lengths.clamp(min=1))
+    elif aggregation == "dapo":
+        weights = (1 / lengths[counted].sum().clamp(min=1)).expand(len(lengths))
+    else:
+        weights = (1 / (n * max_completion_length)).expand(len(lengths))
+    return torch.where(counted, weights, 0.0).float()
+
+
+def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, clip_low=0.2, clip_high=0.2, beta=0.0):
+    """The GRPO objective of some completions: a scalar loss and a dict of sums over their tokens for the log.
+
+    logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
+    policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
+
+    The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman): its value is an unbiased estimate of
+    KL(pi || ref), never negative. Its gradient, without an importance weight as in the paper's formula, is on average
+    that of the forward KL(ref || pi): same minimum, other slope.
+    """
+    log_ratio = torch.where(mask, logps - old_logps, 0.0).clamp(-20, 20)  # before exp: after it gradients are NaN
+    ratio = log_ratio.exp()                                                                        # (N, T)
+    A = advantages[:, None]                                                                        # (N, 1)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    policy = -torch.min(ratio * A, clipped * A)                           # min: pessimistic for both signs of A
+    per_token = policy
+    kl = torch.zeros_like(ratio)
+    if beta > 0:
+        d = torch.where(mask, ref_logps - logps, 0.0)
+        kl = d.clamp(max=20).exp() - d - 1
+        per_token = policy + beta * kl
+    w = weights[:, None] * mask                                                                    # (N, T)
+    with torch.no_grad():
+        sums = {"policy_loss": (w * policy).sum(), "kl": (kl * mask).sum(),
+                "clip_low": ((ratio < 1 - clip_low) & (A < 0) & mask).sum(),
+                "clip_high": ((ratio > 1 + clip_high) & (A > 0) & mask).sum()}
+    return (w * per_token).sum(), sums
+
+
+def micro_batches(rollout, rows, budget):
+    """Cut `rows` (indices) into lists of similar length, each at most `budget` padded tokens (or one row)."""
+    prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
+    batches, widest = [], (0, 0)
+    for row in sorted(rows, key=lambda row: prompt[row] + completion[row]):
+        grown = (max(widest[0], prompt[row]), max(widest[1], completion[row]))
+        if batches and (len(batches[-1]) + 1) * sum(grown) <= budget:
+            batches[-1].append(row)
+            widest = grown
+        else:
+            batches.append([row])
+            widest = (prompt[row], completion[row])
+    return batches
+
+
+def update(args, policy, reference, rollout, advantages, counted, step):
+    """All optimizer steps of one round of samples; returns the metrics of the update.
+
+    Completions with advantage 0 have no gradient (without a KL term) and are left out of forward and backward pass,
+    not out of the denominators.
+    """
+    weights = token_weights(rollout.mask.sum(1), counted, args.loss_aggregation, args.max_completion_length)  # (N,)
+    live = ((advantages != 0) | (args.beta > 0)) & counted
+    batches = micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens)
+    tokens = int(rollout.mask[live].sum())
+    scoring = {"temperature": args.temperature, "top_p": args.top_p}
+    old, metrics = {}, {}
+    lr = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
+    for inner in range(args.inner_updates if batches else 0):
+        total, loss, gap = {}, 0.0, 0.0
+        for b, index in enumerate(batches):
+            part = rollout.rows(index)
+            logps = token_logps(policy.model, part, **scoring)                                     # (n, T)
+            ref_logps = None
+            if args.beta > 0:
+                with torch.no_grad():
+                    ref_logps = token_logps(reference, part, **scoring)                            # (n, T)
+            if inner == 0:
+                old[b] = logps.detach()  # the weights have not moved yet: this is the policy that sampled
+                gap += ((logps.detach() - part.logps) * part.mask).abs().sum().item()
+            part_loss, sums = policy_loss(logps, old[b], ref_logps, advantages[index], part.mask, weights[index],
+                                          clip_low=args.clip_low, clip_high=args.clip_high, beta=args.beta)
+            policy.backward(part_loss)
+            loss += part_loss.item()
+            total = {key: total.get(key, 0.0) + value.item() for key, value in sums.items()}
+        grad_norm = policy.step(lr, args.max_grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite, so this update "
+                            f"was not made; what was saved before stays in {args.out}; try a lower --lr")
+        metrics = {"loss": loss, "policy_loss": total["policy_loss"], "kl": total["kl"] / tokens if args.beta > 0 else None,
+                   "clip_fraction_low": total["clip_low"] / tokens, "clip_fraction_high": total["clip_high"] / tokens,
+                   "grad_norm": grad_norm, "sampler_gap": gap / tokens if inner == 0 else metrics["sampler_gap"]}
+    return {"loss": 0.0, "policy_loss": 0.0, "kl": None, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0,
+            "grad_norm": 0.0, "sampler_gap": None, **metrics, "lr": lr}
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------
+
+def train(args):
+    """Run GRPO as `args` says (see parse) and leave a checkpoint in args.out; returns its run.json as a dict."""
+    state_file = open_out(args)
+    if args.resume and state_file is None and read_run(args.out).get("finished"):
+        print(f"{args.out} is finished: nothing to resume (to train on, use --init {args.out} with another --out)")
+        return read_run(args.out)
+    model, tokenizer = load(args.init, args.device, torch.float32)
+    device = model.device
+    policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing)
+    if args.lr is None:
+        args.lr = 2e-4 if sum(m.numel() for m in policy.masters) < 10_000_000 else 1e-6
+    synthetic = args.data == "synthetic"
+    rows = None if synthetic else domains.load_rows(args.domain, args.data, "all" if args.eval_data else "train", args.fields)
+    held_out = evaluation_rows(args.domain, args.eval_data or (None if synthetic else args.data), args.fields,
+                               args.eval_prompts, "all" if args.eval_data else "test") if args.eval_prompts else []
+    check_prompt_lengths(args, tokenizer, (rows or []) + held_out)
+    judge = llm_judge(args.judge) if args.judge else rubric
+    reference = None
+    if args.beta > 0:
+        reference, _ = load(args.init, device)
+
+    def evaluation():
+        """Score on the held-out rows, in points; draws from noise of its own and so leaves the training alone."""
+        if not held_out:
+            return None
+        rewards, _, truncated = grade(model, tokenizer, args.domain, held_out, samples=args.eval_samples,
+                                      temperature=args.temperature, top_p=args.top_p, judge=judge,
+                                      max_prompt_length=args.max_prompt_length,
+                                      max_completion_length=args.max_completion_length)
+        return summary(rewards, truncated)
+
+    out, start = Path(args.out), 0
+    replaced = out.with_name(f".{out.name}.replaced")
+    run = {"parent": args.init, "lineage": [*read_run(args.init).get("lineage", []), args.init], "domain": args.domain,
+           "seed": args.seed, "args": vars(args), "data": fingerprint(args.domain, rows), "steps": 0,
+           "finished": False, "metrics": {}}
+    if state_file:
+        saved = policy.load_state(state_file)
+        check_resumed(args, saved)
+        if saved["data"] != run["data"]:
+            raise UserError(f"--resume: {args.data} holds other rows than when this run started; use the same data, or "
+                            "--overwrite to start anew")
+        start, run["metrics"], run["steps"] = saved["steps"], saved["metrics"], saved["steps"]
+        print(f"resuming {out} after step {start}")
+    else:
+        run["metrics"]["before"] = evaluation()
+        if out.exists():                            # --overwrite: nothing is deleted before there is something better
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(out, replaced)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("log.jsonl", "samples.jsonl"):
+        trim_log(out / name, start)                 # lines after the last checkpoint: those steps come again
+    first = encode(tokenizer, [domains.prompt(args.domain, row) for row in rows_for_step(args, rows, 0)[:1]], 10**9)
+    print(f"a prompt as the model reads it: {tokenizer.decode(first[0])!r}")
+    with interruptions() as interrupted:
+        bar = tqdm(range(start, args.steps), initial=start, total=args.steps, desc=f"grpo {args.domain}", unit="step")
+        for step in bar:
+            metrics, examples = train_step(args, policy, reference, tokenizer, judge, rows, step)
+            append(out / "log.jsonl", [metrics])
+            if step % args.save_every == 0:
+                append(out / "samples.jsonl", examples)
+            bar.set_postfix({key: f"{metrics[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
+                            {key: f"{metrics[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
+            done = step + 1
+            if done < args.steps and (interrupted or done % args.save_every == 0):
+                run["steps"] = done
+                save(model, tokenizer, out, run, policy.state_dict())
+                policy.save_state(out / STATE, run)
+                shutil.rmtree(replaced, ignore_errors=True)
+                if interrupted:
+                    bar.close()
+                    print(f"interrupted after step {done} and saved; the same command with --resume goes on")
+                    raise SystemExit(128 + interrupted[0])
+    run |= {"steps": args.steps, "finished": True, "metrics": run["metrics"] | {"after": evaluation()}}
+    save(model, tokenizer, out, run, policy.state_dict())
+    (out / STATE).unlink(missing_ok=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return run
+
+
+def train_step(args, policy, reference, tokenizer, judge, rows, step):
+    """One round of the algorithm: sample, grade, compare, update. Returns the line for the log and two examples."""
+    B, G, T = args.prompts_per_step, args.group_size, args.max_completion_length
+    model = policy.model
+    clock = [time.perf_counter()]
+
+    # 1. rollout: G completions of each of B prompts
+    batch = rows_for_step(args, rows, step)
+    prompts = encode(tokenizer, [domains.prompt(args.domain, row) for row in batch], args.max_prompt_length)
+    model.eval()
+    rollout = sample(model, prompts, group_size=G, max_new_tokens=T, temperature=args.temperature, top_p=args.top_p,
+                     noise=uniform_noise(B * G, T, args.seed, "rollout", step), stop_ids=end_ids(model, tokenizer),
+                     pad_id=tokenizer.pad_token_id)
+    completions = decode(tokenizer, rollout)
+    clock.append(time.perf_counter())
+
+    # 2. reward: each completion is graded with the row of its own prompt
+    rewards = torch.tensor(domains.reward(args.domain, completions, [row for row in batch for _ in range(G)], judge),
+                           dtype=torch.float64)                                                    # (N,)
+    clock.append(time.perf_counter())
+
+    # 3. advantage: better or worse than the other answers to the same prompt
+    grouped = rewards.view(B, G)
+    advantages = group_advantages(grouped, args.advantage_scale).flatten().to(model.device)        # (N,)
+    counted = ~rewards.isnan().to(model.device)                                                    # (N,)
+    if args.mask_truncated:
+        counted &= rollout.stopped
+
+    # 4. loss and update
+    model.train(args.gradient_checkpointing)        # transformers checkpoints in train mode only
+    metrics = update(args, policy, reference, rollout, advantages, counted, step)
+    model.eval()
+    clock.append(time.perf_counter())
+
+    lengths = rollout.mask.sum(1)
+    live = advantages.view(B, G).ne(0).any(1)
+    seconds = [round(b - a, 4) for a, b in zip(clock, clock[1:])]
+    graded = rewards[~rewards.isnan()]
+    line = {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
+            "reward_std": graded.std().item() if len(graded) > 1 else None,
+            "zero_variance_groups": 1 - live.double().mean().item(),
+            "completion_length": lengths.double().mean().item(),
+            "truncated": 1 - rollout.stopped.double().mean().item(),
+            "verifier_errors": len(rewards) - len(graded),
+            "entropy": (rollout.entropy.sum() / lengths.sum()).item(), **metrics,
+            "tokens_per_s": lengths.sum().item() / (clock[-1] - clock[0]),
+            "seconds_rollout": seconds[0], "seconds_reward": seconds[1], "seconds_update": seconds[2]}
+    examples = [{"step": step + 1, "prompt": domains.prompt(args.domain, batch[0]), "completion": completions[i],
+                 "reward": rewards[i].item()} for i in (0, 1)]
+    return line, examples
+
+
+def main():
+    args = parse()
+    run = train(args)
+    print(f"saved {args.out}")
+    for when in ("before", "after"):
+        if score := run["metrics"].get(when):
+            print(f"held-out {args.domain} {when:>6}: {score['score']:5.1f} +- {score['ci95']:.1f}  "
+                  f"(avg@{score['samples']} of {score['prompts']} prompts)")
+
+
+if __name__ == "__main__":
+    cli(main)
