@@ -99,35 +99,35 @@ def qa_reward(completion, row):
 def option_letter(text, options):
     """The one letter that a text chooses among the first `options` letters; None if it chooses none or several.
 
-    Looked for in this order: \\boxed{B}; a phrase such as 'the answer is (B)' or 'option B'; a text that is just
-    'b)' or '(B) Paris'; the only capital letter standing alone (the article 'A' and the pronoun 'I' aside).
+    The most explicit way of saying it counts, and has to name one letter: \\boxed{B}; 'the answer is (B)'; 'I go with
+    option B'; a text that begins 'B)' or 'b.'; a capital standing alone (the article 'A' and the pronoun 'I' aside).
+    So options may be discussed before one is chosen, but two answers are no answer.
     """
     text = text.rsplit("</think>", 1)[-1]
-    capital = f"[A-{LETTERS[options - 1]}]"
-    letter = f"(?:{capital}|{capital.lower()})"
-    wrap = r"[\s*_`$:\"'({\[]*(?:\\(?:text|mathrm|mathbf|textbf)\{)?[\s*(]*"  # markdown, quotes, brackets, latex
-    end = r"(?![\w'’])"
-    boxed = re.findall(r"\\boxed\s*\{" + wrap + f"({letter})" + end, text)
-    if "\\boxed" in text:
-        found = set(map(str.upper, boxed)) if len(boxed) == text.count("\\boxed") else set()
-        return found.pop() if len(found) == 1 else None
-    said = re.findall(r"(?:answer|option|choice|choose|pick|select|go with|going with)s?\b(?: would| should| must)?(?: be| is| are)?"
-                      r"(?: (?:clearly|therefore|probably|option|choice|letter|the))*" + wrap +
-                      # lower case only where nothing but a closing mark follows: 'the answer is a mystery'
-                      f"({capital}|{capital.lower()}(?=[)\\].*}}]|\\s*$))" + end +
-                      rf"((?:[).\]*]*\s*(?:,|or|and|/|&|\+)+\s*(?:option )?[(*]*{capital}{end})*)", text, re.IGNORECASE)
-    said = [(first, rest) for first, rest in said if first in LETTERS or first.islower()]
-    if said:
-        found = set()
-        for first, rest in said:
-            found |= {first.upper()} | set(re.findall(rf"(?<![\w'])({capital}){end}", rest))
-        return found.pop() if len(found) == 1 else None
-    if alone := re.match(r"^\W*(" + letter + r")(?:[).:\]]|\W*$)", text):
-        rest = text[alone.end():]
-        others = set(re.findall(rf"(?<![\w'])({capital})(?=[).:\]]|\s*$)", rest)) - {alone[1].upper()}
-        return None if others else alone[1].upper()
-    found = set(re.findall(rf"(?<![\w'’])(?!A [a-z])(?!I [a-z]|I['’])({capital}){end}", text))
-    return found.pop() if len(found) == 1 else None
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"[*_`$\"“”]", "", text)          # markdown, latex, quotes
+    upper = LETTERS[:options]
+    # lower case only where it cannot be a word: (b), b), b. or at the end of a line
+    one = rf"(?<![\w'’])([{upper}]|[{upper.lower()}](?=[).\]}}]|[ \t]*$))(?![\w'’])"
+    another = rf"(?:\s*[,/&)(.\]]*\s*(?:\b(?:or|and)\b)?\s*(?:option\s+)?[(\[]?{one}(?=[).,\]]|\s*$|\s+(?:or|and)\b))*"
+    filler = r"(?:\s+(?i:would|should|must|be|is|are|was|clearly|therefore|probably|the|correct|option|choice|letter))*"
+
+    def letters(found):
+        return {letter.upper() for match in found for letter in re.findall(one, match, re.MULTILINE)}
+
+    boxes = re.findall(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", text)
+    chosen = letters(boxes)
+    if not boxes:
+        for phrase in (r"(?i:\banswers?)\b", r"(?i:\b(?:option|choice|choose|pick|select|go with|going with))\b"):
+            said = [match[0] for match in re.finditer(rf"{phrase}{filler}\s*:?[\s(\[]*{one}{another}", text, re.MULTILINE)]
+            chosen = letters(match[re.match(phrase + filler, match).end():] for match in said)
+            if chosen:
+                break
+        else:
+            head = re.match(rf"\W*{one}(?:[).:\]]|\W*$)", text)
+            alone = rf"(?<![\w'’])(?!A (?!or\b|and\b)[a-z])(?!I (?!or\b|and\b)[a-z])[{upper}](?![\w'’])"
+            chosen = set(re.findall(alone, text)) | ({head[1].upper()} if head else set())
+    return chosen.pop() if len(chosen) == 1 else None
 
 
 def program(completion, row):

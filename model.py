@@ -108,12 +108,14 @@ def save(model, tokenizer, out, run, state_dict=None):
     A new directory appears whole, by one rename. In an existing one each file is replaced by a rename, run.json
     last, so that at every moment the directory loads. `state_dict` overrides the weights (fp32 master weights).
     """
+    from transformers.utils import logging
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     run = {**run, "versions": {name: version(name) for name in ("torch", "transformers", "datasets")}}
     tmp = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         os.chmod(tmp, 0o755)  # mkdtemp's 0700 would hide a finished checkpoint from other users
+        logging.disable_progress_bar()  # one shard: it would jump from 0 to 1
         model.save_pretrained(tmp, state_dict=state_dict, max_shard_size="1000GB")  # one file: one atomic rename
         tokenizer.save_pretrained(tmp)
         write_json(tmp / "run.json", run)
