@@ -24,6 +24,8 @@ import random
 import re
 from pathlib import Path
 
+from tqdm import tqdm
+
 import judge as judges
 from math_answer import equivalent, final_answer
 from model import UserError
@@ -236,8 +238,9 @@ OPTIONAL = {"code": {"entry_point": ("entry_point", "fn_name"), "setup": ("test_
 def load_rows(domain, source, split="all", fields=""):
     """Real rows in canonical form, each with an "id", from a file, a directory or a hub name (through `datasets`).
 
-    source: path of a .jsonl, .json, .parquet or .csv file, a hub name or local data-set directory (its "train" split,
-    or another one as NAME:SPLIT), or "hub" for the paper's own set. split: "train", "test" (one row in HELD_OUT, by
+    source: path of a .jsonl, .json, .parquet or .csv file, or NAME[@CONFIG][:SPLIT] with the name of a data set on the
+    hub or a local directory of one (openai/gsm8k@main:test; the split is "train" unless named), or "hub" for the
+    paper's own set. split: "train", "test" (one row in HELD_OUT, by
     the hash of its prompt) or "all". fields: "question=NAME,answer=NAME" where names are not recognised.
     Raises UserError for a source that is missing, empty, or fits no row of the domain.
     """
@@ -245,7 +248,7 @@ def load_rows(domain, source, split="all", fields=""):
     raw = read_source(HUB.get(domain) if source == "hub" else source, domain)
     names = match_fields(domain, source, raw[0], fields)
     rows, skipped = [], []
-    for i, record in enumerate(raw):
+    for i, record in enumerate(tqdm(raw, desc=f"read {source}", leave=False, delay=3)):
         try:
             row = ADAPTERS[domain]({field: record.get(name) for field, name in names.items()}, record)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -280,8 +283,8 @@ def read_source(source, domain):
     elif path.is_file():
         raise UserError(f"{source}: data files end in .jsonl, .json, .parquet or .csv")
     else:
-        where, _, name = source.partition(":")
-        arguments = {"split": name or "train"}
+        where, config, part = re.fullmatch(r"(.*?)(?:@([^@:]*))?(?::([^:]*))?", source, re.DOTALL).groups()
+        arguments = {"name": config, "split": part or "train"}
     try:
         raw = load_dataset(where, **arguments)
     except Exception as error:  # pyarrow, json, the hub client: each raises types of its own

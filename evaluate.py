@@ -19,15 +19,11 @@ import json
 import math
 
 import torch
-from tqdm import tqdm
 
 import domains
 from judge import llm_judge, rubric
 from model import UserError, cli, end_ids, load, write_json, write_text
 from rollout import decode, encode, sample, uniform_noise
-
-BATCH = 512  # completions sampled at once
-
 
 def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
           max_completion_length=64, seed=0, judge=rubric):
@@ -37,23 +33,15 @@ def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, ma
     (n, k) bool. The sampling noise is a function of (seed, row id), so it is the same for every checkpoint and
     for any choice of the other rows; no global random state is read or changed.
     """
-    texts = [domains.prompt(domain, row) for row in rows]
-    prompts = encode(tokenizer, texts, max_prompt_length)
-    completions, stopped = [], []
-    per_batch = max(1, BATCH // samples)
-    for i in tqdm(range(0, len(rows), per_batch), desc=f"evaluate {domain}", leave=False, delay=3):
-        part = slice(i, i + per_batch)
-        noise = torch.cat([uniform_noise(samples, max_completion_length, seed, "evaluate", row["id"])
-                           for row in rows[part]])                                            # (n * k, T)
-        rollout = sample(model, prompts[part], group_size=samples, max_new_tokens=max_completion_length, noise=noise,
-                         stop_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
-                         temperature=temperature, top_p=top_p)
-        completions += decode(tokenizer, rollout)
-        stopped += rollout.stopped.tolist()
+    prompts = encode(tokenizer, [domains.prompt(domain, row) for row in rows], max_prompt_length)
+    noise = torch.cat([uniform_noise(samples, max_completion_length, seed, "evaluate", row["id"]) for row in rows])
+    rollout = sample(model, prompts, group_size=samples, noise=noise, stop_ids=end_ids(model, tokenizer),
+                     pad_id=tokenizer.pad_token_id, temperature=temperature, top_p=top_p, progress=f"evaluate {domain}")
+    completions = decode(tokenizer, rollout)
     scores = domains.reward(domain, completions, [row for row in rows for _ in range(samples)], judge)
-    k = samples
-    return (torch.tensor(scores, dtype=torch.float64).view(-1, k), [completions[i:i + k] for i in range(0, len(rows) * k, k)],
-            ~torch.tensor(stopped).view(-1, k))
+    return (torch.tensor(scores, dtype=torch.float64).view(-1, samples),
+            [completions[i:i + samples] for i in range(0, len(completions), samples)],
+            ~rollout.stopped.cpu().view(-1, samples))
 
 
 def mean_ci(values):

@@ -11,13 +11,12 @@ Not protected against: a response that talks to the judge ('the editor says: ans
 """
 import re
 
-from tqdm import tqdm
+import torch
 
 from model import end_ids, load
-from rollout import decode, encode, sample, uniform_noise
+from rollout import decode, encode, sample
 
 JUDGE_TOKENS = 1024  # room for a judge that thinks before it answers; one that doesn't stops after the score
-JUDGE_BATCH = 16
 MAX_PROMPT = 32768
 QUESTION = """You grade creative writing. Below are a writing prompt and one response to it.
 The score is 1 if the response does what the prompt asks and is well written, 0.5 if it does so in part, 0 if not.
@@ -69,13 +68,10 @@ def llm_judge(name_or_dir):
     def judge(prompts, completions, rows):
         questions = [QUESTION.format(prompt=prompt, response=text.rsplit("</think>", 1)[-1].strip())
                      for prompt, text in zip(prompts, completions)]
-        answers = {}                                # one question per different response
-        pending = sorted(set(questions), key=len)
-        for i in tqdm(range(0, len(pending), JUDGE_BATCH), desc="judge", leave=False, delay=3):
-            part = pending[i:i + JUDGE_BATCH]
-            rollout = sample(model, encode(tokenizer, part, MAX_PROMPT), group_size=1, max_new_tokens=JUDGE_TOKENS,
-                             noise=uniform_noise(len(part), JUDGE_TOKENS, "judge"), temperature=0.0,
-                             stop_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id)
-            answers |= dict(zip(part, map(parse_score, decode(tokenizer, rollout))))
+        different = sorted(set(questions), key=len)   # each is asked once; like lengths share a batch
+        rollout = sample(model, encode(tokenizer, different, MAX_PROMPT), group_size=1, temperature=0.0,
+                         noise=torch.zeros(len(different), JUDGE_TOKENS), stop_ids=end_ids(model, tokenizer),
+                         pad_id=tokenizer.pad_token_id, progress="judge")
+        answers = dict(zip(different, map(parse_score, decode(tokenizer, rollout))))
         return [answers[question] for question in questions]
     return judge

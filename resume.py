@@ -57,7 +57,7 @@ def append(path, records):
         log.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def fingerprint(domain, rows):
+def fingerprint(rows):
     """A hash of the rows that are trained on: a resumed run must see the same."""
     digest = hashlib.sha256()
     for row in rows or []:

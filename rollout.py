@@ -1,7 +1,7 @@
 """Rollout: sample completions from the policy, and score given completions under it.
 
     prompts = encode(tokenizer, texts, max_prompt_length=2048)
-    rollout = sample(model, prompts, group_size=8, max_new_tokens=64, noise=noise, ...)
+    rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
     completions = decode(tokenizer, rollout)
     logps = token_logps(model, rollout, temperature=1.0)
 
@@ -18,7 +18,9 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
 
 from model import UserError
 
@@ -29,9 +31,9 @@ LOGIT_ELEMENTS = 2**26  # at most so many logits (tokens x V) exist at once whil
 class Rollout:
     """Sampled completions. Row n belongs to prompt n // G; prompts are left-padded, completions right-padded.
 
-    A prompt "ab" with completions "xyz<end>" and "x" (cut off at T = 4, say, or just short):
-        prompt_ids  [[_ a b], [_ a b]]      prompt_mask [[0 1 1], [0 1 1]]
-        ids         [[x y z <end>], [x _ _ _]]    mask  [[1 1 1 1], [1 0 0 0]]
+    Of a longer and a shorter prompt, with one completion each (. is padding, # the end token, T = 4):
+        prompt_ids  [[a b c]   prompt_mask  [[1 1 1]   ids  [[x y # .]   mask  [[1 1 1 0]   stopped  [True
+                     [. . d]]                [0 0 1]]        [z y x y]]         [1 1 1 1]]            False]
     """
     prompt_ids: torch.Tensor   # (N, P) int64
     prompt_mask: torch.Tensor  # (N, P) bool
@@ -99,17 +101,46 @@ def scaled_logits(logits, temperature, top_p, chosen=None):
     return logits
 
 
-@torch.no_grad()
-def sample(model, prompts, *, group_size, max_new_tokens, noise, stop_ids, pad_id, temperature=1.0, top_p=1.0):
-    """Sample group_size completions of each prompt.
+def rows_at_once(model, tokens):
+    """How many rows of so many tokens to sample at once: what the key-value cache and the logits leave room for."""
+    config = model.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    row_bytes = 2 * config.num_hidden_layers * heads * head * tokens * model.dtype.itemsize
+    # Half of it, as the cache is copied when it grows or loses rows.
+    free = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else 2 * 2**30
+    return max(1, min(free // (2 * row_bytes), LOGIT_ELEMENTS // config.vocab_size))
 
-    prompts: B lists of token ids. noise: (N, max_new_tokens) uniform in [0, 1), N = B * group_size.
-    stop_ids: ids that end a completion. temperature 0 is greedy (its logps are then those at temperature 1).
-    The model's own generation_config (its temperature, top_k, penalties) plays no part. Returns a Rollout.
+
+def sample(model, prompts, *, group_size, noise, progress=None, **settings):
+    """Sample group_size completions of each prompt, in as many batches as memory asks for; returns one Rollout.
+
+    prompts: B lists of token ids. noise: (N, T) uniform in [0, 1), N = B * group_size, T the most tokens a completion
+    may have. progress: what to call the bar if it takes long. The other settings are those of `sample_batch`. As a
+    completion depends on its own noise alone, the batches change nothing.
+    """
+    size = max(1, rows_at_once(model, max(map(len, prompts)) + noise.shape[1]) // group_size)     # prompts per batch
+    parts = [sample_batch(model, prompts[i:i + size], group_size=group_size,
+                          noise=noise[i * group_size:(i + size) * group_size], **settings)
+             for i in tqdm(range(0, len(prompts), size), desc=progress, disable=progress is None, leave=False, delay=3)]
+    P = max(part.prompt_ids.shape[1] for part in parts)
+    for part in parts:                              # pad_sequence would pad on the right
+        missing = P - part.prompt_ids.shape[1]
+        part.prompt_ids = F.pad(part.prompt_ids, (missing, 0), value=settings["pad_id"])
+        part.prompt_mask = F.pad(part.prompt_mask, (missing, 0), value=False)
+    return Rollout(*(torch.cat(fields) for fields in zip(*(vars(part).values() for part in parts))))
+
+
+@torch.no_grad()
+def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, temperature=1.0, top_p=1.0):
+    """Sample in one batch. prompts, group_size, noise: see `sample`. stop_ids: ids that end a completion.
+
+    temperature 0 is greedy (its logps are then those at temperature 1). The model's own generation_config (its
+    temperature, top_k, penalties) plays no part.
     """
     from transformers import DynamicCache
 
-    device, B, N = model.device, len(prompts), len(prompts) * group_size
+    device, N, max_new_tokens = model.device, *noise.shape
     P = max(len(p) for p in prompts)
     prompt_ids = torch.tensor([[pad_id] * (P - len(p)) + p for p in prompts], device=device)              # (B, P)
     prompt_mask = torch.tensor([[False] * (P - len(p)) + [True] * len(p) for p in prompts], device=device)  # (B, P)

@@ -143,7 +143,7 @@ def a_rollout(prompts=("ab", "abcde", "x"), group_size=3, tokens=6, model=None, 
     model = model or default
     ids = rollouts.encode(tokenizer, prompts, 100)
     noise = rollouts.uniform_noise(len(prompts) * group_size, tokens, "test")
-    return rollouts.sample(model, ids, **{"group_size": group_size, "max_new_tokens": tokens, "noise": noise,
+    return rollouts.sample(model, ids, **{"group_size": group_size, "noise": noise,
                                           "stop_ids": [1, 70], "pad_id": 0, **options})
 
 
@@ -283,6 +283,14 @@ def test_a_completion_does_not_depend_on_the_other_rows_of_its_batch():
     noise = rollouts.uniform_noise(9, 12, "test")
     alone = a_rollout(prompts=("abcde",), tokens=12, noise=noise[3:6])
     assert torch.equal(together.ids[3:6], alone.ids) and torch.equal(together.mask[3:6], alone.mask)
+    limit, rollouts.LOGIT_ELEMENTS = rollouts.LOGIT_ELEMENTS, 261 * 3       # memory for one prompt's rows at a time
+    try:
+        in_batches = a_rollout(prompts=("ab", "abcde", "x"), tokens=12)
+    finally:
+        rollouts.LOGIT_ELEMENTS = limit
+    for name in ("ids", "mask", "prompt_ids", "prompt_mask", "stopped"):
+        assert torch.equal(getattr(together, name), getattr(in_batches, name)), name
+    assert torch.allclose(together.logps, in_batches.logps, atol=1e-5)
 
 
 def test_no_two_samples_of_a_group_share_noise_and_neither_do_two_steps():
@@ -308,7 +316,7 @@ def test_a_prompt_that_contains_the_end_token_is_fully_attended():
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert tokenizer.eos_token_id in ids
-    rollout = rollouts.sample(model, [ids, [5]], group_size=2, max_new_tokens=3, noise=rollouts.uniform_noise(4, 3, 0),
+    rollout = rollouts.sample(model, [ids, [5]], group_size=2, noise=rollouts.uniform_noise(4, 3, 0),
                               stop_ids=[1], pad_id=1)
     assert rollout.prompt_mask[0].all() and rollout.prompt_mask[2].tolist() == [False] * (len(ids) - 1) + [True]
     logprobs, completion = direct_logps(model, rollout, 0)
@@ -660,7 +668,7 @@ def test_each_completion_is_graded_with_its_own_row():
     rows = train_grpo.rows_for_step(args, None, 4)
     assert [i for i, _ in seen] == [row["id"] for row in rows for _ in range(2)]
     rollout = rollouts.sample(policy.model, rollouts.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
-                              group_size=2, max_new_tokens=5, noise=rollouts.uniform_noise(6, 5, 0, "rollout", 4),
+                              group_size=2, noise=rollouts.uniform_noise(6, 5, 0, "rollout", 4),
                               stop_ids=[1], pad_id=0)
     assert [text for _, text in seen] == rollouts.decode(tiny()[2], rollout)
 
@@ -813,6 +821,14 @@ def test_csv_parquet_and_named_fields_are_read():
         parts = [domains.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort") for split in ("train", "test")]
         assert {r["id"] for r in parts[0]} | {r["id"] for r in parts[1]} == {r["id"] for r in rows} and not \
             {r["id"] for r in parts[0]} & {r["id"] for r in parts[1]}
+
+
+def test_a_local_directory_is_read_like_a_hub_name_with_its_splits():
+    folder = WORK / "a_dataset"
+    folder.mkdir()
+    for split, n in (("train", 5), ("test", 2)):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps({"problem": f"p{i}", "answer": str(i)}) + "\n" for i in range(n)))
+    assert [len(domains.load_rows("math", f"{folder}{suffix}")) for suffix in ("", ":train", ":test")] == [5, 5, 2]
 
 
 def test_public_files_are_read_and_their_references_earn_the_full_reward():

@@ -103,8 +103,8 @@ def check(args):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
     for name in ("beta", "warmup_steps", "eval_prompts", "clip_low", "clip_high"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} must not be negative, it is {getattr(args, name)}")
+        if not 0 <= getattr(args, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
     for name in ("temperature", "max_grad_norm", "lr"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
@@ -311,7 +311,7 @@ def train(args):
     out, start = Path(args.out), 0
     replaced = out.with_name(f".{out.name}.replaced")
     run = {"parent": args.init, "lineage": [*read_run(args.init).get("lineage", []), args.init], "domain": args.domain,
-           "seed": args.seed, "args": vars(args), "data": fingerprint(args.domain, rows), "steps": 0,
+           "seed": args.seed, "args": vars(args), "data": fingerprint(rows), "steps": 0,
            "finished": False, "metrics": {}}
     if state_file:
         saved = policy.load_state(state_file)
@@ -367,7 +367,7 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
     batch = rows_for_step(args, rows, step)
     prompts = encode(tokenizer, [domains.prompt(args.domain, row) for row in batch], args.max_prompt_length)
     model.eval()
-    rollout = sample(model, prompts, group_size=G, max_new_tokens=T, temperature=args.temperature, top_p=args.top_p,
+    rollout = sample(model, prompts, group_size=G, temperature=args.temperature, top_p=args.top_p,
                      noise=uniform_noise(B * G, T, args.seed, "rollout", step), stop_ids=end_ids(model, tokenizer),
                      pad_id=tokenizer.pad_token_id)
     completions = decode(tokenizer, rollout)
