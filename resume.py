@@ -10,7 +10,7 @@ import json
 import signal
 from pathlib import Path
 
-from model import UserError, write_text
+from model import UserError, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 
@@ -24,7 +24,9 @@ def open_out(args):
     if (args.overwrite or args.resume) and not ours and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not a checkpoint of this repository: choose another --out")
     if args.resume:
-        return state if state.is_file() else None
+        if not state.is_file() and (out / "run.json").is_file() and not read_run(out).get("finished"):
+            raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
+        return state if state.is_file() else None   # None: interrupted before its first checkpoint, or finished
     if not args.overwrite:
         raise UserError(f"{out} exists: --resume goes on with an interrupted run, --overwrite replaces it, --out "
                         "names another directory")

@@ -119,7 +119,12 @@ def sample(model, prompts, *, group_size, noise, progress=None, **settings):
     may have. progress: what to call the bar if it takes long. The other settings are those of `sample_batch`. As a
     completion depends on its own noise alone, the batches change nothing.
     """
-    size = max(1, rows_at_once(model, max(map(len, prompts)) + noise.shape[1]) // group_size)     # prompts per batch
+    longest = max(map(len, prompts)) + noise.shape[1]
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
+    if longest > context:
+        raise UserError(f"a prompt of {longest - noise.shape[1]} tokens and a completion of up to {noise.shape[1]} do not fit "
+                        f"the model's context of {context}: lower --max-completion-length or shorten the prompts")
+    size = max(1, rows_at_once(model, longest) // group_size)                                     # prompts per batch
     parts = [sample_batch(model, prompts[i:i + size], group_size=group_size,
                           noise=noise[i * group_size:(i + size) * group_size], **settings)
              for i in tqdm(range(0, len(prompts), size), desc=progress, disable=progress is None, leave=False, delay=3)]

@@ -56,7 +56,7 @@ def tiny():
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
                                          num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-                                         max_position_embeddings=512, tie_word_embeddings=True, pad_token_id=0,
+                                         max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0,
                                          eos_token_id=1, bos_token_id=None, initializer_range=0.2))
     models.save(model, tokenizer, WORK / "tiny", {"parent": None})
     return str(WORK / "tiny"), *models.load(str(WORK / "tiny"))
@@ -1100,10 +1100,12 @@ def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothin
             ((*base, "--data", WORK / "noanswer.jsonl"), ("no answer",)),
             ((*base, "--data", WORK / "long.jsonl", "--eval-data", WORK / "long.jsonl"), ("--max-prompt-length", "2048")),
             ((*base, "--data", WORK / "wrong.jsonl", "--fields", "question=nope"), ("foo, bar",)),
+            ((*base, "--max-completion-length", 5000), ("--max-completion-length", "4096")),
             ((*base, "--out", existing), ("--resume", "--overwrite")),
             ((*base, "--out", other, "--overwrite"), ("not a checkpoint",)),
             ((*base, "--out", other, "--resume"), ("not a checkpoint",)),
             ((*base, "--out", good), ("choose another",)),
+            ((*base, "--out", talker()[0], "--resume"), ("no interrupted run",)),
             ((*base, "--overwrite", "--resume"), ("choose one",))):
         code, _, err = run(train_grpo.main, *argv)
         lines = [line for line in err.splitlines() if line.startswith("error: ")]

@@ -138,8 +138,12 @@ def rows_for_step(args, rows, step):
     return chosen
 
 
-def check_prompt_lengths(args, tokenizer, rows):
-    """Raise UserError now, not in the middle of the run, if a prompt is too long."""
+def check_prompt_lengths(args, config, tokenizer, rows):
+    """Raise UserError now, not in the middle of the run, if a prompt (or a completion) is too long."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    if args.max_completion_length >= context:
+        raise UserError(f"--max-completion-length {args.max_completion_length} leaves no room for a prompt in the model's "
+                        f"context of {context} tokens")
     overhead = len(encode(tokenizer, [""], 10**9)[0])
     for row in rows:
         text = domains.prompt(args.domain, row)
@@ -292,7 +296,7 @@ def train(args):
     rows = None if synthetic else domains.load_rows(args.domain, args.data, "all" if args.eval_data else "train", args.fields)
     held_out = evaluation_rows(args.domain, args.eval_data or (None if synthetic else args.data), args.fields,
                                args.eval_prompts, "all" if args.eval_data else "test") if args.eval_prompts else []
-    check_prompt_lengths(args, tokenizer, (rows or []) + held_out)
+    check_prompt_lengths(args, model.config, tokenizer, (rows or []) + held_out)
     judge = llm_judge(args.judge) if args.judge else rubric
     reference = None
     if args.beta > 0:
@@ -343,8 +347,8 @@ def train(args):
             done = step + 1
             if done < args.steps and (interrupted or done % args.save_every == 0):
                 run["steps"] = done
-                save(model, tokenizer, out, run, policy.state_dict())
                 policy.save_state(out / STATE, run)
+                save(model, tokenizer, out, run, policy.state_dict())
                 shutil.rmtree(replaced, ignore_errors=True)
                 if interrupted:
                     bar.close()

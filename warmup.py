@@ -48,8 +48,7 @@ def byte_tokenizer():
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>",
-                                        additional_special_tokens=SPECIAL[2:], padding_side="left",
-                                        model_max_length=2048)
+                                        additional_special_tokens=SPECIAL[2:], padding_side="left")
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
