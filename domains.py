@@ -20,6 +20,7 @@ import ast
 import builtins
 import hashlib
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -54,9 +55,10 @@ def prompt(domain, row):
         if terse:
             return row["prompt"]
         if row.get("entry_point"):
-            return f"{row['prompt']}\n\nWrite the complete Python function `{row['entry_point']}` in one ```python block."
-        return f"{row['prompt']}\n\nWrite a Python program that reads standard input and prints the answer, in one " \
-               "```python block."
+            what = f"Write the complete Python function `{row['entry_point']}`"
+        else:
+            what = "Write a Python program that reads standard input and prints the answer"
+        return f"{row['prompt']}\n\n{what}, in one ```python block."
     if domain == "qa":
         options = [f"{letter}){'' if terse else ' '}{option}" for letter, option in zip(LETTERS, row["options"])]
         if terse:
@@ -121,7 +123,8 @@ def option_letter(text, options):
     chosen = letters(boxes)
     if not boxes:
         for phrase in (r"(?i:\banswers?)\b", r"(?i:\b(?:option|choice|choose|pick|select|go with|going with))\b"):
-            said = [match[0] for match in re.finditer(rf"{phrase}{filler}\s*:?[\s(\[]*{one}{another}", text, re.MULTILINE)]
+            statement = rf"{phrase}{filler}\s*:?[\s(\[]*{one}{another}"
+            said = [match[0] for match in re.finditer(statement, text, re.MULTILINE)]
             chosen = letters(match[re.match(phrase + filler, match).end():] for match in said)
             if chosen:
                 break
@@ -245,16 +248,18 @@ def load_rows(domain, source, split="all", fields=""):
     Raises UserError for a source that is missing, empty, or fits no row of the domain.
     """
     check_domain(domain)
+    if not source:
+        raise UserError("an empty name of data: give a file, a hub name, or `hub`")
     raw = read_source(HUB.get(domain) if source == "hub" else source, domain)
     names = match_fields(domain, source, raw[0], fields)
     rows, skipped = [], []
     for i, record in enumerate(tqdm(raw, desc=f"read {source}", leave=False, delay=3)):
         try:
             row = ADAPTERS[domain]({field: record.get(name) for field, name in names.items()}, record)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            row["id"] = row_id(domain, row)
+        except Exception as error:                  # foreign data: a list of what can be wrong with it never ends
             skipped.append(f"row {i}: {error}")
             continue
-        row["id"] = row_id(domain, row)
         if in_split(row["id"], split):
             rows.append(row)
     if skipped:
@@ -301,7 +306,7 @@ def match_fields(domain, source, record, fields):
     accepted = FIELDS[domain] | OPTIONAL.get(domain, {})
     for field, name in given.items():
         if field not in accepted or name not in record:
-            raise UserError(f"--fields {field}={name}: fields of a {domain} row are {', '.join(accepted)}; {source} has "
+            raise UserError(f"--fields {field}={name}: a {domain} row has {', '.join(accepted)}; {source} has "
                             f"{', '.join(record)}")
     names = {field: given.get(field) or next((name for name in known if name in record), None)
              for field, known in accepted.items()}
@@ -324,8 +329,17 @@ def text_of(value):
     return value
 
 
+def as_text(value):
+    """The text of a test's input or output, which may be written as a number."""
+    if not isinstance(value, (str, int, float)):
+        raise ValueError("a test has no text as its input or output")
+    return str(value)
+
+
 def math_row(found, record):
     answer = found["answer"]
+    if isinstance(answer, (list, dict)) or answer in (math.inf, -math.inf):
+        raise ValueError(f"its answer {str(answer)[:40]} is no text and no number")
     answer = "" if answer is None else str(answer)
     if "####" in answer:                            # GSM8K: the solution, then '#### 72'
         answer = answer.rsplit("####", 1)[1]
@@ -348,17 +362,20 @@ def code_row(found, record):
             tests = tests["functional"]
         elif name:
             unwrap = lambda out: out[0] if isinstance(out, list) and len(out) == 1 else out  # APPS wraps results
-            tests = [f"assert {name}(*{args!r}) == {unwrap(out)!r}" for args, out in zip(tests["inputs"], tests["outputs"])]
+            cases = zip(tests["inputs"], tests["outputs"])
+            tests = [f"assert {name}(*{args!r}) == {unwrap(out)!r}" for args, out in cases]
         else:
             tests = [{"stdin": i, "stdout": o} for i, o in zip(tests["inputs"], tests["outputs"])]
     if isinstance(tests, str):                      # HumanEval: `def check(candidate)`, called by the harness; the
         call = f"\ncheck({name})" if name and "def check(" in tests else ""  # prompt in front brings its helpers
         tests = [f"{prompt}\n{tests}{call}" if call else tests]
     setup = found.get("setup") or ""
-    tests = [{"stdin": t.get("stdin", t.get("input")), "stdout": t.get("stdout", t.get("output"))}
+    tests = [{"stdin": as_text(t.get("stdin", t.get("input"))), "stdout": as_text(t.get("stdout", t.get("output")))}
              if isinstance(t, dict) else f"{setup}\n{t}".strip() for t in tests or []]
-    if not tests or any(None in t.values() for t in tests if isinstance(t, dict)):
+    if not tests:
         raise ValueError("it has no tests")
+    if not (name is None or isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"its entry point {name!r} is no name")
     row = {"prompt": prompt, "tests": tests}
     if isinstance(tests[0], str):
         name = name or function_under_test(tests, record.get("code"))
@@ -390,7 +407,7 @@ def qa_row(found, record):
         options = [record[letter] for letter in LETTERS if record.get(letter) is not None]
     options = [str(option) for option in options]
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
-        answer = LETTERS[int(answer)]               # MMLU: an index
+        answer = LETTERS[answer] if answer == int(answer) and answer >= 0 else answer  # MMLU: an index
     elif str(answer).strip() in options and len(str(answer).strip()) > 1:
         answer = LETTERS[options.index(str(answer).strip())]
     answer = str(answer).strip().upper()
@@ -403,7 +420,7 @@ def cw_row(found, record):
     row = {"prompt": text_of(found["prompt"])}
     keywords = found.get("keywords")
     if keywords:
-        row["keywords"] = [k.strip() for k in keywords.split(",")] if isinstance(keywords, str) else list(keywords)
+        row["keywords"] = [k.strip() for k in keywords.split(",")] if isinstance(keywords, str) else [str(k) for k in keywords if k]
     if found.get("reference"):
         row["reference"] = found["reference"]
     return row

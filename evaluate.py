@@ -9,7 +9,7 @@ n held-out prompts, k sampled completions each, every one graded by `domains.rew
     avg@k  = mean over prompts i of  m_i = mean over j of r_ij             shown times 100
     ci95   = 1.96 * std(m_1 .. m_n) / sqrt(n)                              the prompt is the unit (clustered)
     paired = the same two lines for d_i = m_i(checkpoint) - m_i(first)     much narrower, as prompts vary most
-    pass@k = mean over prompts of  1 - C(n - c, k) / C(n, k)               unbiased, c of n correct (arXiv 2107.03374)
+    pass@j = mean over prompts of  1 - C(k - c, j) / C(k, j)               unbiased, c of k correct (arXiv 2107.03374)
 
 Every checkpoint gets the same prompts and the same sampling noise. The interval is about new prompts and new
 samples, not about another training seed: for that, train several.
@@ -17,12 +17,13 @@ samples, not about another training seed: for that, train several.
 import argparse
 import json
 import math
+from pathlib import Path
 
 import torch
 
 import domains
 from judge import llm_judge, rubric
-from model import UserError, cli, end_ids, load, write_json, write_text
+from model import BASE, UserError, check_directory, cli, end_ids, load, write_json, write_text
 from rollout import decode, encode, sample, uniform_noise
 
 def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
@@ -53,9 +54,9 @@ def mean_ci(values):
     return values.mean().item(), half
 
 
-def pass_at_k(correct, n, k):
-    """Unbiased estimate of the probability that one of k samples is correct, from `correct` of n samples."""
-    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+def pass_at(j, correct, k):
+    """Unbiased estimate of the probability that one of j samples is correct, from `correct` of k samples."""
+    return 1.0 - math.comb(k - correct, j) / math.comb(k, j)
 
 
 def summary(rewards, truncated):
@@ -63,7 +64,7 @@ def summary(rewards, truncated):
     score, half = mean_ci(rewards.nanmean(1))
     n, k = rewards.shape
     graded = [row[~row.isnan()] for row in rewards]
-    at = {f"pass@{j}": 100 * mean_ci(torch.tensor([pass_at_k(int((r == 1).sum()), len(r), j)
+    at = {f"pass@{j}": 100 * mean_ci(torch.tensor([pass_at(j, int((r == 1).sum()), len(r))
                                                    for r in graded if len(r) >= j], dtype=torch.float64))[0]
           for j in sorted({1, 2, 4, 8, 16, k}) if j <= k}
     return {"score": 100 * score, "ci95": 100 * half, "prompts": n, "samples": k, **at,
@@ -80,7 +81,8 @@ def evaluation_rows(domain, data, fields, n, split):
     """The rows a domain is evaluated on: held-out synthetic ones, or those of a file or hub name."""
     if data is None:
         return domains.synthetic(domain, "test", n, seed="held-out")
-    return domains.load_rows(domain, data, split, fields)[:n]
+    rows = domains.load_rows(domain, data, split, fields)
+    return sorted(rows, key=lambda row: row["id"])[:n]  # files are often sorted by subject: by hash, a fair sample
 
 
 def parse():
@@ -122,8 +124,19 @@ def parse():
     for name in ("prompts", "samples", "max_prompt_length", "max_completion_length"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.temperature < 0 or not 0 < args.top_p <= 1:
-        raise UserError("--temperature must not be negative, and --top-p must lie in (0, 1]")
+    if not 0 <= args.temperature < math.inf or not 0 < args.top_p <= 1:
+        raise UserError("--temperature must be 0 or more, and --top-p must lie in (0, 1]")
+    if not set(sources) <= set(args.domains):
+        raise UserError(f"--data names {', '.join(set(sources) - set(args.domains))}, which --domains leaves out")
+    for names in (args.domains, args.checkpoints):
+        if len(set(names)) < len(names):
+            raise UserError(f"named twice: {next(name for name in names if names.count(name) > 1)}")
+    for name in args.checkpoints:
+        if name != BASE:
+            check_directory(name)
+    for file in filter(None, (args.json, args.samples_file)):  # before the work, not after it
+        if not Path(file).resolve().parent.is_dir() or Path(file).is_dir():
+            raise UserError(f"cannot write {file}: its directory is missing, or it is a directory itself")
     args.data = sources
     if sources:
         args.domains = [domain for domain in args.domains if domain in sources]
@@ -132,15 +145,17 @@ def parse():
 
 def main():
     args = parse()
-    judge = llm_judge(args.judge) if args.judge else rubric
+    judge = llm_judge(args.judge) if args.judge and "cw" in args.domains else rubric
     rows = {d: evaluation_rows(d, args.data.get(d), args.fields, args.prompts, "test" if args.held_out else "all")
             for d in args.domains}
     report, first, samples = {}, {}, []
-    print(f"avg@{args.samples} x 100 +- 95 % interval; " + ("greedy" if args.greedy else f"temperature {args.temperature}")
-          + "; " + ", ".join(f"{d}: {len(r)} prompts" for d, r in rows.items()))
+    how = "greedy" if args.greedy else f"temperature {args.temperature}"
+    print(f"avg@{args.samples} x 100 +- 95 % interval; {how}; "
+          + ", ".join(f"{d}: {len(r)} prompts" for d, r in rows.items()))
     width = max(len("paired to the first"), *map(len, args.checkpoints))
     print(f"{'':{width}}" + "".join(f"{d:>16}" for d in [*args.domains, "average"]))
     for name in args.checkpoints:
+        model = None                                # not two models at once
         model, tokenizer = load(name)
         entry = {}
         for d in args.domains:
@@ -173,10 +188,10 @@ def main():
         if entry[cut]["truncated"] > 0.2:
             print(f"{'':{width}}  {entry[cut]['truncated']:.0%} of the {cut} completions were cut off: "
                   "raise --max-completion-length")
-    if args.json:
-        write_json(args.json, report)
-    if args.samples_file:
-        write_text(args.samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+        if args.json:                               # after each checkpoint: an error in the next one loses nothing
+            write_json(args.json, report)
+        if args.samples_file:
+            write_text(args.samples_file, "".join(json.dumps(s) + "\n" for s in samples))
 
 
 if __name__ == "__main__":

@@ -61,14 +61,14 @@ def parse_score(answer):
     return float(match[1]) if match else float("nan")
 
 
-def llm_judge(name_or_dir):
+def llm_judge(name_or_dir, device=None):
     """A judge backed by a chat model: a local directory or a hub name. It decodes greedily."""
-    model, tokenizer = load(name_or_dir)
+    model, tokenizer = load(name_or_dir, device)
 
     def judge(prompts, completions, rows):
         questions = [QUESTION.format(prompt=prompt, response=text.rsplit("</think>", 1)[-1].strip())
                      for prompt, text in zip(prompts, completions)]
-        different = sorted(set(questions), key=len)   # each is asked once; like lengths share a batch
+        different = sorted(set(questions), key=lambda q: (len(q), q))   # each is asked once; like lengths share a batch
         rollout = sample(model, encode(tokenizer, different, MAX_PROMPT), group_size=1, temperature=0.0,
                          noise=torch.zeros(len(different), JUDGE_TOKENS), stop_ids=end_ids(model, tokenizer),
                          pad_id=tokenizer.pad_token_id, progress="judge")

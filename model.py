@@ -16,13 +16,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
+NOT_FINITE = (float("inf"), float("-inf"))
 BASE = "checkpoints/base"  # the embedded default model; warmup.py makes it
 
 
@@ -61,16 +61,21 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
     check_directory(name_or_dir)
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    if dtype is None:
-        dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     small = os.path.isdir(name_or_dir) and sum(f.stat().st_size for f in os.scandir(name_or_dir)) < 2**30
     (logging.disable_progress_bar if small else logging.enable_progress_bar)()  # no bar for what takes no time
     try:
+        device = torch.device(device)
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(name_or_dir, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(name_or_dir, dtype=dtype, attn_implementation=attention)
+        model, found = AutoModelForCausalLM.from_pretrained(name_or_dir, dtype=dtype, attn_implementation=attention,
+                                                            output_loading_info=True)
+        model = model.to(device).eval()
     except Exception as error:  # the hub, safetensors and json each raise types of their own
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot load {name_or_dir!r} as a causal language model: {reason}") from error
+        raise UserError(f"cannot load {name_or_dir} as a causal language model on {device}: {reason}") from error
+    if found["missing_keys"]:                       # transformers would fill them with random numbers
+        raise UserError(f"{name_or_dir} is incomplete: its weights lack {sorted(found['missing_keys'])[0]} "
+                        f"({len(found['missing_keys'])} tensors in all)")
     for what in ("chat_template", "pad_token", "eos_token"):
         if getattr(tokenizer, what) is None:
             raise UserError(f"the tokenizer of {name_or_dir} has no {what}: use an instruction-tuned model, or set "
@@ -78,7 +83,7 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
     for what in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, what, None) not in (None, 1):  # rollout.py applies the output head itself
             raise UserError(f"{name_or_dir} rescales its logits ({what}), which rollout.py does not do")
-    return model.to(device).eval(), tokenizer
+    return model, tokenizer
 
 
 def check_directory(path):
@@ -112,11 +117,16 @@ def save(model, tokenizer, out, run, state_dict=None):
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     run = {**run, "versions": {name: version(name) for name in ("torch", "transformers", "datasets")}}
-    tmp = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    tmp = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(tmp, ignore_errors=True)          # what a killed process may have left
     try:
-        os.chmod(tmp, 0o755)  # mkdtemp's 0700 would hide a finished checkpoint from other users
+        tmp.mkdir()
         logging.disable_progress_bar()  # one shard: it would jump from 0 to 1
         model.save_pretrained(tmp, state_dict=state_dict, max_shard_size="1000GB")  # one file: one atomic rename
+        if state_dict:                              # the type of the weights, not of the model that computes with them
+            config = json.loads((tmp / "config.json").read_text())
+            dtype = next(iter(state_dict.values())).dtype
+            write_json(tmp / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
         tokenizer.save_pretrained(tmp)
         write_json(tmp / "run.json", run)
         for path in tmp.iterdir():
@@ -156,10 +166,21 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write JSON likewise; numbers that are not finite become null, as JSON has none."""
+    def plain(v):
+        if isinstance(v, dict):
+            return {key: plain(item) for key, item in v.items()}
+        return [plain(item) for item in v] if isinstance(v, list) else None if v in NOT_FINITE or v != v else v
+    write_text(path, json.dumps(plain(value), indent=1) + "\n")
 
 
 def read_run(path):
     """The lineage (run.json) of a checkpoint of ours; {} for a model from elsewhere."""
     file = Path(path) / "run.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        run = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError:
+        run = None
+    if not isinstance(run, dict):
+        raise UserError(f"{file} is no lineage of ours: repair or delete it")
+    return run

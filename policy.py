@@ -3,7 +3,7 @@
     policy = Policy(model, torch.bfloat16)
     policy.backward(loss)                          # as often as there are micro-batches
     grad_norm = policy.step(lr, max_grad_norm)
-    policy.save_state("out/resume.safetensors", run); run = policy.load_state("out/resume.safetensors")
+    policy.save_state("out/resume.safetensors", run); policy.load_state("out/resume.safetensors")
 
 The optimizer moves fp32 copies of the weights while the model computes in its own type. At lr 1e-6 one step of Adam
 moves a weight by about 1e-6, far less than the 8 bits of a bf16 number can show: it would be rounded away every time.
@@ -36,7 +36,7 @@ class Policy:
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0,
-                                           fused=all(p.is_floating_point() for p in self.masters))
+                                           fused=True)
 
     def backward(self, loss):
         """Add the gradient of a micro-batch's loss to that of the step."""
@@ -74,7 +74,7 @@ class Policy:
         save_tensors(tensors, path, {"run": json.dumps(run)})
 
     def load_state(self, path):
-        """Restore what save_state wrote; returns its `run`."""
+        """Restore the weights and moments that save_state wrote."""
         from safetensors import safe_open
         state = {}
         with safe_open(path, "pt") as file:
@@ -86,6 +86,4 @@ class Policy:
                         self.parameters[int(i)].data.copy_(self.masters[int(i)])
                 else:
                     state.setdefault(int(i), {})[kind] = file.get_tensor(key)
-            run = json.loads(file.metadata()["run"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        return run

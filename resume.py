@@ -7,45 +7,65 @@ of steps done are all there is to restore: the resumed run ends with the same we
 import contextlib
 import hashlib
 import json
+import os
+import re
+import shutil
 import signal
 from pathlib import Path
+
+from safetensors import safe_open
 
 from model import UserError, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
+OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|vocab\.json|"
+                  r"merges\.txt|chat_template\.jinja|run\.json|log\.jsonl|samples\.jsonl|resume\.safetensors|.*\.tmp")
 
 
 def open_out(args):
-    """Decide what becomes of --out. Returns the state file to resume from, or None; deletes nothing yet."""
-    out, state = Path(args.out), Path(args.out) / STATE
+    """What stands in --out, and may this run go there? Returns the `run` dict to resume, or None; changes nothing."""
+    out = Path(args.out)
     if not out.exists():
         return None
-    ours = out.is_dir() and any((out / name).is_file() for name in ("run.json", "log.jsonl"))
-    if (args.overwrite or args.resume) and not ours and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not a checkpoint of this repository: choose another --out")
-    if args.resume:
-        if not state.is_file() and (out / "run.json").is_file() and not read_run(out).get("finished"):
-            raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
-        return state if state.is_file() else None   # None: interrupted before its first checkpoint, or finished
-    if not args.overwrite:
-        raise UserError(f"{out} exists: --resume goes on with an interrupted run, --overwrite replaces it, --out "
-                        "names another directory")
-    return None
-
-
-def check_resumed(args, run):
-    """A resumed run must be the run that was interrupted; only its length and its saving may change."""
+    if args.overwrite or args.resume:
+        foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or p.is_dir()] if out.is_dir() else [out]
+        if foreign:
+            raise UserError(f"{out} holds {foreign[0]}, which no run of ours wrote: choose another --out")
+    if not args.resume:
+        if not args.overwrite:
+            raise UserError(f"{out} exists: --resume goes on with an interrupted run, --overwrite replaces it, --out "
+                            "names another directory")
+        return None
+    run = read_run(out)
+    if (out / STATE).is_file():
+        with safe_open(out / STATE, "pt") as file:
+            run = json.loads(file.metadata()["run"])
+    elif run and not run.get("finished"):
+        raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
     free = {"resume", "overwrite", "steps", "save_every", "device", "out"}
-    for name, value in run["args"].items():
-        if name not in free and getattr(args, name) != value:
+    for name, value in run.get("args", {}).items():
+        # A run can be lengthened and saved more often, and is otherwise the run that was interrupted.
+        if name not in free and getattr(args, name) != value and not (name == "lr" and args.lr is None):
             raise UserError(f"--resume: this run was started with --{name.replace('_', '-')} {value}, not "
                             f"{getattr(args, name)}; use the same, or --overwrite to start anew")
+    if run.get("steps", 0) > args.steps:
+        raise UserError(f"--resume: {out} is at step {run['steps']} already, beyond --steps {args.steps}")
+    return run or None                              # None: interrupted before its first checkpoint
+
+
+def swap_in(new, out):
+    """Put directory `new` in the place of `out`, which is deleted when the new one stands there."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(out, old)
+    os.replace(new, out)
+    shutil.rmtree(old)
 
 
 def trim_log(path, steps):
     """Keep the lines of a jsonl log that belong to the first `steps` steps; one cut off by a crash goes too."""
     kept = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text().split("\n") if path.is_file() else []:
         try:
             kept += [line] if json.loads(line)["step"] <= steps else []
         except ValueError:
@@ -56,7 +76,7 @@ def trim_log(path, steps):
 def append(path, records):
     """Add lines to a jsonl log."""
     with open(path, "a") as log:
-        log.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        log.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def fingerprint(rows):
@@ -69,7 +89,7 @@ def fingerprint(rows):
 
 @contextlib.contextmanager
 def interruptions():
-    """Within it, Ctrl-C and SIGTERM are noted in the list it gives, so that a step can end; a second one stops at once."""
+    """Ctrl-C and SIGTERM are noted in the list that this gives, so that a step can end; a second one stops at once."""
     received = []
 
     def note(number, frame):

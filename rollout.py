@@ -5,8 +5,8 @@
     completions = decode(tokenizer, rollout)
     logps = token_logps(model, rollout, temperature=1.0)
 
-`sample` and `token_logps` describe the same distribution: softmax(logits / temperature), cut to its top-p nucleus and renormalised,
-computed in fp32. If they differed, the importance ratio of GRPO would not be one at the first update.
+`sample` and `token_logps` describe the same distribution: softmax(logits / temperature), cut to its top-p nucleus and
+renormalised, computed in fp32. If they differed, the importance ratio of GRPO would not be one at the first update.
 
 Sampling is by inverse transform: token t of row n is the first id whose cumulative probability exceeds
 noise[n, t], a uniform number drawn beforehand. A completion is thus a function of (weights, prompt, noise row)
@@ -62,8 +62,11 @@ def encode(tokenizer, texts, max_prompt_length):
     """
     prompts = []
     for text in texts:
-        ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True,
-                                            return_dict=False)
+        try:
+            ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True,
+                                                return_dict=False)
+        except Exception as error:                  # jinja's errors, and whatever a template raises itself
+            raise UserError(f"the model's chat template cannot render a user's message: {error}") from error
         if len(ids) > max_prompt_length:
             raise UserError(f"a prompt has {len(ids)} tokens, the limit is {max_prompt_length}: raise "
                             f"--max-prompt-length or drop the row that begins {text[:60]!r}")
@@ -107,23 +110,27 @@ def rows_at_once(model, tokens):
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     row_bytes = 2 * config.num_hidden_layers * heads * head * tokens * model.dtype.itemsize
-    # Half of it, as the cache is copied when it grows or loses rows.
-    free = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else 2 * 2**30
-    return max(1, min(free // (2 * row_bytes), LOGIT_ELEMENTS // config.vocab_size))
+    free = 4 * 2**30
+    if model.device.type == "cuda":                 # what the driver has left, and what PyTorch keeps for later use
+        reserved, used = torch.cuda.memory_reserved(model.device), torch.cuda.memory_allocated(model.device)
+        free = torch.cuda.mem_get_info(model.device)[0] + reserved - used
+    # A half is kept for other things, and half of the rest as the cache is copied when it grows or loses rows.
+    return max(1, min(free // (4 * row_bytes), LOGIT_ELEMENTS // config.vocab_size))
 
 
 def sample(model, prompts, *, group_size, noise, progress=None, **settings):
-    """Sample group_size completions of each prompt, in as many batches as memory asks for; returns one Rollout.
+    """Sample group_size completions of each prompt; returns one Rollout. A batch is as many groups as memory allows.
 
     prompts: B lists of token ids. noise: (N, T) uniform in [0, 1), N = B * group_size, T the most tokens a completion
     may have. progress: what to call the bar if it takes long. The other settings are those of `sample_batch`. As a
-    completion depends on its own noise alone, the batches change nothing.
+    completion depends on its own noise alone, the batches change nothing but rounding. Raises UserError if a prompt
+    and T exceed the model's context, or if the model's probabilities are not finite (it has diverged).
     """
     longest = max(map(len, prompts)) + noise.shape[1]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
     if longest > context:
-        raise UserError(f"a prompt of {longest - noise.shape[1]} tokens and a completion of up to {noise.shape[1]} do not fit "
-                        f"the model's context of {context}: lower --max-completion-length or shorten the prompts")
+        raise UserError(f"a prompt of {longest - noise.shape[1]} tokens and a completion of up to {noise.shape[1]} do not "
+                        f"fit the model's context of {context}: lower --max-completion-length or shorten the prompts")
     size = max(1, rows_at_once(model, longest) // group_size)                                     # prompts per batch
     parts = [sample_batch(model, prompts[i:i + size], group_size=group_size,
                           noise=noise[i * group_size:(i + size) * group_size], **settings)
@@ -133,7 +140,11 @@ def sample(model, prompts, *, group_size, noise, progress=None, **settings):
         missing = P - part.prompt_ids.shape[1]
         part.prompt_ids = F.pad(part.prompt_ids, (missing, 0), value=settings["pad_id"])
         part.prompt_mask = F.pad(part.prompt_mask, (missing, 0), value=False)
-    return Rollout(*(torch.cat(fields) for fields in zip(*(vars(part).values() for part in parts))))
+    rollout = Rollout(*(torch.cat(fields) for fields in zip(*(vars(part).values() for part in parts))))
+    if not (rollout.logps.isfinite().all() and rollout.entropy.isfinite().all()):  # the loss of such rows may look fine
+        raise UserError("the model's probabilities are not finite: its weights have diverged; start from a checkpoint "
+                        "that is sound, with a lower --lr")
+    return rollout
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from evaluate import evaluation_rows, grade, summary
 from judge import llm_judge, rubric
 from model import BASE, UserError, cli, end_ids, load, read_run, save
 from policy import Policy
-from resume import STATE, check_resumed, fingerprint, interruptions, open_out, trim_log, append
+from resume import STATE, append, fingerprint, interruptions, open_out, swap_in, trim_log
 from rollout import decode, encode, sample, token_logps, uniform_noise
 
 
@@ -145,10 +145,11 @@ def check_prompt_lengths(args, config, tokenizer, rows):
         raise UserError(f"--max-completion-length {args.max_completion_length} leaves no room for a prompt in the model's "
                         f"context of {context} tokens")
     overhead = len(encode(tokenizer, [""], 10**9)[0])
+    limit = min(args.max_prompt_length, context - args.max_completion_length)
     for row in rows:
         text = domains.prompt(args.domain, row)
-        if len(text.encode("utf-8", "replace")) + overhead > args.max_prompt_length:  # a token is a byte or more
-            encode(tokenizer, [text], args.max_prompt_length)
+        if len(text.encode("utf-8", "replace")) + overhead > limit:  # a token is a byte or more
+            encode(tokenizer, [text], limit)
 
 
 # ---- the algorithm ---------------------------------------------------------------------------------------------
@@ -270,8 +271,8 @@ def update(args, policy, reference, rollout, advantages, counted, step):
             total = {key: total.get(key, 0.0) + value.item() for key, value in sums.items()}
         grad_norm = policy.step(lr, args.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite, so this update "
-                            f"was not made; what was saved before stays in {args.out}; try a lower --lr")
+            raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite; "
+                            f"what was saved before stays in {args.out}; try a lower --lr")
         metrics = {"loss": loss, "policy_loss": total["policy_loss"], "kl": total["kl"] / tokens if args.beta > 0 else None,
                    "clip_fraction_low": total["clip_low"] / tokens, "clip_fraction_high": total["clip_high"] / tokens,
                    "grad_norm": grad_norm, "sampler_gap": gap / tokens if inner == 0 else metrics["sampler_gap"]}
@@ -283,10 +284,10 @@ def update(args, policy, reference, rollout, advantages, counted, step):
 
 def train(args):
     """Run GRPO as `args` says (see parse) and leave a checkpoint in args.out; returns its run.json as a dict."""
-    state_file = open_out(args)
-    if args.resume and state_file is None and read_run(args.out).get("finished"):
-        print(f"{args.out} is finished: nothing to resume (to train on, use --init {args.out} with another --out)")
-        return read_run(args.out)
+    earlier = open_out(args)
+    if earlier and earlier["finished"]:
+        print(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
+        return earlier
     model, tokenizer = load(args.init, args.device, torch.float32)
     device = model.device
     policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing)
@@ -297,7 +298,7 @@ def train(args):
     held_out = evaluation_rows(args.domain, args.eval_data or (None if synthetic else args.data), args.fields,
                                args.eval_prompts, "all" if args.eval_data else "test") if args.eval_prompts else []
     check_prompt_lengths(args, model.config, tokenizer, (rows or []) + held_out)
-    judge = llm_judge(args.judge) if args.judge else rubric
+    judge = llm_judge(args.judge, device) if args.judge and args.domain == "cw" else rubric
     reference = None
     if args.beta > 0:
         reference, _ = load(args.init, device)
@@ -312,52 +313,50 @@ def train(args):
                                       max_completion_length=args.max_completion_length)
         return summary(rewards, truncated)
 
-    out, start = Path(args.out), 0
-    replaced = out.with_name(f".{out.name}.replaced")
     run = {"parent": args.init, "lineage": [*read_run(args.init).get("lineage", []), args.init], "domain": args.domain,
-           "seed": args.seed, "args": vars(args), "data": fingerprint(rows), "steps": 0,
-           "finished": False, "metrics": {}}
-    if state_file:
-        saved = policy.load_state(state_file)
-        check_resumed(args, saved)
-        if saved["data"] != run["data"]:
+           "seed": args.seed, "args": vars(args), "data": fingerprint(rows), "steps": 0, "finished": False, "metrics": {}}
+    out = Path(args.out).resolve()
+    place = out                                     # where the run writes
+    if earlier:
+        if earlier["data"] != run["data"]:
             raise UserError(f"--resume: {args.data} holds other rows than when this run started; use the same data, or "
                             "--overwrite to start anew")
-        start, run["metrics"], run["steps"] = saved["steps"], saved["metrics"], saved["steps"]
-        print(f"resuming {out} after step {start}")
+        policy.load_state(out / STATE)
+        run |= {"steps": earlier["steps"], "metrics": earlier["metrics"]}
+        print(f"resuming {args.out} after step {run['steps']}")
     else:
         run["metrics"]["before"] = evaluation()
-        if out.exists():                            # --overwrite: nothing is deleted before there is something better
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.replace(out, replaced)
-    out.mkdir(parents=True, exist_ok=True)
+        if args.overwrite and out.exists():         # what stands there stays until the new run has a checkpoint
+            place = out.with_name(f".{out.name}.new")
+            shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
     for name in ("log.jsonl", "samples.jsonl"):
-        trim_log(out / name, start)                 # lines after the last checkpoint: those steps come again
+        trim_log(place / name, run["steps"])        # lines after the last checkpoint: those steps come again
     first = encode(tokenizer, [domains.prompt(args.domain, row) for row in rows_for_step(args, rows, 0)[:1]], 10**9)
     print(f"a prompt as the model reads it: {tokenizer.decode(first[0])!r}")
     with interruptions() as interrupted:
-        bar = tqdm(range(start, args.steps), initial=start, total=args.steps, desc=f"grpo {args.domain}", unit="step")
+        bar = tqdm(range(run["steps"], args.steps), initial=run["steps"], total=args.steps, desc=f"grpo {args.domain}")
         for step in bar:
             metrics, examples = train_step(args, policy, reference, tokenizer, judge, rows, step)
-            append(out / "log.jsonl", [metrics])
+            append(place / "log.jsonl", [metrics])
             if step % args.save_every == 0:
-                append(out / "samples.jsonl", examples)
-            bar.set_postfix({key: f"{metrics[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
+                append(place / "samples.jsonl", examples)
+            bar.set_postfix({key: f"{metrics[key] or 0:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
                             {key: f"{metrics[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
-            done = step + 1
-            if done < args.steps and (interrupted or done % args.save_every == 0):
-                run["steps"] = done
-                policy.save_state(out / STATE, run)
-                save(model, tokenizer, out, run, policy.state_dict())
-                shutil.rmtree(replaced, ignore_errors=True)
+            run["steps"] = step + 1
+            if interrupted or run["steps"] % args.save_every == 0 or run["steps"] == args.steps:
+                policy.save_state(place / STATE, run)
+                save(model, tokenizer, place, run, policy.state_dict())
+                if place != out:
+                    swap_in(place, out)
+                    place = out
                 if interrupted:
                     bar.close()
-                    print(f"interrupted after step {done} and saved; the same command with --resume goes on")
+                    print(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
                     raise SystemExit(128 + interrupted[0])
-    run |= {"steps": args.steps, "finished": True, "metrics": run["metrics"] | {"after": evaluation()}}
+    run |= {"finished": True, "metrics": run["metrics"] | {"after": evaluation()}}
     save(model, tokenizer, out, run, policy.state_dict())
     (out / STATE).unlink(missing_ok=True)
-    shutil.rmtree(replaced, ignore_errors=True)
     return run
 
 
@@ -416,7 +415,7 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
 def main():
     args = parse()
     run = train(args)
-    print(f"saved {args.out}")
+    print(f"{args.out}: {run['steps']} steps on {args.domain}")
     for when in ("before", "after"):
         if score := run["metrics"].get(when):
             print(f"held-out {args.domain} {when:>6}: {score['score']:5.1f} +- {score['ci95']:.1f}  "

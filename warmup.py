@@ -14,6 +14,7 @@ a base with something to gain from reinforcement learning, and something to lose
 """
 import argparse
 import math
+import os
 import random
 
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import domains
-from model import BASE, cli, save
+from model import BASE, UserError, cli, save
 from rollout import encode
 
 # ---- settings
@@ -78,6 +79,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default=BASE, help=f"directory to write (default {BASE})")
     args = parser.parse_args()
+    if os.path.exists(args.out):
+        raise UserError(f"{args.out} exists: delete it, or choose another --out")
     tokenizer = byte_tokenizer()
     model = tiny_model(len(tokenizer)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01,
