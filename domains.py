@@ -23,12 +23,14 @@ import json
 import math
 import random
 import re
+import textwrap
+import unicodedata
 from pathlib import Path
 
 from tqdm import tqdm
 
 import judge as judges
-from math_answer import equivalent, final_answer
+from math_answer import after_thinking, equivalent, final_answer
 from model import UserError
 from sandbox import run_tests
 
@@ -86,7 +88,8 @@ def reward(domain, completions, rows, judge=judges.rubric):
         return run_tests([{"program": program(completion, row), "tests": row["tests"],
                            "entry_point": row.get("entry_point")} for completion, row in zip(completions, rows)])
     grade = {"math": math_reward, "qa": qa_reward}[domain]
-    return [grade(completion, row) for completion, row in zip(completions, rows)]
+    return [math.nan if row.get("answer") in (None, "") else grade(completion, row)
+            for completion, row in zip(completions, rows)]
 
 
 def math_reward(completion, row):
@@ -103,52 +106,90 @@ def qa_reward(completion, row):
 def option_letter(text, options):
     """The one letter that a text chooses among the first `options` letters; None if it chooses none or several.
 
-    The most explicit way of saying it counts, and has to name one letter: \\boxed{B}; 'the answer is (B)'; 'I go with
-    option B'; a text that begins 'B)' or 'b.'; a capital standing alone (the article 'A' and the pronoun 'I' aside).
-    So options may be discussed before one is chosen, but two answers are no answer.
+    The most explicit way of saying it counts, and has to name one letter: \\boxed{B}; 'the answer is (B)' or 'B is
+    correct'; 'I go with option B'; a line that begins 'B)' or is just 'b'; a capital standing alone (the article 'A'
+    and the pronoun 'I' aside). Options may be discussed and ruled out first ('A is wrong'), but two answers are none.
     """
-    text = text.rsplit("</think>", 1)[-1]
+    text = unicodedata.normalize("NFKC", after_thinking(text))
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"[*_`$\"“”]", "", text)          # markdown, latex, quotes
+    text = re.sub(r"[*_`$\"“”]|['‘’](?=[A-Za-z]['‘’])|(?<=['‘’][A-Za-z])['‘’]", "", text)  # markdown, latex, quotes
+    text = re.sub(r" ?\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()  # no runs of blanks for patterns to try
     upper = LETTERS[:options]
     # lower case only where it cannot be a word: (b), b), b. or at the end of a line
-    one = rf"(?<![\w'’])([{upper}]|[{upper.lower()}](?=[).\]}}]|[ \t]*$))(?![\w'’])"
-    another = rf"(?:\s*[,/&)(.\]]*\s*(?:\b(?:or|and)\b)?\s*(?:option\s+)?[(\[]?{one}(?=[).,\]]|\s*$|\s+(?:or|and)\b))*"
-    filler = r"(?:\s+(?i:would|should|must|be|is|are|was|clearly|therefore|probably|the|correct|option|choice|letter))*"
+    one = rf"(?<![\w'’])([{upper}]|[{upper.lower()}](?=[).\]}}]|$))(?![\w'’])"
+    find = lambda pattern, where: {m[1].upper() for m in re.finditer(pattern, where, re.MULTILINE)}
 
-    def letters(found):
-        return {letter.upper() for match in found for letter in re.findall(one, match, re.MULTILINE)}
+    boxes = re.findall(r"\\(?:boxed|fbox) ?\{([^{}]*)\}", text)
+    if boxes:                                       # 'B', '(B)', 'B. Paris', 'option B'; not 'A, B' or 'not B'
+        heads = [re.match(rf"[\s(]*{one}(?:[).:]+(?! ?[{upper}]\b(?! \w))|$)", box) or
+                 re.fullmatch(rf"(?i:(?:the )?(?:option|answer|choice)(?: is)?:?) \(?{one}\)?", box) for box in boxes]
+        chosen = {head[1].upper() if head else None for head in heads}
+        return chosen.pop() if len(chosen) == 1 else None
 
-    boxes = re.findall(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", text)
-    chosen = letters(boxes)
-    if not boxes:
-        for phrase in (r"(?i:\banswers?)\b", r"(?i:\b(?:option|choice|choose|pick|select|go with|going with))\b"):
-            statement = rf"{phrase}{filler}\s*:?[\s(\[]*{one}{another}"
-            said = [match[0] for match in re.finditer(statement, text, re.MULTILINE)]
-            chosen = letters(match[re.match(phrase + filler, match).end():] for match in said)
-            if chosen:
-                break
-        else:
-            head = re.match(rf"\W*{one}(?:[).:\]]|\W*$)", text)
-            alone = rf"(?<![\w'’])(?!A (?!or\b|and\b)[a-z])(?!I (?!or\b|and\b)[a-z])[{upper}](?![\w'’])"
-            chosen = set(re.findall(alone, text)) | ({head[1].upper()} if head else set())
+    # what is ruled out is not chosen: 'not A', 'isn't (A)', 'anything but A', 'A is wrong', 'A) is not right'
+    text = re.sub(rf"(?i:\bnot|n['’]t|\bnever|\b(?:any|every)thing but|\brule out)\b(?: [a-z]+){{0,3}} \(?{one}\)?", " ", text,
+                  flags=re.MULTILINE)
+    text = re.sub(rf"\(?{one}\)?[^.;,\n]{{0,80}}\b(?:is|are|was|seems)\b[^.;,\n]{{0,80}}\b(?:wrong|incorrect|false|not)\b",
+                  " ", text, flags=re.MULTILINE)
+    is_ = r"(?: (?i:would|should|must|be|is|are|was|clearly|therefore|probably|the|correct|best|option|choice|letter)){0,6}"
+    right = r"(?:(?:also|clearly|the) ){0,2}(?:correct|right|true|best|answer)\b"
+    open_ = r"[ \n:=>(\[]{0,6}"
+    for stated in ([rf"(?i:\banswers?)\b(?! I\b){is_}{open_}{one}", rf"{one}\)? (?:is|must be|seems|would be) {right}"],
+                   [rf"(?i:\b(?:option|choice|choose|pick|select|go(?:ing)? with|say))\b{is_}{open_}{one}"]):
+        chosen = set()
+        for pattern in stated:
+            for match in re.finditer(pattern, text, re.MULTILINE):
+                chosen.add(match[1].upper())        # and what it is hedged with: 'or A', ', also C', '/C', '. Or C'
+                hedge = rf"[ ).\]]*(?:[,;/&|+.(\-] ?|\b(?i:or|and|also|maybe|perhaps|as well as) ){{1,4}}(?i:option )?\(?{one}" \
+                        r"(?=[).,;\]]|$| (?i:or|and)\b)"
+                after = re.match(hedge, text[match.end(1):match.end(1) + 60], re.MULTILINE)
+                chosen |= {after[1].upper()} if after else set()
+        if chosen:
+            return chosen.pop() if len(chosen) == 1 else None
+    # 'B)', 'b.' or a line that is just 'B'; then capitals that stand alone
+    chosen = find(rf"^\W*{one}$", text) | find(rf"(?<!\w)\(?{one}(?=[).:])(?!\.\w)", text)
+    if not chosen:
+        chosen = find(rf"(?<![\w'’])(?:(?<=\bor )|(?!I\b(?! or\b)))(?!A (?!(?:is|must|seems|would|or|and)\b)[a-z])([{upper}])(?![\w'’])", text)
     return chosen.pop() if len(chosen) == 1 else None
 
 
 def program(completion, row):
-    """The program in a completion: its last ``` block (the last that defines entry_point), else the whole text.
+    """The program in a completion: its ``` block, or what of the whole text is Python.
 
-    Where the row's prompt is itself the head of the function (HumanEval), it stands in front: the completion may
-    then be the bare body, and imports and helpers of the prompt are there in any case.
+    Of several blocks, the last that defines entry_point, with the imports and helpers of the blocks before it; without
+    an entry_point the last that says it is Python. Where the row's prompt is itself the head of the function
+    (HumanEval), it stands in front: the completion may be the bare body, and its imports are there in any case.
     """
-    completion = completion.rsplit("</think>", 1)[-1]
-    name = row.get("entry_point")
-    blocks = re.findall(r"```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", completion, re.DOTALL | re.IGNORECASE)
-    defining = [block for block in blocks if name and re.search(rf"(?:def|class)\s+{re.escape(name)}\b", block)]
-    text = (defining or blocks or [completion])[-1]
-    if name and re.search(rf"^\s*def\s+{re.escape(name)}\b", row["prompt"], re.MULTILINE):
-        return row["prompt"].rstrip() + "\n" + text
+    text, name = after_thinking(completion), row.get("entry_point")
+    fenced = re.findall(r"^[ \t]*(?:```|~~~)[ \t]*([^\n`]*)\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", text, re.DOTALL | re.MULTILINE)
+    blocks = [textwrap.dedent(block) for _, block in fenced]
+    if blocks:
+        defines = [name and re.search(rf"^(?:(?:async )?def|class) {re.escape(name)}\b|^{re.escape(name)} *=", block, re.M)
+                   for block in blocks]
+        python = [i for i, (tag, _) in enumerate(fenced) if "py" in tag.lower()] or range(len(blocks))
+        chosen = max((i for i, found in enumerate(defines) if found), default=max(python))
+        text = "\n".join([b for b, found in zip(blocks[:chosen], defines) if name and not found and parses(b)] + [blocks[chosen]])
+    elif not parses(text) and (start := re.search(r"^(?:def|class|import|from|@)", text, re.MULTILINE)):
+        lines = text[start.start():].split("\n")    # prose before and after a program without a fence
+        text = next((t for end in range(len(lines), max(0, len(lines) - 40), -1) if parses(t := "\n".join(lines[:end]))), text)
+    if name and re.search(rf"^def {re.escape(name)}\b", row["prompt"], re.MULTILINE):
+        if not re.search(rf"^(?:async )?def {re.escape(name)}\b|^{re.escape(name)} *=", text, re.MULTILINE):
+            first, _, rest = text.partition("\n")   # a bare body, perhaps without the first line's indentation
+            bodies = [textwrap.indent(body, "    ") for body in
+                      (textwrap.dedent(text), first.strip() + "\n" + textwrap.dedent(rest))]
+            text = next((body for body in bodies if parses("def f():\n" + body)), text)
+        future = "".join(re.findall(r"^from __future__ .*\n", text, re.MULTILINE))
+        return future + row["prompt"].rstrip() + "\n" + re.sub(r"^from __future__ .*\n", "", text, flags=re.MULTILINE)
     return text
+
+
+def parses(text):
+    """Whether a text is Python, as far as its grammar goes."""
+    try:
+        compile(text, "<completion>", "exec", ast.PyCF_ONLY_AST)
+        return True
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
 
 
 # ---- synthetic rows --------------------------------------------------------------------------------------------
@@ -361,9 +402,9 @@ def code_row(found, record):
         if "functional" in tests:
             tests = tests["functional"]
         elif name:
-            unwrap = lambda out: out[0] if isinstance(out, list) and len(out) == 1 else out  # APPS wraps results
             cases = zip(tests["inputs"], tests["outputs"])
-            tests = [f"assert {name}(*{args!r}) == {unwrap(out)!r}" for args, out in cases]
+            tests = [f"assert {name}(*{args!r}) in ({out!r}, {out[0] if isinstance(out, list) and len(out) == 1 else out!r})"
+                     for args, out in cases]        # APPS wraps some results in a list and some not
         else:
             tests = [{"stdin": i, "stdout": o} for i, o in zip(tests["inputs"], tests["outputs"])]
     if isinstance(tests, str):                      # HumanEval: `def check(candidate)`, called by the harness; the
@@ -410,7 +451,7 @@ def qa_row(found, record):
         answer = LETTERS[answer] if answer == int(answer) and answer >= 0 else answer  # MMLU: an index
     elif str(answer).strip() in options and len(str(answer).strip()) > 1:
         answer = LETTERS[options.index(str(answer).strip())]
-    answer = str(answer).strip().upper()
+    answer = str(answer).strip().strip("().").upper()
     if len(answer) != 1 or answer not in LETTERS[:len(options)]:
         raise ValueError(f"its answer {answer!r} is none of its {len(options)} options")
     return {"question": text_of(found["question"]), "options": options, "answer": answer}

@@ -13,6 +13,7 @@ import re
 
 import torch
 
+from math_answer import after_thinking
 from model import end_ids, load
 from rollout import decode, encode, sample
 
@@ -38,11 +39,13 @@ def rubric(prompts, completions, rows):
 
 def rubric_score(prompt, text, keywords=None):
     """The rubric of one text. keywords: all of them should occur; without any, half of the prompt's longer words."""
-    text = text.rsplit("</think>", 1)[-1].strip()
+    text = after_thinking(text).strip()
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text.lower())
     wanted = {word.lower() for word in keywords} if keywords else set(re.findall(r"[^\W\d_]{5,}", prompt.lower()))
     share = sum(re.search(rf"\b{re.escape(word)}\b", text.lower()) is not None for word in wanted) / max(1, len(wanted))
     pairs = list(zip(words, words[1:]))
+    if not keywords and len(text) > 20 and (text in prompt or prompt.strip() in text and len(text) < 2 * len(prompt)):
+        return 0.0                                  # the prompt again
 
     on_topic = share == 1 if keywords else share >= 0.5
     # a sentence, not a list of the keywords: a capital, an end, a few words of its own
@@ -56,7 +59,7 @@ def rubric_score(prompt, text, keywords=None):
 
 def parse_score(answer):
     """0.0, 0.5 or 1.0 if the judge's answer is exactly that (after its thoughts, 'Score:' allowed), else NaN."""
-    answer = answer.rsplit("</think>", 1)[-1].strip().strip("*")
+    answer = after_thinking(answer).strip().strip("*")
     match = re.fullmatch(r"(?:score:?\s*)?(0|0\.0|0\.5|1|1\.0)\.?", answer, re.IGNORECASE)
     return float(match[1]) if match else float("nan")
 
@@ -66,7 +69,7 @@ def llm_judge(name_or_dir, device=None):
     model, tokenizer = load(name_or_dir, device)
 
     def judge(prompts, completions, rows):
-        questions = [QUESTION.format(prompt=prompt, response=text.rsplit("</think>", 1)[-1].strip())
+        questions = [QUESTION.format(prompt=prompt, response=after_thinking(text).strip())
                      for prompt, text in zip(prompts, completions)]
         different = sorted(set(questions), key=lambda q: (len(q), q))   # each is asked once; like lengths share a batch
         rollout = sample(model, encode(tokenizer, different, MAX_PROMPT), group_size=1, temperature=0.0,

@@ -50,12 +50,21 @@ LAST_NUMBER = re.compile(rf"""
     (?:\ ?(?:\\?%|percent\b))?""", re.X)
 
 
+FORMULA = re.compile(r"(?<![\\$])\$(?!\s)([^$\n]{1,200}?)(?<!\s)\$(?![$0-9])|\\\((.{1,200}?)\\\)|\\\[(.{1,200}?)\\\]", re.DOTALL)
+
+
+def after_thinking(text):
+    """What follows a reasoning model's <think>...</think>; nothing if the thinking has not come to an end."""
+    answer = text.rpartition("</think>")[2]
+    return "" if "<think>" in answer else answer
+
+
 def final_answer(text):
     r"""The content of the last \boxed{}, else the last number, after the thinking; None if there is neither.
 
     An empty or unclosed last box is "", which is equivalent to nothing: an answer can be withdrawn, but not hedged.
     """
-    text, last = text.rpartition("</think>")[2], None
+    text, last = after_thinking(text), None
     for last in re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{|[^\s{}$]*)", text):
         pass
     if last and last[1] != "{":
@@ -69,6 +78,9 @@ def final_answer(text):
         return ""
     for last in LAST_NUMBER.finditer(text):
         pass
+    for formula in FORMULA.finditer(text) if last else ():  # a number inside of $2\sqrt3$ is not the answer
+        if formula.start() < last.start() and last.end() < formula.end():
+            return re.split(r"=|\\approx", next(filter(None, formula.groups())))[-1].strip()
     return last and re.sub(r"\\?\$", "", last[0]).strip()
 
 

@@ -127,6 +127,7 @@ def run_program(job, inbox, outbox, shield):
     install_audit_hook(os.getcwd(), shield["stdlib"])
     # Not "__main__" in function mode: an `if __name__ == "__main__": input()` below a good function must not fail it.
     name = "__main__" if job["script"] else "solution"
+    builtins.exit = builtins.quit = sys.exit         # which -S leaves out
     module = sys.modules[name] = type(sys)(name)     # registered, as dataclasses look themselves up
     status = 0
     try:

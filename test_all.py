@@ -714,7 +714,19 @@ def test_canonical_rows_written_by_hand_are_graded():
     assert domains.reward("qa", ["B", "A", "Paris"], [row] * 3) == [1, 0, 0]
     row = {"prompt": "Write about a fox.", "keywords": ["fox"]}
     assert domains.reward("cw", ["The fox slept all day.", "fox"], [row] * 2) == [1, 0]
-    assert math.isnan(domains.reward("code", ["x"], [{"prompt": "p", "tests": []}])[0])
+    for domain, row in (("code", {"prompt": "p", "tests": []}), ("math", {"question": "q", "answer": None}),
+                        ("qa", {"question": "q", "options": ["x", "y"], "answer": None})):
+        assert math.isnan(domains.reward(domain, ["x"], [row])[0])
+    for domain in domains.DOMAINS:                   # thinking that does not end has not answered
+        rows = domains.synthetic(domain, "train", 5, seed=2)
+        assert domains.reward(domain, ["<think>" + r["reference"] for r in rows], rows) == [0] * 5, domain
+
+
+def test_a_number_inside_an_unboxed_formula_is_not_the_answer():
+    for gold, text, right in (("3", "It is $2\\sqrt{3}$.", 0), ("2\\sqrt{3}", "It is $2\\sqrt{3}$.", 1), ("4", "It is $(3,4)$", 0),
+                              ("(3,4)", "It is \\((3,4)\\).", 1), ("5", "so $x = 5$.", 1), ("12", "She pays $12 and gets $3 back, so $12.", 1),
+                              ("\\frac{3}{4}", "The answer is $\\frac{3}{4}$.", 1), ("2", "$\\frac{-1}{2}$", 0), ("7", "costs $5 + $2 = $7", 1)):
+        assert domains.reward("math", [text], [{"question": "q", "answer": gold}]) == [right], (gold, text)
 
 
 CHOICES = [  # completion, number of options, letter or None
@@ -730,6 +742,18 @@ CHOICES = [  # completion, number of options, letter or None
     ("Both A and C", 4, None), ("The answer is A. The answer is B.", 4, None), ("\\boxed{A} \\boxed{B}", 4, None),
     ("\\boxed{A, B}", 4, None), ("A B C D", 4, None), ("A) Rome B) Paris", 4, None), ("Answer: B and C", 4, None),
     ("I do not know.", 4, None), ("A mystery", 4, None), ("the answer is a mystery", 4, None), ("\\boxed{}", 4, None),
+    ("The answer is not A, it is B.", 4, "B"), ("The answer isn't A; it's B.", 4, "B"), ("B is correct.", 4, "B"),
+    ("A is wrong, C is wrong, D is wrong. Therefore B is correct.", 4, "B"), ("A is correct.", 4, "A"),
+    ("I think A is right.", 4, "A"), ("B\n\nExplanation: A is Rome, C is Oslo, D is Bonn.", 4, "B"), ("D. 128°F", 4, "D"),
+    ("B) Paris\n\nA) is wrong because Rome is in Italy.", 4, "B"), ("\\boxed{B. 19.50 g}", 10, "B"), ("'B'", 4, "B"),
+    ("The answer is 'B'.", 4, "B"), ('{"answer": "B"}', 4, "B"), ("<answer>B</answer>", 4, "B"), ("I'd say B", 4, "B"),
+    ("F) At pH = 12, H_2N dominates", 10, "F"), ("The answer I get is C", 10, "C"), ("\uff22", 4, "B"),
+    ("Option A is Rome which is wrong. Option C is Oslo which is wrong. So B.", 4, "B"), ("\\boxed{option B}", 4, "B"),
+    ("The answer is not B.", 4, None), ("B is incorrect", 4, None), ("B is wrong.", 4, None), ("It is not B.", 4, None),
+    ("Not B", 4, None), ("Anything but B", 4, None), ("\\boxed{\\text{not B}}", 4, None), ("Why should I?", 10, None),
+    ("The answer is B or maybe A", 4, None), ("Answer: B, also C", 4, None), ("Answer: B;C", 4, None), ("B | C", 4, None),
+    ("B + C", 4, None), ("The answer is B as well as C", 4, None), ("The answer is B. Or C.", 4, None), ("<think>B", 4, None),
+    ("The answer is B. C is also correct.", 4, None), ("(b) or (c)", 4, None), ("B\nC", 4, None), ("\\boxed{B. C}", 4, None),
     ("E", 4, None), ("The answer is B/C", 4, None), ("(A) (B)", 4, None), ("A. B. C. D.", 4, None)]
 
 
@@ -737,6 +761,14 @@ def test_option_letters_are_read_however_politely_and_two_letters_or_none_are_no
     wrong = [(text, expected, domains.option_letter(text, n)) for text, n, expected in CHOICES
              if domains.option_letter(text, n) != expected]
     assert not wrong, wrong
+
+
+def test_hostile_lengths_do_not_stall_the_option_parser():
+    start = time.perf_counter()
+    for text in ("answer" + " " * 100_000, "option " * 20_000, "A" * 100_000, "(" * 100_000, "not " * 30_000, "answer is " * 20_000,
+                 "B " * 50_000, "\\boxed{" * 20_000, "\n" * 100_000, "A is " * 20_000, "answer A or " * 10_000):
+        domains.option_letter(text, 10)
+    assert time.perf_counter() - start < 20          # quadratic patterns took minutes
 
 
 def test_option_parser_agrees_with_the_letter_it_was_given_in_any_phrase():
@@ -771,7 +803,19 @@ def test_programs_are_found_in_blocks_in_bare_text_and_behind_the_humaneval_head
     assert domains.program("text\n```\nx = 1\n```", {"prompt": "p"}) == "x = 1\n"
     assert domains.program("```py\ndef f(): return 1", row) == "def f(): return 1"  # cut off before the closing fence
     assert domains.program("<think>```python\nbad\n```</think>x = 2", {"prompt": "p"}) == "x = 2"
+    row = {"prompt": "p", "entry_point": "f", "tests": ["assert f(1) == 2"]}
+    for text in ("1. Like this:\n   ```python\n   def f(x):\n       return x + 1\n   ```", "~~~python\ndef f(x): return x + 1\n~~~",
+                 "```python title=\"f.py\"\ndef f(x): return x + 1\n```", "```python\nf = lambda x: x + 1\n```\n```python\nf(1)\n```",
+                 "```python\nimport math\n```\n```python\ndef f(x): return x + math.isqrt(1)\n```",
+                 "Here it is:\n\ndef f(x):\n    return x + 1\n\nThis function adds one."):
+        assert domains.reward("code", [text], [row]) == [1], text
+    row = {"prompt": "p", "tests": [{"stdin": "1", "stdout": "2"}]}
+    program = "```python\nprint(int(input()) + 1)\nexit()\n```\nOutput:\n```\n2\n```"
+    assert domains.reward("code", [program], [row]) == [1]
     head = {"prompt": "import math\ndef f(x):\n    \"\"\"doc\"\"\"\n", "entry_point": "f", "tests": ["assert f(4) == 2"]}
+    assert domains.reward("code", ["return math.sqrt(x)", "  y = x\n  return math.sqrt(y)", "```python\nreturn math.sqrt(x)\n```", "if x:\n        x = x\n    return math.sqrt(x)",
+                                   "```python\nfrom __future__ import annotations\ndef f(x): return math.sqrt(x)\n```"],
+                          [head] * 5) == [1] * 5
     assert domains.reward("code", ["    return math.sqrt(x)", "```python\ndef f(x):\n    return math.sqrt(x)\n```"],
                           [head] * 2) == [1, 1]
 
@@ -797,7 +841,7 @@ ADAPTED = [  # domain, record as published, what its canonical row must hold
     ("code", {"question": "p", "tests": json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}])},
      {"tests": [{"stdin": "1", "stdout": "2"}]}),
     ("code", {"question": "p", "input_output": json.dumps({"fn_name": "f", "inputs": [[1, 2]], "outputs": [[3]]})},
-     {"entry_point": "f", "tests": ["assert f(*[1, 2]) == 3"]}),
+     {"entry_point": "f", "tests": ["assert f(*[1, 2]) in ([3], 3)"]}),
     ("cw", {"prompt": "p", "response": "r"}, {"prompt": "p", "reference": "r"}),
     ("cw", {"instruction": "p", "keywords": "a, b"}, {"prompt": "p", "keywords": ["a", "b"]})]
 

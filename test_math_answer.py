@@ -307,7 +307,7 @@ FINAL = [
     (r"\boxed{5}", "5"), (r"a \boxed{5} b \boxed{ 6 } then 7", "6"), (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
     (r"\boxed{\{1,2\}}", r"\{1,2\}"), (r"\boxed 5", "5"), (r"$\boxed 5$.", "5"), (r"\fbox{5}", "5"), (r"\boxed {5}", "5"),
     (r"\boxed{5} \boxed{}", ""), (r"\boxed{5} \boxed{6", ""), (r"\boxed{5\} 6", ""), ("", None), ("no idea", None),
-    (r"<think>\boxed{5}</think> It is 6.", "6"), (r"<think>5</think>", None), ("<think>5", "5"),
+    (r"<think>\boxed{5}</think> It is 6.", "6"), (r"<think>5</think>", None), ("<think>5", None),
     ("It is 1,000.", "1,000"), ("$1,000.99 in all", "1,000.99"), ("costs \\$5", "5"), ("-$5", "-5"), ("is .5", ".5"),
     ("is 0.75.", "0.75"), ("10-3", "3"), ("10 - 3", "3"), ("10 -3", "3"), ("is -3", "-3"), ("is −3.", "−3"), ("= -3", "-3"),
     ("about 3/4 of it", "3/4"), (r"so \frac{3}{4}", r"\frac{3}{4}"), (r"so -\frac34.", r"-\frac34"), ("2 1/3 cups", "2 1/3"),
