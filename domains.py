@@ -23,19 +23,17 @@ import json
 import math
 import random
 import re
-import textwrap
-import unicodedata
 from pathlib import Path
 
 from tqdm import tqdm
 
 import judge as judges
-from math_answer import after_thinking, equivalent, final_answer
+from extract import LETTERS, option_letter, program
+from math_answer import equivalent, final_answer
 from model import UserError
 from sandbox import run_tests
 
 DOMAINS = ("math", "code", "qa", "cw")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HELD_OUT = 10  # every tenth row, by the hash of its prompt, is never trained on
 
 
@@ -101,95 +99,6 @@ def math_reward(completion, row):
 def qa_reward(completion, row):
     """1 if the completion chooses the letter row["answer"] and no other."""
     return float(option_letter(completion, len(row["options"])) == row["answer"].upper())
-
-
-def option_letter(text, options):
-    """The one letter that a text chooses among the first `options` letters; None if it chooses none or several.
-
-    The most explicit way of saying it counts, and has to name one letter: \\boxed{B}; 'the answer is (B)' or 'B is
-    correct'; 'I go with option B'; a line that begins 'B)' or is just 'b'; a capital standing alone (the article 'A'
-    and the pronoun 'I' aside). Options may be discussed and ruled out first ('A is wrong'), but two answers are none.
-    """
-    text = unicodedata.normalize("NFKC", after_thinking(text))
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"[*_`$\"“”]|['‘’](?=[A-Za-z]['‘’])|(?<=['‘’][A-Za-z])['‘’]", "", text)  # markdown, latex, quotes
-    text = re.sub(r" ?\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()  # no runs of blanks for patterns to try
-    upper = LETTERS[:options]
-    # lower case only where it cannot be a word: (b), b), b. or at the end of a line
-    one = rf"(?<![\w'’])([{upper}]|[{upper.lower()}](?=[).\]}}]|$))(?![\w'’])"
-    find = lambda pattern, where: {m[1].upper() for m in re.finditer(pattern, where, re.MULTILINE)}
-
-    boxes = re.findall(r"\\(?:boxed|fbox) ?\{([^{}]*)\}", text)
-    if boxes:                                       # 'B', '(B)', 'B. Paris', 'option B'; not 'A, B' or 'not B'
-        heads = [re.match(rf"[\s(]*{one}(?:[).:]+(?! ?[{upper}]\b(?! \w))|$)", box) or
-                 re.fullmatch(rf"(?i:(?:the )?(?:option|answer|choice)(?: is)?:?) \(?{one}\)?", box) for box in boxes]
-        chosen = {head[1].upper() if head else None for head in heads}
-        return chosen.pop() if len(chosen) == 1 else None
-
-    # what is ruled out is not chosen: 'not A', 'isn't (A)', 'anything but A', 'A is wrong', 'A) is not right'
-    text = re.sub(rf"(?i:\bnot|n['’]t|\bnever|\b(?:any|every)thing but|\brule out)\b(?: [a-z]+){{0,3}} \(?{one}\)?", " ", text,
-                  flags=re.MULTILINE)
-    text = re.sub(rf"\(?{one}\)?[^.;,\n]{{0,80}}\b(?:is|are|was|seems)\b[^.;,\n]{{0,80}}\b(?:wrong|incorrect|false|not)\b",
-                  " ", text, flags=re.MULTILINE)
-    is_ = r"(?: (?i:would|should|must|be|is|are|was|clearly|therefore|probably|the|correct|best|option|choice|letter)){0,6}"
-    right = r"(?:(?:also|clearly|the) ){0,2}(?:correct|right|true|best|answer)\b"
-    open_ = r"[ \n:=>(\[]{0,6}"
-    for stated in ([rf"(?i:\banswers?)\b(?! I\b){is_}{open_}{one}", rf"{one}\)? (?:is|must be|seems|would be) {right}"],
-                   [rf"(?i:\b(?:option|choice|choose|pick|select|go(?:ing)? with|say))\b{is_}{open_}{one}"]):
-        chosen = set()
-        for pattern in stated:
-            for match in re.finditer(pattern, text, re.MULTILINE):
-                chosen.add(match[1].upper())        # and what it is hedged with: 'or A', ', also C', '/C', '. Or C'
-                hedge = rf"[ ).\]]*(?:[,;/&|+.(\-] ?|\b(?i:or|and|also|maybe|perhaps|as well as) ){{1,4}}(?i:option )?\(?{one}" \
-                        r"(?=[).,;\]]|$| (?i:or|and)\b)"
-                after = re.match(hedge, text[match.end(1):match.end(1) + 60], re.MULTILINE)
-                chosen |= {after[1].upper()} if after else set()
-        if chosen:
-            return chosen.pop() if len(chosen) == 1 else None
-    # 'B)', 'b.' or a line that is just 'B'; then capitals that stand alone
-    chosen = find(rf"^\W*{one}$", text) | find(rf"(?<!\w)\(?{one}(?=[).:])(?!\.\w)", text)
-    if not chosen:
-        chosen = find(rf"(?<![\w'’])(?:(?<=\bor )|(?!I\b(?! or\b)))(?!A (?!(?:is|must|seems|would|or|and)\b)[a-z])([{upper}])(?![\w'’])", text)
-    return chosen.pop() if len(chosen) == 1 else None
-
-
-def program(completion, row):
-    """The program in a completion: its ``` block, or what of the whole text is Python.
-
-    Of several blocks, the last that defines entry_point, with the imports and helpers of the blocks before it; without
-    an entry_point the last that says it is Python. Where the row's prompt is itself the head of the function
-    (HumanEval), it stands in front: the completion may be the bare body, and its imports are there in any case.
-    """
-    text, name = after_thinking(completion), row.get("entry_point")
-    fenced = re.findall(r"^[ \t]*(?:```|~~~)[ \t]*([^\n`]*)\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", text, re.DOTALL | re.MULTILINE)
-    blocks = [textwrap.dedent(block) for _, block in fenced]
-    if blocks:
-        defines = [name and re.search(rf"^(?:(?:async )?def|class) {re.escape(name)}\b|^{re.escape(name)} *=", block, re.M)
-                   for block in blocks]
-        python = [i for i, (tag, _) in enumerate(fenced) if "py" in tag.lower()] or range(len(blocks))
-        chosen = max((i for i, found in enumerate(defines) if found), default=max(python))
-        text = "\n".join([b for b, found in zip(blocks[:chosen], defines) if name and not found and parses(b)] + [blocks[chosen]])
-    elif not parses(text) and (start := re.search(r"^(?:def|class|import|from|@)", text, re.MULTILINE)):
-        lines = text[start.start():].split("\n")    # prose before and after a program without a fence
-        text = next((t for end in range(len(lines), max(0, len(lines) - 40), -1) if parses(t := "\n".join(lines[:end]))), text)
-    if name and re.search(rf"^def {re.escape(name)}\b", row["prompt"], re.MULTILINE):
-        if not re.search(rf"^(?:async )?def {re.escape(name)}\b|^{re.escape(name)} *=", text, re.MULTILINE):
-            first, _, rest = text.partition("\n")   # a bare body, perhaps without the first line's indentation
-            bodies = [textwrap.indent(body, "    ") for body in
-                      (textwrap.dedent(text), first.strip() + "\n" + textwrap.dedent(rest))]
-            text = next((body for body in bodies if parses("def f():\n" + body)), text)
-        future = "".join(re.findall(r"^from __future__ .*\n", text, re.MULTILINE))
-        return future + row["prompt"].rstrip() + "\n" + re.sub(r"^from __future__ .*\n", "", text, flags=re.MULTILINE)
-    return text
-
-
-def parses(text):
-    """Whether a text is Python, as far as its grammar goes."""
-    try:
-        compile(text, "<completion>", "exec", ast.PyCF_ONLY_AST)
-        return True
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
 
 
 # ---- synthetic rows --------------------------------------------------------------------------------------------
@@ -403,8 +312,8 @@ def code_row(found, record):
             tests = tests["functional"]
         elif name:
             cases = zip(tests["inputs"], tests["outputs"])
-            tests = [f"assert {name}(*{args!r}) in ({out!r}, {out[0] if isinstance(out, list) and len(out) == 1 else out!r})"
-                     for args, out in cases]        # APPS wraps some results in a list and some not
+            results = lambda out: (out, out[0] if isinstance(out, list) and len(out) == 1 else out)
+            tests = [f"assert {name}(*{args!r}) in {results(out)!r}" for args, out in cases]  # APPS wraps some in a list
         else:
             tests = [{"stdin": i, "stdout": o} for i, o in zip(tests["inputs"], tests["outputs"])]
     if isinstance(tests, str):                      # HumanEval: `def check(candidate)`, called by the harness; the
@@ -461,7 +370,8 @@ def cw_row(found, record):
     row = {"prompt": text_of(found["prompt"])}
     keywords = found.get("keywords")
     if keywords:
-        row["keywords"] = [k.strip() for k in keywords.split(",")] if isinstance(keywords, str) else [str(k) for k in keywords if k]
+        keywords = keywords.split(",") if isinstance(keywords, str) else keywords
+        row["keywords"] = [str(k).strip() for k in keywords if k]
     if found.get("reference"):
         row["reference"] = found["reference"]
     return row

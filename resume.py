@@ -18,8 +18,8 @@ from safetensors import safe_open
 from model import UserError, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
-OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|vocab\.json|"
-                  r"merges\.txt|chat_template\.jinja|run\.json|log\.jsonl|samples\.jsonl|resume\.safetensors|.*\.tmp")
+OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
+                  r"vocab\.json|merges\.txt|chat_template\.jinja|run\.json|log\.jsonl|samples\.jsonl|resume\.safetensors|.*\.tmp")
 
 
 def open_out(args):
@@ -44,8 +44,10 @@ def open_out(args):
         raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
     free = {"resume", "overwrite", "steps", "save_every", "device", "out"}
     for name, value in run.get("args", {}).items():
+        if name == "lr" and args.lr is None:        # the default depends on the model, and was settled then
+            args.lr = value
         # A run can be lengthened and saved more often, and is otherwise the run that was interrupted.
-        if name not in free and getattr(args, name) != value and not (name == "lr" and args.lr is None):
+        if name not in free and getattr(args, name) != value:
             raise UserError(f"--resume: this run was started with --{name.replace('_', '-')} {value}, not "
                             f"{getattr(args, name)}; use the same, or --overwrite to start anew")
     if run.get("steps", 0) > args.steps:

@@ -129,8 +129,8 @@ def sample(model, prompts, *, group_size, noise, progress=None, **settings):
     longest = max(map(len, prompts)) + noise.shape[1]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
     if longest > context:
-        raise UserError(f"a prompt of {longest - noise.shape[1]} tokens and a completion of up to {noise.shape[1]} do not "
-                        f"fit the model's context of {context}: lower --max-completion-length or shorten the prompts")
+        raise UserError(f"a prompt of {longest - noise.shape[1]} tokens and a completion of {noise.shape[1]} do not fit "
+                        f"the model's context of {context}: lower --max-completion-length or shorten the prompts")
     size = max(1, rows_at_once(model, longest) // group_size)                                     # prompts per batch
     parts = [sample_batch(model, prompts[i:i + size], group_size=group_size,
                           noise=noise[i * group_size:(i + size) * group_size], **settings)

@@ -133,7 +133,8 @@ def rows_for_step(args, rows, step):
     chosen = []
     for position in range(step * B, (step + 1) * B):
         epoch, i = divmod(position, len(rows))
-        order = torch.argsort(uniform_noise(1, len(rows), args.seed, "epoch", epoch)[0]) if i == 0 or not chosen else order
+        if i == 0 or not chosen:
+            order = torch.argsort(uniform_noise(1, len(rows), args.seed, "epoch", epoch)[0])
         chosen.append(rows[order[i]])
     return chosen
 
@@ -273,7 +274,8 @@ def update(args, policy, reference, rollout, advantages, counted, step):
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite; "
                             f"what was saved before stays in {args.out}; try a lower --lr")
-        metrics = {"loss": loss, "policy_loss": total["policy_loss"], "kl": total["kl"] / tokens if args.beta > 0 else None,
+        metrics = {"loss": loss, "policy_loss": total["policy_loss"],
+                   "kl": total["kl"] / tokens if args.beta > 0 else None,
                    "clip_fraction_low": total["clip_low"] / tokens, "clip_fraction_high": total["clip_high"] / tokens,
                    "grad_norm": grad_norm, "sampler_gap": gap / tokens if inner == 0 else metrics["sampler_gap"]}
     return {"loss": 0.0, "policy_loss": 0.0, "kl": None, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0,
@@ -294,7 +296,8 @@ def train(args):
     if args.lr is None:
         args.lr = 2e-4 if sum(m.numel() for m in policy.masters) < 10_000_000 else 1e-6
     synthetic = args.data == "synthetic"
-    rows = None if synthetic else domains.load_rows(args.domain, args.data, "all" if args.eval_data else "train", args.fields)
+    rows = None if synthetic else domains.load_rows(args.domain, args.data, "all" if args.eval_data else "train",
+                                                    args.fields)
     held_out = evaluation_rows(args.domain, args.eval_data or (None if synthetic else args.data), args.fields,
                                args.eval_prompts, "all" if args.eval_data else "test") if args.eval_prompts else []
     check_prompt_lengths(args, model.config, tokenizer, (rows or []) + held_out)
@@ -314,7 +317,8 @@ def train(args):
         return summary(rewards, truncated)
 
     run = {"parent": args.init, "lineage": [*read_run(args.init).get("lineage", []), args.init], "domain": args.domain,
-           "seed": args.seed, "args": vars(args), "data": fingerprint(rows), "steps": 0, "finished": False, "metrics": {}}
+           "seed": args.seed, "args": vars(args), "data": fingerprint(rows), "steps": 0, "finished": False,
+           "metrics": {}}
     out = Path(args.out).resolve()
     place = out                                     # where the run writes
     if earlier:
