@@ -12,6 +12,7 @@ import ast
 import re
 import textwrap
 import unicodedata
+import warnings
 
 from math_answer import after_thinking
 
@@ -88,7 +89,7 @@ def program(completion, row):
         defines = [name and re.search(definition, block, re.MULTILINE) for block in blocks]
         python = [i for i, (tag, _) in enumerate(fenced) if "py" in tag.lower()] or range(len(blocks))
         chosen = max((i for i, found in enumerate(defines) if found), default=max(python))
-        before = [b for b, found in zip(blocks[:chosen], defines) if name and not found and parses(b)]
+        before = [b for b in blocks[:chosen] if name and name not in b and parses(b)]
         text = "\n".join([*before, blocks[chosen]])
     elif not parses(text) and (start := re.search(r"^(?:def|class|import|from|@)", text, re.MULTILINE)):
         lines = text[start.start():].split("\n")    # prose before and after a program without a fence
@@ -108,7 +109,8 @@ def program(completion, row):
 def parses(text):
     """Whether a text is Python, as far as its grammar goes."""
     try:
-        compile(text, "<completion>", "exec", ast.PyCF_ONLY_AST)
+        with warnings.catch_warnings(action="ignore"):  # of odd escapes in a model's strings
+            ast.parse(text)
         return True
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False

@@ -270,7 +270,7 @@ def update(args, policy, reference, rollout, advantages, counted, step):
             policy.backward(part_loss)
             loss += part_loss.item()
             total = {key: total.get(key, 0.0) + value.item() for key, value in sums.items()}
-        grad_norm = policy.step(lr, args.max_grad_norm)
+        grad_norm = policy.step(lr, args.max_grad_norm) if math.isfinite(loss) else math.nan
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite; "
                             f"what was saved before stays in {args.out}; try a lower --lr")
