@@ -444,7 +444,7 @@ def search():
         except OSError: continue
         try: look('fd', os.read(fd, 1000) if fd else b'')
         except OSError: pass
-    for root in ('/', '/proc', '/tmp', '/home', '/root', '/work', '/etc', '/var/tmp', '/dev/shm', '..', os.path.expanduser('~'), 'WHERE'):
+    for root in ('/', '/proc', '/tmp', '/home', '/root', '/etc', '/var/tmp', '/dev/shm', '..', os.path.expanduser('~'), 'WHERE'):
         try: found.append(('listed', root, os.listdir(root)))
         except OSError: pass
     for path in ('/etc/passwd', '/etc/shadow', 'WHERE/answers.txt', '/proc/self/fd/1', '../../../etc/passwd', '/proc/version'):
