@@ -2,7 +2,7 @@
 
     python train_grpo.py --domain math                                     # checkpoints/base -> checkpoints/math
     python train_grpo.py --domain code --init checkpoints/math --out checkpoints/math-code
-    python train_grpo.py --domain math --model Qwen/Qwen3-0.6B --data openai/gsm8k --max-completion-length 1024
+    python train_grpo.py --domain math --model Qwen/Qwen3-0.6B --data openai/gsm8k@main --max-completion-length 1024
     python train_grpo.py --domain math --resume                            # go on after an interruption
 
 For each of B prompts, G completions o_1..o_G are sampled from the policy and scored, r_1..r_G. Then, with the
