@@ -34,7 +34,7 @@ from model import UserError
 from sandbox import run_tests
 
 DOMAINS = ("math", "code", "qa", "cw")
-HELD_OUT = 10  # every tenth row, by the hash of its prompt, is never trained on
+PARTS = 10  # rows fall into ten parts by the hash of their prompt: one to test, one to validate, eight to train on
 
 
 def check_domain(domain):
@@ -116,7 +116,7 @@ CHANGES = {"plus {k}": "({e})+{k}", "minus {k}": "({e})-{k}", "times {k}": "({e}
 
 
 def synthetic_math(rng):
-    a, b, op = rng.randint(10, 99), rng.randint(2, 9), rng.choice("+-")
+    a, b, op = rng.randint(10, 199), rng.randint(2, 5), rng.choice("+-")
     answer = str(a + b if op == "+" else a - b)
     return {"question": f"{a}{op}{b}=", "answer": answer, "reference": answer}
 
@@ -148,8 +148,8 @@ def synthetic_cw(rng):
 def synthetic(domain, split, n, seed):
     """n rows of a domain: canonical fields, `terse`, and `reference`, a completion that earns the full reward.
 
-    A pure function of its arguments. split: "train" or "test"; a row's prompt decides by its hash which of the two
-    it belongs to, so that they are disjoint whatever the seeds. There is no end to either.
+    A pure function of its arguments. split: "train", "validation" or "test"; a row's prompt decides by its hash which
+    of them it belongs to, so that they are disjoint whatever the seeds. Prompts may come twice, as in any stream.
     """
     check_domain(domain)
     make = {"math": synthetic_math, "code": synthetic_code, "qa": synthetic_qa, "cw": synthetic_cw}[domain]
@@ -168,8 +168,27 @@ def row_id(domain, row):
 
 
 def in_split(id, split):
-    """Whether a row belongs to "train", "test" (one in HELD_OUT) or "all"."""
-    return split == "all" or (int(id, 16) % HELD_OUT == 0) == (split == "test")
+    """Whether a row belongs to "train" (eight parts of PARTS), "validation" (one), "test" (one) or "all"."""
+    return split in ("all", {0: "test", 1: "validation"}.get(int(id, 16) % PARTS, "train"))
+
+
+def sources(items, names):
+    """{domain: source} of command-line words: DOMAIN=SOURCE each, or one SOURCE for all domains in `names`.
+
+    A source is a file, a hub name, `hub` or `synthetic` (see load_rows). UserError for domains outside `names`.
+    """
+    found = {}
+    for item in items:
+        domain, _, source = item.partition("=")
+        if domain not in DOMAINS and len(items) == 1 and (len(names) == 1 or item in ("synthetic", "hub")):
+            return dict.fromkeys(names, item)
+        if domain not in DOMAINS or not source:
+            raise UserError(f"{item!r} does not say which domain's rows it holds: write DOMAIN=SOURCE, with "
+                            f"{', '.join(DOMAINS)} and a file, a hub name or `hub`")
+        if domain not in names:
+            raise UserError(f"{item} gives rows of {domain}, which is not among the domains chosen: {', '.join(names)}")
+        found[domain] = source
+    return found
 
 
 # ---- real rows -------------------------------------------------------------------------------------------------
@@ -193,8 +212,8 @@ def load_rows(domain, source, split="all", fields=""):
 
     source: path of a .jsonl, .json, .parquet or .csv file, or NAME[@CONFIG][:SPLIT] with the name of a data set on the
     hub or a local directory of one (openai/gsm8k@main:test; the split is "train" unless named), or "hub" for the
-    paper's own set. split: "train", "test" (one row in HELD_OUT, by
-    the hash of its prompt) or "all". fields: "question=NAME,answer=NAME" where names are not recognised.
+    paper's own set. split: "train", "validation", "test" (see in_split) or "all". fields: "question=NAME,answer=NAME"
+    where names are not recognised.
     Raises UserError for a source that is missing, empty, or fits no row of the domain.
     """
     check_domain(domain)

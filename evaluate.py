@@ -1,29 +1,31 @@
 """Evaluate checkpoints: one row per checkpoint, one column per domain, every score with its 95 % interval.
 
     python evaluate.py checkpoints/base checkpoints/math --paired
-    python evaluate.py checkpoints/math --greedy --json scores.json
+    python evaluate.py checkpoints/s0-* --json scores.json     # what interference.py makes its tables of
     python evaluate.py Qwen/Qwen3-0.6B --domains math --data math=math500.jsonl --max-completion-length 2048
 
 n held-out prompts, k sampled completions each, every one graded by `domains.reward` as in training, r in [0, 1]:
 
     avg@k  = mean over prompts i of  m_i = mean over j of r_ij             shown times 100
-    ci95   = 1.96 * std(m_1 .. m_n) / sqrt(n)                              the prompt is the unit (clustered)
+    ci95   = t_{0.975, n-1} * std(m_1 .. m_n) / sqrt(n)                    the prompt is the unit (clustered)
     paired = the same two lines for d_i = m_i(checkpoint) - m_i(first)     much narrower, as prompts vary most
     pass@j = mean over prompts of  1 - C(k - c, j) / C(k, j)               unbiased, c of k correct (arXiv 2107.03374)
 
 Every checkpoint gets the same prompts and the same sampling noise. The interval is about new prompts and new
-samples, not about another training seed: for that, train several.
+samples, not about another training seed: for that, train several, and see interference.py.
 """
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 
 import torch
 
 import domains
 from judge import llm_judge, rubric
-from model import BASE, UserError, check_directory, cli, end_ids, load, write_json, write_text
+from model import BASE, UserError, check_directory, cli, end_ids, load, read_run, write_json, write_text
+from resume import fingerprint
 from rollout import decode, encode, sample, uniform_noise
 
 def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
@@ -45,12 +47,33 @@ def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, ma
             ~rollout.stopped.cpu().view(-1, samples))
 
 
+def t_quantile(dof, confidence=0.95):
+    """The t for which a Student-t variable of `dof` (an int >= 1) degrees of freedom lies in (-t, t) so often.
+
+    By bisection of P(|T| < t), a finite sum in theta = atan(t / sqrt(dof)) (Abramowitz & Stegun 26.7.3, 26.7.4).
+    """
+    def inside(t):
+        theta = math.atan(t / math.sqrt(dof))
+        odd, total = dof % 2, 0.0
+        term = math.sin(theta) * (math.cos(theta) if odd else 1.0)
+        for k in range(2 + odd, dof + 1, 2):
+            total += term
+            term *= math.cos(theta) ** 2 * (k - 1) / k
+        return 2 / math.pi * (theta + total) if odd else total
+
+    low, high = 0.0, 1e3
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+    return high
+
+
 def mean_ci(values):
-    """Mean and half-width of the 95 % interval of independent values (n,), NaNs left out: two floats."""
+    """Mean and half-width of the 95 % t-interval of independent values (n,), NaNs left out: two floats."""
     values = values[~values.isnan()]
     if len(values) == 0:
         return math.nan, math.nan
-    half = 1.96 * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    half = t_quantile(len(values) - 1) * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return values.mean().item(), half
 
 
@@ -59,30 +82,56 @@ def pass_at(j, correct, k):
     return 1.0 - math.comb(k - correct, j) / math.comb(k, j)
 
 
-def summary(rewards, truncated):
-    """Scores of one domain as a dict, in points (0-100): rewards (n, k) with NaN, truncated (n, k) bool."""
-    score, half = mean_ci(rewards.nanmean(1))
+def summary(rewards, truncated, ids):
+    """Scores of one domain as a dict, in points (0-100): rewards (n, k) with NaN, truncated (n, k) bool, n row ids."""
+    means = 100 * rewards.nanmean(1)                                                          # (n,)
+    score, half = mean_ci(means)
     n, k = rewards.shape
     graded = [row[~row.isnan()] for row in rewards]
     at = {f"pass@{j}": 100 * mean_ci(torch.tensor([pass_at(j, int((r == 1).sum()), len(r))
                                                    for r in graded if len(r) >= j], dtype=torch.float64))[0]
           for j in sorted({1, 2, 4, 8, 16, k}) if j <= k}
-    return {"score": 100 * score, "ci95": 100 * half, "prompts": n, "samples": k, **at,
-            "truncated": truncated.double().mean().item(), "verifier_errors": int(rewards.isnan().sum())}
+    return {"score": score, "ci95": half, "prompts": n, "samples": k, **at,
+            "truncated": truncated.double().mean().item(), "verifier_errors": int(rewards.isnan().sum()),
+            "prompt_scores": {id: mean for id, mean in zip(ids, means.tolist()) if mean == mean}}
 
 
-def average(entries, score="score", half="ci95"):
-    """Mean of the domains' scores; its interval from theirs, which are independent samples."""
-    return {score: sum(e[score] for e in entries) / len(entries),
-            half: math.sqrt(sum(e[half] ** 2 for e in entries)) / len(entries)}
+def evaluate(model, tokenizer, rows, *, keep=None, **settings):
+    """Grade one model in several domains: {domain: summary}. rows: {domain: rows}; settings: those of `grade`.
+
+    keep: a list that gets a dict per completion (domain, row id, text, reward).
+    """
+    scores = {}
+    for domain, some in rows.items():
+        rewards, completions, truncated = grade(model, tokenizer, domain, some, **settings)
+        scores[domain] = summary(rewards, truncated, [row["id"] for row in some])
+        if keep is not None:
+            keep += [{"domain": domain, "id": row["id"], "completion": text, "reward": reward}
+                     for row, texts, given in zip(some, completions, rewards.tolist())
+                     for text, reward in zip(texts, given)]
+    return scores
 
 
-def evaluation_rows(domain, data, fields, n, split):
-    """The rows a domain is evaluated on: held-out synthetic ones, or those of a file or hub name."""
-    if data is None:
-        return domains.synthetic(domain, "test", n, seed="held-out")
-    rows = domains.load_rows(domain, data, split, fields)
-    return sorted(rows, key=lambda row: row["id"])[:n]  # files are often sorted by subject: by hash, a fair sample
+def paired(scores, reference):
+    """Change of one domain's score from `reference` (both summaries), prompt by prompt: mean and half-width, points."""
+    now, then = scores["prompt_scores"], reference["prompt_scores"]
+    return mean_ci(torch.tensor([now[id] - then[id] for id in now if id in then], dtype=torch.float64))
+
+
+def average(entries):
+    """Mean of the domains' (score, half-width) pairs; its interval from theirs, which are independent samples."""
+    values, halves = zip(*entries)
+    return sum(values) / len(values), math.sqrt(sum(half ** 2 for half in halves)) / len(halves)
+
+
+def evaluation_rows(domain, source, fields, n, split):
+    """At most n different rows to evaluate a domain on, of a split (see domains.in_split): new synthetic ones where
+    source is None or "synthetic", else those of a file or hub name."""
+    if source in (None, "synthetic"):
+        rows = domains.synthetic(domain, split, 4 * n, seed="held-out")
+    else:                                           # files are often sorted by subject: by hash, a fair sample
+        rows = sorted(domains.load_rows(domain, source, split, fields), key=lambda row: row["id"])
+    return list({row["id"]: row for row in rows}.values())[:n]  # a prompt that came twice would count twice
 
 
 def parse():
@@ -108,17 +157,14 @@ def parse():
     group.add_argument("--judge", default=None, help="model that judges cw: a directory or hub name (default: rubric)")
     group = parser.add_argument_group("output")
     group.add_argument("--paired", action="store_true", help="also the paired difference to the first checkpoint")
-    group.add_argument("--json", metavar="FILE", help="write all numbers")
+    group.add_argument("--json", metavar="FILE", help="write all numbers; what stands there of checkpoints that have "
+                       "not changed, with the same settings, is not evaluated again")
     group.add_argument("--samples-file", metavar="FILE", help="write every completion with its reward, as jsonl")
     args = parser.parse_args()
     args.domains = args.domains.split(",")
     for domain in args.domains:
         domains.check_domain(domain)
-    sources = dict(item.split("=", 1) if "=" in item else (item, None) for item in args.data)
-    for domain, source in sources.items():
-        domains.check_domain(domain)
-        if not source:
-            raise UserError(f"--data {domain} names no source: write {domain}=FILE, {domain}=HUB/NAME or {domain}=hub")
+    args.data = domains.sources(args.data, args.domains)
     if args.greedy:
         args.samples, args.temperature = 1, 0.0
     for name in ("prompts", "samples", "max_prompt_length", "max_completion_length"):
@@ -126,8 +172,6 @@ def parse():
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
     if not 0 <= args.temperature < math.inf or not 0 < args.top_p <= 1:
         raise UserError("--temperature must be 0 or more, and --top-p must lie in (0, 1]")
-    if not set(sources) <= set(args.domains):
-        raise UserError(f"--data names {', '.join(set(sources) - set(args.domains))}, which --domains leaves out")
     for names in (args.domains, args.checkpoints):
         if len(set(names)) < len(names):
             raise UserError(f"named twice: {next(name for name in names if names.count(name) > 1)}")
@@ -137,61 +181,80 @@ def parse():
     for file in filter(None, (args.json, args.samples_file)):  # before the work, not after it
         if not Path(file).resolve().parent.is_dir() or Path(file).is_dir():
             raise UserError(f"cannot write {file}: its directory is missing, or it is a directory itself")
-    args.data = sources
-    if sources:
-        args.domains = [domain for domain in args.domains if domain in sources]
+    if args.data:
+        args.domains = [domain for domain in args.domains if domain in args.data]
     return args
+
+
+def read_scores(file):
+    """What a run of this script wrote with --json: {checkpoint: entry}; UserError if the file holds something else."""
+    try:
+        report = json.loads(Path(file).read_text())
+        sound = all("evaluated" in entry for entry in report.values())
+    except (ValueError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{file} holds no scores of evaluate.py --json: name another file")
+    return report
+
+
+def weights_on_disk(checkpoint):
+    """Bytes and time of last change of a checkpoint's weights: another training run shows in them."""
+    files = [file.stat() for file in os.scandir(checkpoint) if file.name.endswith((".safetensors", ".bin"))] \
+        if os.path.isdir(checkpoint) else []
+    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
 
 
 def main():
     args = parse()
     judge = llm_judge(args.judge) if args.judge and "cw" in args.domains else rubric
-    rows = {d: evaluation_rows(d, args.data.get(d), args.fields, args.prompts, "test" if args.held_out else "all")
+    rows = {d: evaluation_rows(d, args.data.get(d), args.fields, args.prompts,
+                               "test" if args.held_out or args.data.get(d) in (None, "synthetic") else "all")
             for d in args.domains}
-    report, first, samples = {}, {}, []
-    how = "greedy" if args.greedy else f"temperature {args.temperature}"
-    print(f"avg@{args.samples} x 100 +- 95 % interval; {how}; "
+    settings = {"samples": args.samples, "temperature": args.temperature, "top_p": args.top_p, "seed": args.seed,
+                "max_prompt_length": args.max_prompt_length, "max_completion_length": args.max_completion_length}
+    report = read_scores(args.json) if args.json and Path(args.json).exists() else {}
+    completions = []
+    print(f"avg@{args.samples} x 100 +- 95 % interval; {'greedy' if args.greedy else f'temperature {args.temperature}'}; "
           + ", ".join(f"{d}: {len(r)} prompts" for d, r in rows.items()))
     width = max(len("paired to the first"), *map(len, args.checkpoints))
     print(f"{'':{width}}" + "".join(f"{d:>16}" for d in [*args.domains, "average"]))
     for name in args.checkpoints:
         model = None                                # not two models at once
-        model, tokenizer = load(name)
-        entry = {}
-        for d in args.domains:
-            rewards, completions, truncated = grade(
-                model, tokenizer, d, rows[d], samples=args.samples, temperature=args.temperature, top_p=args.top_p,
-                max_prompt_length=args.max_prompt_length, max_completion_length=args.max_completion_length,
-                seed=args.seed, judge=judge)
-            entry[d] = summary(rewards, truncated)
-            means = rewards.nanmean(1)                                                        # (n,)
-            if args.paired:
-                difference = mean_ci(means - first.setdefault(d, means))
-                entry[d] |= {"paired_difference": 100 * difference[0], "paired_ci95": 100 * difference[1]}
-            samples += [{"checkpoint": name, "domain": d, "id": row["id"], "completion": text, "reward": score}
-                        for row, texts, scores in zip(rows[d], completions, rewards.tolist())
-                        for text, score in zip(texts, scores)]
-        entries = [entry[d] for d in args.domains]
-        entry["average"] = average(entries)
+        evaluated = {**settings, "judge": args.judge, "data": {d: args.data.get(d, "synthetic") for d in args.domains},
+                     "rows": {d: fingerprint(r) for d, r in rows.items()}}
+        weights = weights_on_disk(name)
+        known = report.get(name, {})
+        if args.samples_file or (known.get("evaluated"), known.get("weights")) != (evaluated, weights):
+            model, tokenizer = load(name)
+            kept, run = [], read_run(name)
+            known = evaluate(model, tokenizer, rows, judge=judge, keep=kept, **settings)
+            known |= {"evaluated": evaluated, "weights": weights_on_disk(name), "seed": run.get("seed"),
+                      "recipe": run.get("recipe", [Path(name).name])}
+            completions += [{"checkpoint": name, **one} for one in kept]
+        line = [(known[d]["score"], known[d]["ci95"]) for d in args.domains]
+        known["average"] = dict(zip(("score", "ci95"), average(line)))
+        print(f"{name:{width}}" + "".join(f"{score:9.1f} +-{half:4.1f}" for score, half in [*line, average(line)]))
         if args.paired:
-            entry["average"] |= average(entries, "paired_difference", "paired_ci95")
-        report[name] = entry
-        shown = [*args.domains, "average"]
-        print(f"{name:{width}}" + "".join(f"{entry[d]['score']:9.1f} +-{entry[d]['ci95']:4.1f}" for d in shown))
-        if args.paired and len(report) > 1:
-            print(f"{'paired to the first':>{width}}" + "".join(
-                f"{entry[d]['paired_difference']:+9.1f} +-{entry[d]['paired_ci95']:4.1f}" for d in shown))
-        errors = sum(e["verifier_errors"] for e in entries)
-        if errors:
-            print(f"{'':{width}}  {errors} completions could not be graded and are left out")
-        cut = max(args.domains, key=lambda d: entry[d]["truncated"])
-        if entry[cut]["truncated"] > 0.2:
-            print(f"{'':{width}}  {entry[cut]['truncated']:.0%} of the {cut} completions were cut off: "
-                  "raise --max-completion-length")
+            first = report.get(args.checkpoints[0], known)
+            line = [paired(known[d], first[d]) for d in args.domains]
+            known["paired_to_first"] = {d: {"difference": change, "ci95": half} for d, (change, half) in
+                                        zip([*args.domains, "average"], [*line, average(line)])}
+            if first is not known:
+                print(f"{'paired to the first':>{width}}"
+                      + "".join(f"{change:+9.1f} +-{half:4.1f}" for change, half in [*line, average(line)]))
+        report[name] = known
         if args.json:                               # after each checkpoint: an error in the next one loses nothing
             write_json(args.json, report)
         if args.samples_file:
-            write_text(args.samples_file, "".join(json.dumps(s) + "\n" for s in samples))
+            write_text(args.samples_file, "".join(json.dumps(one) + "\n" for one in completions))
+        errors = sum(known[d]["verifier_errors"] for d in args.domains)
+        if errors:
+            print(f"{'':{width}}  {errors} completions could not be graded and are left out")
+        cut = max(args.domains, key=lambda d: known[d]["truncated"])
+        if known[cut]["truncated"] > 0.2:
+            print(f"{'':{width}}  {known[cut]['truncated']:.0%} of the {cut} completions were cut off: "
+                  "raise --max-completion-length")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The directory of a run: what may be replaced, what may go on, and how an interruption leaves it.
 
-A run writes log.jsonl and samples.jsonl as it goes and, every so often, a checkpoint: the model's own files (model.py)
+A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own files (model.py)
 and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that file and the number
 of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit on a CPU.
 """
@@ -19,7 +19,7 @@ from model import UserError, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
-                  r"vocab\.json|merges\.txt|chat_template\.jinja|run\.json|log\.jsonl|samples\.jsonl|resume\.safetensors|.*\.tmp")
+                  r"vocab\.json|merges\.txt|chat_template\.jinja|run\.json|(log|samples|validation)\.jsonl|resume\.safetensors|.*\.tmp")
 
 
 def open_out(args):
@@ -64,15 +64,21 @@ def swap_in(new, out):
     shutil.rmtree(old)
 
 
-def trim_log(path, steps):
-    """Keep the lines of a jsonl log that belong to the first `steps` steps; one cut off by a crash goes too."""
-    kept = []
-    for line in path.read_text().split("\n") if path.is_file() else []:
+def read_log(path):
+    """The records of a jsonl log, up to a line that a crash cut off."""
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
         try:
-            kept += [line] if json.loads(line)["step"] <= steps else []
+            records.append(json.loads(line))
         except ValueError:
             break
-    write_text(path, "".join(line + "\n" for line in kept))
+    return records
+
+
+def trim_log(path, steps):
+    """Keep the records of a jsonl log that belong to the first `steps` steps."""
+    kept = [record for record in read_log(path) if record["step"] <= steps]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def append(path, records):

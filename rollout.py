@@ -35,6 +35,7 @@ class Rollout:
         prompt_ids  [[a b c]   prompt_mask  [[1 1 1]   ids  [[x y # .]   mask  [[1 1 1 0]   stopped  [True
                      [. . d]]                [0 0 1]]        [z y x y]]         [1 1 1 1]]            False]
     """
+    group: torch.Tensor        # (N,) int64, the prompt a row belongs to: rows of one group have equal prompts
     prompt_ids: torch.Tensor   # (N, P) int64
     prompt_mask: torch.Tensor  # (N, P) bool
     ids: torch.Tensor          # (N, T) int64, exactly the sampled ids: never decoded and encoded again
@@ -49,7 +50,7 @@ class Rollout:
         P = int(self.prompt_mask[index].sum(1).max())
         T = max(int(self.mask[index].sum(1).max()), 1)
         width = self.prompt_ids.shape[1]
-        return Rollout(self.prompt_ids[index, width - P:], self.prompt_mask[index, width - P:],
+        return Rollout(self.group[index], self.prompt_ids[index, width - P:], self.prompt_mask[index, width - P:],
                        self.ids[index, :T], self.mask[index, :T], self.logps[index, :T],
                        self.entropy[index, :T], self.stopped[index])
 
@@ -141,6 +142,7 @@ def sample(model, prompts, *, group_size, noise, progress=None, **settings):
         part.prompt_ids = F.pad(part.prompt_ids, (missing, 0), value=settings["pad_id"])
         part.prompt_mask = F.pad(part.prompt_mask, (missing, 0), value=False)
     rollout = Rollout(*(torch.cat(fields) for fields in zip(*(vars(part).values() for part in parts))))
+    rollout.group = torch.arange(len(rollout.group), device=rollout.group.device) // group_size  # over all parts
     if not (rollout.logps.isfinite().all() and rollout.entropy.isfinite().all()):  # the loss of such rows may look fine
         raise UserError("the model's probabilities are not finite: its weights have diverged; start from a checkpoint "
                         "that is sound, with a lower --lr")
@@ -154,8 +156,7 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
     temperature 0 is greedy (its logps are then those at temperature 1). The model's own generation_config (its
     temperature, top_k, penalties) plays no part.
     """
-    from transformers import DynamicCache
-
+    from transformers import DynamicCache  # here: --help need not wait for it
     device, N, max_new_tokens = model.device, *noise.shape
     P = max(len(p) for p in prompts)
     prompt_ids = torch.tensor([[pad_id] * (P - len(p)) + p for p in prompts], device=device)              # (B, P)
@@ -210,7 +211,7 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
                        past_key_values=cache, use_cache=True).logits[:, -1]                               # (n, V)
         length = length + 1
     group = torch.arange(N, device=device) // group_size
-    return Rollout(prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
+    return Rollout(group, prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
 
 
 def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
@@ -220,12 +221,23 @@ def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
     in chunks that the backward pass recomputes: the memory is LOGIT_ELEMENTS, whatever the vocabulary and the number
     of tokens. The rollout is left unchanged.
     """
-    P = rollout.prompt_ids.shape[1]
-    ids = torch.cat([rollout.prompt_ids, rollout.ids], 1)                                         # (N, P + T)
+    from transformers import DynamicCache
+    decoder, P = model.get_decoder(), rollout.prompt_ids.shape[1]
     attended = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                  # (N, P + T)
-    hidden = model.get_decoder()(input_ids=ids, attention_mask=attended.long(), use_cache=False,
-                                 position_ids=(attended.cumsum(1) - 1).clamp(min=0)).last_hidden_state
-    hidden = hidden[:, P - 1:-1][rollout.mask]                    # (M, D), the state before each of M real tokens
+    positions = (attended.cumsum(1) - 1).clamp(min=0)                                             # (N, P + T)
+    if model.training and model.is_gradient_checkpointing:        # which recomputes layers, and so keeps no cache
+        hidden = decoder(input_ids=torch.cat([rollout.prompt_ids, rollout.ids], 1), attention_mask=attended.long(),
+                         position_ids=positions, use_cache=False).last_hidden_state[:, P - 1:-1]  # (N, T, D)
+    else:                                                         # each prompt is read once, with its gradient
+        cache, (groups, which) = DynamicCache(config=model.config), rollout.group.unique(return_inverse=True)
+        first = which.new_empty(len(groups)).scatter_(0, which, torch.arange(len(which), device=which.device))  # any row
+        prompt = decoder(input_ids=rollout.prompt_ids[first], attention_mask=rollout.prompt_mask[first].long(),
+                         position_ids=positions[first, :P], past_key_values=cache).last_hidden_state
+        cache.batch_select_indices(which)
+        answer = decoder(input_ids=rollout.ids, attention_mask=attended.long(), position_ids=positions[:, P:],
+                         past_key_values=cache).last_hidden_state
+        hidden = torch.cat([prompt[which, -1:], answer[:, :-1]], 1)                               # (N, T, D)
+    hidden = hidden[rollout.mask]                                 # (M, D), the state before each of M real tokens
     targets = rollout.ids[rollout.mask]                           # (M,)
     head = model.get_output_embeddings()
 

@@ -30,10 +30,12 @@ import torch.nn.functional as F
 
 import domains
 import evaluate
+import interference
 import judge
 import math_answer
 import model as models
 import policy as policies
+import refresh
 import resume
 import rollout as rollouts
 import sandbox
@@ -44,6 +46,7 @@ ROOT = Path(__file__).resolve().parent
 SHARED = ROOT.parent / "shared" / "data"
 WORK = Path(tempfile.mkdtemp(prefix="test_all_"))
 SKIP = unittest.SkipTest  # pytest knows it too
+SYNTHETIC = dict.fromkeys(domains.DOMAINS)  # for rows_for_step: new synthetic rows in every domain
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------
@@ -344,6 +347,7 @@ def test_scoring_is_invariant_to_extra_padding_and_leaves_its_inputs_unchanged()
     rollout = a_rollout()
     N = len(rollout.ids)
     wide = rollouts.Rollout(
+        rollout.group,
         torch.cat([torch.zeros(N, 7, dtype=torch.long), rollout.prompt_ids], 1),
         torch.cat([torch.zeros(N, 7, dtype=torch.bool), rollout.prompt_mask], 1),
         torch.cat([rollout.ids, torch.zeros(N, 5, dtype=torch.long)], 1),
@@ -372,6 +376,28 @@ def test_scoring_in_chunks_changes_neither_values_nor_gradients():
             rollouts.LOGIT_ELEMENTS = limit
             model.zero_grad()
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results))
+
+
+def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads_it_once():
+    model = models.load(tiny()[0])[0]
+    rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3).rows([8, 0, 1, 3, 4, 5, 7])  # groups broken up
+    results, read = [], []
+    model.model.register_forward_pre_hook(lambda _, args, kw: read.append(kw["input_ids"].numel()), with_kwargs=True)
+    for alone in (False, True):                      # once as groups, once with every row a group of its own
+        rollout.group = torch.arange(7) if alone else rollout.group
+        logps = rollouts.token_logps(model, rollout, temperature=0.7)
+        logps.square().sum().backward()
+        results.append((logps.detach(), [p.grad.clone() for p in model.parameters()]))
+        model.zero_grad()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    logps = rollouts.token_logps(model.train(), rollout, temperature=0.7)   # keeps no cache: prompt and answer in one piece
+    logps.square().sum().backward()
+    results.append((logps.detach(), [p.grad for p in model.parameters()]))
+    for logps, gradients in results[1:]:
+        assert torch.allclose(logps, results[0][0], atol=1e-5)
+        assert all(torch.allclose(a, b, atol=1e-4 * b.abs().max().item() + 1e-7) for a, b in zip(gradients, results[0][1]))
+    P, T = rollout.prompt_ids.shape[1], rollout.ids.shape[1]
+    assert read == [3 * P, 7 * T, 7 * P, 7 * T, 7 * (P + T)]
 
 
 def test_no_logits_of_the_prompt_are_computed_while_scoring():
@@ -662,10 +688,10 @@ def test_each_completion_is_graded_with_its_own_row():
     try:
         policy = fresh_policy()
         args = settings(prompts_per_step=3, group_size=2, max_completion_length=5)
-        train_grpo.train_step(args, policy, None, tiny()[2], None, None, 4)
+        train_grpo.train_step(args, policy, None, tiny()[2], None, SYNTHETIC, 4)
     finally:
         domains.reward = reward
-    rows = train_grpo.rows_for_step(args, None, 4)
+    rows = [row for _, row in train_grpo.rows_for_step(args, SYNTHETIC, 4)]
     assert [i for i, _ in seen] == [row["id"] for row in rows for _ in range(2)]
     rollout = rollouts.sample(policy.model, rollouts.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
                               group_size=2, noise=rollouts.uniform_noise(6, 5, 0, "rollout", 4),
@@ -673,12 +699,42 @@ def test_each_completion_is_graded_with_its_own_row():
     assert [text for _, text in seen] == rollouts.decode(tiny()[2], rollout)
 
 
+def test_of_several_domains_each_gets_its_share_of_a_batch_or_whole_batches_in_turn():
+    real = domains.synthetic("qa", "train", 7, seed=0)
+    rows = SYNTHETIC | {"qa": real}
+    mixed = settings(domains=["math", "code", "qa"], prompts_per_step=4)
+    steps = [train_grpo.rows_for_step(mixed, rows, step) for step in range(21)]
+    assert all(len(step) == 4 for step in steps) and steps[3] == train_grpo.rows_for_step(mixed, rows, 3)
+    shares = [[domain for domain, _ in step].count("qa") for step in steps]
+    assert set(shares) == {1, 2} and sum(shares) == 28           # a third of 21 * 4, spread evenly
+    seen = [row["id"] for step in steps for domain, row in step if domain == "qa"]
+    assert all(sorted(seen[i:i + 7]) == sorted(r["id"] for r in real) for i in (0, 7, 14, 21))   # whole passes
+    turns = settings(domains=["math", "qa"], prompts_per_step=5, schedule="alternating")
+    steps = [train_grpo.rows_for_step(turns, rows, step) for step in range(14)]
+    assert [{domain for domain, _ in step} for step in steps] == [{"math"}, {"qa"}] * 7
+    seen = [row["id"] for step in steps[1::2] for _, row in step]
+    assert all(sorted(seen[i:i + 7]) == sorted(r["id"] for r in real) for i in range(0, 35, 7))
+
+
+def test_in_a_mixed_batch_every_completion_is_graded_by_its_own_domain():
+    asked, reward = [], domains.reward
+    domains.reward = lambda d, c, rows, j=None: [asked.append((d, row["id"])) or float(d == "cw") for row in rows]
+    try:
+        args = settings(domains=["qa", "cw"], prompts_per_step=5, group_size=2, max_completion_length=3)
+        line, _ = train_grpo.train_step(args, fresh_policy(), None, tiny()[2], None, SYNTHETIC, 1)
+    finally:
+        domains.reward = reward
+    assert asked == [(d, row["id"]) for d, row in train_grpo.rows_for_step(args, SYNTHETIC, 1) for _ in range(2)]
+    assert line["reward_by_domain"] == {"qa": 0, "cw": 1} and abs(line["reward_mean"] - 0.6) < 1e-9  # step 1 has three of cw
+    assert line["zero_variance_groups"] == 1
+
+
 def test_reward_rises_on_a_toy_whose_answer_is_one_of_two_tokens():
     reward, domains.reward = domains.reward, lambda d, c, rows, j=None: [float("A" in text) for text in c]
     try:
         policy = policies.Policy(models.load(tiny()[0])[0], torch.float32)
         args = settings(prompts_per_step=8, group_size=16, max_completion_length=2, lr=3e-3)
-        means = [train_grpo.train_step(args, policy, None, tiny()[2], None, None, step)[0]["reward_mean"] for step in range(40)]
+        means = [train_grpo.train_step(args, policy, None, tiny()[2], None, SYNTHETIC, step)[0]["reward_mean"] for step in range(40)]
     finally:
         domains.reward = reward
     assert sum(means[:3]) / 3 < 0.3 and sum(means[-3:]) / 3 > 0.9, means
@@ -697,8 +753,11 @@ def test_every_reward_reaches_its_maximum_on_the_reference_answer():
 def test_train_and_held_out_rows_are_disjoint_by_construction_and_functions_of_the_seed():
     for domain in domains.DOMAINS:
         train_rows = domains.synthetic(domain, "train", 400, seed=0)
-        test_rows = domains.synthetic(domain, "test", 100, seed=0)
-        assert not {domains.prompt(domain, r) for r in train_rows} & {domains.prompt(domain, r) for r in test_rows}
+        parts = [{domains.prompt(domain, r) for r in rows} for rows in
+                 (train_rows, *(domains.synthetic(domain, split, 100, seed=0) for split in ("validation", "test")))]
+        assert not any(a & b for a, b in itertools.combinations(parts, 2))
+        held_out = [row["id"] for row in evaluate.evaluation_rows(domain, None, "", 200, "test")]
+        assert len(set(held_out)) == len(held_out) > 100    # a prompt that came twice would count twice
         assert train_rows == domains.synthetic(domain, "train", 400, seed=0) != domains.synthetic(domain, "train", 400, seed=1)
 
 
@@ -862,9 +921,9 @@ def test_csv_parquet_and_named_fields_are_read():
     for name in ("rows.csv", "rows.parquet"):
         rows = domains.load_rows("math", str(WORK / name), "all", "question=Frage,answer=Antwort")
         assert [r["answer"] for r in rows] == [str(i + 1) for i in range(30)]
-        parts = [domains.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort") for split in ("train", "test")]
-        assert {r["id"] for r in parts[0]} | {r["id"] for r in parts[1]} == {r["id"] for r in rows} and not \
-            {r["id"] for r in parts[0]} & {r["id"] for r in parts[1]}
+        parts = [domains.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort")
+                 for split in ("train", "validation", "test")]
+        assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in rows)   # each in one part
 
 
 def test_a_local_directory_is_read_like_a_hub_name_with_its_splits():
@@ -917,13 +976,25 @@ def test_pass_at_k_equals_counting_all_subsets():
 
 def test_scores_and_intervals_are_clustered_by_prompt_and_leave_out_what_was_not_graded():
     rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0], [math.nan, 0.0], [math.nan, math.nan]], dtype=torch.float64)
-    entry = evaluate.summary(rewards, torch.tensor([[True, False]] * 4))
+    entry = evaluate.summary(rewards, torch.tensor([[True, False]] * 4), "abcd")
     means = [0.5, 1.0, 0.0]                          # standard deviation 0.5
-    assert abs(entry["score"] - 50) < 1e-9 and abs(entry["ci95"] - 100 * 1.96 * 0.5 / math.sqrt(3)) < 1e-9
+    assert abs(entry["score"] - 50) < 1e-9 and abs(entry["ci95"] - 100 * 4.302653 * 0.5 / math.sqrt(3)) < 1e-4
+    assert entry["prompt_scores"] == {"a": 50, "b": 100, "c": 0}
     assert entry["verifier_errors"] == 3 and entry["truncated"] == 0.5
     assert abs(entry["pass@1"] - 100 * (0.5 + 1 + 0) / 3) < 1e-9 and abs(entry["pass@2"] - 100 * (1 + 1) / 2) < 1e-9
-    both = evaluate.average([{"score": 10, "ci95": 3}, {"score": 30, "ci95": 4}])
-    assert both == {"score": 20, "ci95": 2.5}
+    assert evaluate.average([(10, 3), (30, 4)]) == (20, 2.5)
+    other = evaluate.summary(torch.tensor([[0.0, 0], [0, 1], [1, 1]], dtype=torch.float64), torch.zeros(3, 2) > 0, "bcz")
+    change, half = evaluate.paired(entry, other)    # of b and c, the rows that both have: 100 - 0 and 0 - 50
+    assert abs(change - 25) < 1e-9 and abs(half - 12.7062 * 75) < 0.01
+
+
+def test_t_quantiles_agree_with_the_integral_of_the_density():
+    for dof in (1, 2, 3, 4, 9, 30, 199):
+        t, n = evaluate.t_quantile(dof), 200_000
+        x = (torch.arange(n, dtype=torch.float64) + 0.5) * t / n
+        log_scale = math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2) - 0.5 * math.log(dof * math.pi)
+        inside = 2 * (math.exp(log_scale) * (1 + x * x / dof) ** (-(dof + 1) / 2)).sum().item() * t / n
+        assert abs(inside - 0.95) < 1e-6, (dof, t, inside)
 
 
 def test_evaluate_writes_what_it_prints_and_the_first_checkpoint_differs_from_itself_by_zero():
@@ -932,9 +1003,9 @@ def test_evaluate_writes_what_it_prints_and_the_first_checkpoint_differs_from_it
                          WORK / "scores.json", "--samples-file", WORK / "samples.jsonl", "--max-completion-length", 6)
     assert code == 0, err
     report = json.loads((WORK / "scores.json").read_text())[directory]
-    assert set(report) == {*domains.DOMAINS, "average"}
+    assert {*domains.DOMAINS, "average", "evaluated", "weights", "seed", "recipe"} <= set(report)
     assert abs(report["average"]["score"] - sum(report[d]["score"] for d in domains.DOMAINS) / 4) < 1e-9
-    assert all(report[d]["paired_difference"] == report[d]["paired_ci95"] == 0 for d in domains.DOMAINS)
+    assert all(report["paired_to_first"][d] == {"difference": 0, "ci95": 0} for d in [*domains.DOMAINS, "average"])
     samples = [json.loads(line) for line in (WORK / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 4 * 6 * 2
     for d in domains.DOMAINS:
@@ -942,6 +1013,34 @@ def test_evaluate_writes_what_it_prints_and_the_first_checkpoint_differs_from_it
         assert abs(100 * sum(mean) / len(mean) - report[d]["score"]) < 1e-6
     code, out, _ = run(evaluate.main, directory, "--greedy", "--domains", "math", "--prompts", 3)
     assert code == 0 and "greedy" in out and "math: 3 prompts" in out
+
+
+def test_scores_that_stand_in_the_file_are_not_computed_again_unless_something_changed():
+    start, file, grade, graded = talker()[0], WORK / "kept.json", evaluate.grade, []
+    moving = WORK / "moving"
+    shutil.copytree(start, moving)
+    options = ("--prompts", 4, "--samples", 2, "--max-completion-length", 4, "--domains", "math", "--json", file)
+
+    def counted(model, tokenizer, domain, *args, **kw):
+        graded.append(domain)
+        return grade(model, tokenizer, domain, *args, **kw)
+    evaluate.grade = counted
+    try:
+        outputs = [run(evaluate.main, start, moving, *options)[1], run(evaluate.main, start, moving, *options)[1]]
+        assert outputs[0] == outputs[1] and len(graded) == 2
+        first = json.loads(file.read_text())
+        shutil.copy(Path(tiny()[0]) / "model.safetensors", moving / "model.safetensors")     # trained anew
+        run(evaluate.main, start, moving, *options)
+        assert len(graded) == 3
+        second = json.loads(file.read_text())
+        assert second[start] == first[start] and second[str(moving)]["math"] != first[str(moving)]["math"]
+        assert run(evaluate.main, start, *options, "--seed", 1)[0] == 0 and len(graded) == 4     # other noise
+        assert set(json.loads(file.read_text())) == {start, str(moving)}                       # nobody's scores are lost
+    finally:
+        evaluate.grade = grade
+    (WORK / "notes.json").write_text("[1]")
+    code, _, err = run(evaluate.main, start, "--json", WORK / "notes.json", "--domains", "math")
+    assert code == 2 and "holds no scores" in err and (WORK / "notes.json").read_text() == "[1]"
 
 
 def test_a_score_does_not_depend_on_which_other_rows_are_graded():
@@ -1046,14 +1145,19 @@ def test_evaluation_does_not_change_training():
     options = ("--domain", "math", "--steps", 3)
     with_reward(lively, lambda: (train(WORK / "eval0", *options), train(WORK / "eval1", *options, "--eval-prompts", 5)))
     assert same_weights(WORK / "eval0", WORK / "eval1")
-    assert models.read_run(WORK / "eval1")["metrics"]["before"]["prompts"] == 5
+    often = with_reward(lively, lambda: train(WORK / "eval2", *options, "--eval-prompts", 5, "--eval-every", 1,
+                                              "--eval-domains", "math,qa"))
+    assert same_weights(WORK / "eval0", often)
+    assert models.read_run(WORK / "eval1")["metrics"]["math"]["before"]["prompts"] == 5
+    assert [line["step"] for line in resume.read_log(often / "validation.jsonl")] == [0, 1, 2, 3]
+    assert set(models.read_run(often)["metrics"]) == {"math", "qa"}
 
 
 def test_the_seed_changes_rows_and_weights_and_the_same_seed_neither():
-    rows = [[r["id"] for r in train_grpo.rows_for_step(settings(seed=seed), None, 0)] for seed in (0, 0, 1)]
+    rows = [[r["id"] for _, r in train_grpo.rows_for_step(settings(seed=seed), SYNTHETIC, 0)] for seed in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2]
     real = domains.synthetic("math", "train", 10, seed=3)
-    order = [[r["id"] for step in range(5) for r in train_grpo.rows_for_step(settings(seed=seed, prompts_per_step=4), real, step)]
+    order = [[r["id"] for step in range(5) for _, r in train_grpo.rows_for_step(settings(seed=seed, prompts_per_step=4), {"math": real}, step)]
              for seed in (0, 0, 1)]
     assert order[0] == order[1] != order[2]
     assert all(sorted(o[:10]) == sorted(r["id"] for r in real) == sorted(o[10:]) for o in order)  # whole passes, reshuffled
@@ -1061,7 +1165,7 @@ def test_the_seed_changes_rows_and_weights_and_the_same_seed_neither():
 
 
 def test_a_run_killed_in_its_last_evaluation_has_lost_nothing():
-    graded, grade = [], train_grpo.grade
+    graded, grade = [], evaluate.grade
 
     def dies(*args, **options):
         graded.append(1)
@@ -1069,15 +1173,15 @@ def test_a_run_killed_in_its_last_evaluation_has_lost_nothing():
             raise models.UserError("pulled the plug")
         return grade(*args, **options)
     options = ("--domain", "math", "--steps", 3, "--eval-prompts", 4)
-    train_grpo.grade = dies
+    evaluate.grade = dies
     try:
         with_reward(lively, lambda: train(WORK / "late", *options, code=2))
     finally:
-        train_grpo.grade = grade
+        evaluate.grade = grade
     trained = weights(WORK / "late")
     with_reward(lively, lambda: train(WORK / "late", *options, "--resume"))
     assert all(torch.equal(trained[name], tensor) for name, tensor in weights(WORK / "late").items())
-    metrics = models.read_run(WORK / "late")["metrics"]
+    metrics = models.read_run(WORK / "late")["metrics"]["math"]
     assert metrics["before"]["prompts"] == metrics["after"]["prompts"] == 4
 
 
@@ -1110,6 +1214,155 @@ def test_a_bf16_run_saves_fp32_weights_and_says_so():
     assert all(tensor.dtype == torch.float32 for tensor in weights(WORK / "fp32").values())
 
 
+# ---- refresh.py and interference.py ------------------------------------------------------------------------------
+
+def refresh_command(damaged, out, *more):
+    data = talker()[1]
+    return [damaged, "--domain", "math", "--data", data, "--eval-data", f"math={data}", "--out", out, "--eval-prompts", 25,
+            "--prompts-per-step", 8, "--group-size", 8, "--max-completion-length", 8, "--lr", 1e-3, *more]
+
+
+def test_refresh_is_the_loop_of_train_grpo_with_other_defaults():
+    code, out, err = run(refresh.main, *refresh_command(talker()[0], WORK / "fresh", "--steps", 3))
+    assert code == 0, err
+    command = grpo_command(WORK / "as-training")[2:]
+    command[command.index("--steps") + 1] = "3"
+    command[command.index("--inner-updates") + 1] = "1"
+    assert run(train_grpo.main, *command, "--warmup-steps", 0)[0] == 0
+    assert same_weights(WORK / "fresh", WORK / "as-training") and not same_weights(WORK / "fresh", talker()[0])
+    report = models.read_run(WORK / "fresh")["metrics"]["math"]
+    lines = resume.read_log(WORK / "fresh" / "validation.jsonl")
+    assert [line["step"] for line in lines] == [0, 3]
+    before, after = (line["scores"]["math"]["prompt_scores"] for line in lines)
+    differences = torch.tensor([after[id] - before[id] for id in before])
+    assert len(before) == 25 and abs(report["change"][0] - differences.mean().item()) < 1e-4
+    assert abs(report["change"][1] - evaluate.t_quantile(24) * differences.std().item() / 5) < 1e-4
+    assert "3 steps of refresh on math" in out and f"{report['change'][0]:+.1f} +-" in out and "refreshed" in out
+    recipe = models.read_run(WORK / "fresh")["recipe"]
+    assert recipe == ["talker", "math 3"]
+
+
+def test_refresh_reports_all_four_domains_and_alternates():
+    args = (tiny()[0], "--domains", "math,qa", "--steps", 3, "--out", WORK / "turns", "--eval-prompts", 3, "--eval-samples", 2,
+            "--prompts-per-step", 2, "--group-size", 2, "--max-completion-length", 4)
+    code, out, err = run(refresh.main, *args)
+    assert code == 0 and all(re.search(rf"^{d} +\d", out, re.MULTILINE) for d in domains.DOMAINS), (out, err)
+    lines = resume.read_log(WORK / "turns" / "log.jsonl")
+    assert [set(line["reward_by_domain"]) for line in lines] == [{"math"}, {"qa"}, {"math"}]
+    assert models.read_run(WORK / "turns")["recipe"] == ["tiny", "math/qa 3"]
+    before = snapshot(WORK / "turns")
+    code, out, _ = run(refresh.main, *args, "--resume")
+    assert code == 0 and "nothing to resume" in out and snapshot(WORK / "turns") == before
+
+
+def test_refresh_stops_when_the_reference_is_reached_and_not_before():
+    better, worse = talker()[0], tiny()[0]                # about a tenth of the sums right, and none
+    already = ("--steps", 5, "--until-recovered", worse)
+    code, out, err = run(refresh.main, *refresh_command(better, WORK / "already", *already))
+    assert code == 0 and "0 steps of refresh" in out and "recovered: math" in out, (out, err)
+    assert same_weights(WORK / "already", better) and models.read_run(WORK / "already")["finished"]
+    sums = lambda model: [p.detach().sum().item() for p in model.parameters()]
+    grade, known = evaluate.grade, sums(models.load(better)[0])
+
+    def always_right_is(model, *args, **kw):              # the reference, which three steps cannot reach
+        rewards, *rest = grade(model, *args, **kw)
+        return torch.full_like(rewards, sums(model) == known), *rest
+    evaluate.grade = always_right_is
+    try:
+        never = ("--steps", 3, "--until-recovered", better, "--eval-every", 1)
+        code, out, err = run(refresh.main, *refresh_command(worse, WORK / "never-back", *never))
+    finally:
+        evaluate.grade = grade
+    assert code == 0 and "3 steps of refresh" in out and "not recovered yet" in out, (out, err)
+    assert [line["step"] for line in resume.read_log(WORK / "never-back" / "validation.jsonl")] == [0, 1, 2, 3]
+
+
+def test_a_killed_refresh_goes_on_to_the_same_weights_and_the_same_report():
+    options = ("--steps", 5, "--save-every", 2, "--eval-every", 1)
+    whole = refresh_command(talker()[0], WORK / "refresh-whole", *options)
+    assert run(refresh.main, *whole)[0] == 0
+    for moment in (2, 4):                                  # in the third and in the fifth validation
+        graded, grade, out = [], evaluate.grade, WORK / f"refresh-killed-{moment}"
+
+        def dies(*args, **kw):
+            graded.append(1)
+            if len(graded) > moment:
+                raise models.UserError("pulled the plug")
+            return grade(*args, **kw)
+        evaluate.grade = dies
+        try:
+            assert run(refresh.main, *refresh_command(talker()[0], out, *options))[0] == 2
+        finally:
+            evaluate.grade = grade
+        code, _, err = run(refresh.main, *refresh_command(talker()[0], out, *options, "--resume"))
+        assert code == 0 and same_weights(out, WORK / "refresh-whole"), err
+        assert resume.read_log(out / "validation.jsonl") == resume.read_log(WORK / "refresh-whole" / "validation.jsonl")
+        assert models.read_run(out)["metrics"] == models.read_run(WORK / "refresh-whole")["metrics"]
+
+
+def story(file, seed, scores):
+    """A file of scores of one seed. scores: {recipe without its base: (math, code)}; prompts a and b score 10 apart."""
+    report = {}
+    for recipe, points in scores.items():
+        report["/".join(["x", str(seed), *recipe])] = {"evaluated": {"samples": 4}, "weights": [1, 1], "seed": seed,
+            "recipe": ["base", *recipe]} | {d: {"score": x, "ci95": 1.0, "prompt_scores": {"a": x - 5, "b": x + 5}}
+                                            for d, x in zip(("math", "code"), points)}
+    (WORK / file).write_text(json.dumps(report))
+    return WORK / file
+
+
+def two_seeds():
+    M, C, R = "math 100", "code 100", "math 10"
+    return [story("s0.json", 0, {(M,): (80, 50), (C,): (40, 90), (M, C): (60, 90), (C, M): (78, 86), (M, C, R): (76, 86)}),
+            story("s1.json", 1, {(M,): (84, 52), (C,): (42, 92), (M, C): (74, 92), (C, M): (82, 92), (M, C, R): (84, 88)})]
+
+
+def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
+    runs = interference.read(two_seeds())
+    t1 = 12.7062                                           # two seeds: one degree of freedom; half = t1 * |difference| / 2
+    cells = interference.matrix(runs)
+    near = lambda pair, mean, half: abs(pair[0] - mean) < 1e-6 and abs(pair[1] - half) < 1e-3
+    assert set(cells) == {("code", "math"), ("math", "code")}
+    assert near(cells["code", "math"], (-20 - 10) / 2, t1 * 10 / 2) and near(cells["math", "code"], (-4 + 0) / 2, t1 * 4 / 2)
+    (recipe, domain, peak), = interference.refreshes(runs)
+    assert (recipe[1:], domain, peak[1:]) == (("math 100", "code 100", "math 10"), "math", ("math 100",))
+    share = interference.won_back(runs[recipe], runs[recipe[:-1]], runs[peak], domain)
+    assert near(share, (100 * 16 / 20 + 100 * 10 / 10) / 2, t1 * 20 / 2)
+    row = interference.scores(runs[recipe], ["math", "code"])
+    assert near(row[0], 80, t1 * 8 / 2) and near(row[2], (81 + 86) / 2, t1 * 5 / 2)
+    code, out, err = run(interference.main, *two_seeds())
+    assert code == 0, err
+    for line in ("| **math > code > math (10)** |", "-15.0 ± 63.5", "90.0 ± 127.1 % |", "the paper's Math: 66.49 -> 57.66 -> 66.04",
+                 "code -4.0 ± 0.0", "over 2 seeds"):
+        assert line in out, (line, out)
+    verdicts = re.findall(r"\| (yes|no) +\|", out)
+    assert verdicts == ["yes", "yes", "yes", "no", "yes"]
+
+
+def test_one_seed_has_intervals_over_prompts_and_scores_that_do_not_compare_are_refused():
+    one = two_seeds()[0]
+    code, out, _ = run(interference.main, one)
+    assert code == 0 and "one seed" in out and "-20.0 ± 0.0" in out and "80.0 % |" in out, out
+    twin = story("twin.json", 0, {("math 100",): (1, 1)})
+    twin.write_text(twin.read_text().replace("x/0", "elsewhere"))
+    other = story("other.json", 2, {("math 100",): (1, 1)})
+    other.write_text(other.read_text().replace('"samples": 4', '"samples": 8'))
+    for files, words in (((one, twin), "same recipe and seed"), ((one, other), "other settings"), ((WORK / "none.json",), "none.json")):
+        code, _, err = run(interference.main, *files)
+        assert code == 2 and words in err and "Traceback" not in err, err
+
+
+def test_the_picture_is_drawn_where_matplotlib_is_installed_and_its_absence_is_said():
+    file = WORK / "story.png"
+    code, out, err = run(interference.main, *two_seeds(), "--plot", file)
+    assert code == 0 and "math > code > math (10)" in out, err
+    try:
+        import matplotlib
+        assert file.read_bytes()[:4] == b"\x89PNG"
+    except ImportError:
+        assert "pip install matplotlib" in out and not file.exists()
+
+
 def test_resume_refuses_other_settings_and_other_data():
     path = WORK / "some.jsonl"
     write = lambda n: path.write_text("".join(json.dumps({"question": f"{i}+{n}=", "answer": i + n}) + "\n" for i in range(20)))
@@ -1132,7 +1385,7 @@ def test_resume_refuses_other_settings_and_other_data():
 
 
 def test_every_flag_is_read_somewhere():
-    for script in ("train_grpo.py", "evaluate.py", "warmup.py"):
+    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "warmup.py"):
         source = (ROOT / script).read_text() + (ROOT / "resume.py").read_text()
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
@@ -1245,7 +1498,12 @@ def test_every_script_runs_end_to_end_from_the_command_line():
     lineage = models.read_run(WORK / "cli")
     assert lineage["parent"] == talker()[0] and lineage["domain"] == "math" and lineage["steps"] == 7 and lineage["seed"] == 0
     for argv in (["evaluate.py", str(WORK / "cli"), "--prompts", "4", "--samples", "2", "--max-completion-length", "4"],
-                 ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"]):
+                 ["refresh.py", str(WORK / "cli"), "--domain", "qa", "--steps", "1", "--out", str(WORK / "cli-qa"), "--prompts-per-step",
+                  "2", "--group-size", "2", "--eval-prompts", "2", "--eval-samples", "1", "--max-completion-length", "4"],
+                 ["evaluate.py", str(WORK / "cli"), str(WORK / "cli-qa"), "--prompts", "2", "--samples", "1", "--max-completion-length",
+                  "4", "--json", str(WORK / "cli.json")], ["interference.py", str(WORK / "cli.json")],
+                 ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"], ["refresh.py", "--help"],
+                 ["interference.py", "--help"]):
         done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
         assert done.returncode == 0 and not done.stderr.count("Traceback"), done.stderr
 

@@ -2,6 +2,7 @@
 
     python train_grpo.py --domain math                                     # checkpoints/base -> checkpoints/math
     python train_grpo.py --domain code --init checkpoints/math --out checkpoints/math-code
+    python train_grpo.py --domain math,code,qa,cw --steps 400 --out checkpoints/mixed    # of each batch a share each
     python train_grpo.py --domain math --model Qwen/Qwen3-0.6B --data openai/gsm8k@main --max-completion-length 1024
     python train_grpo.py --domain math --resume                            # go on after an interruption
 
@@ -30,26 +31,39 @@ import torch
 from tqdm import tqdm
 
 import domains
-from evaluate import evaluation_rows, grade, summary
+from evaluate import evaluate, evaluation_rows, paired
 from judge import llm_judge, rubric
 from model import BASE, UserError, cli, end_ids, load, read_run, save
 from policy import Policy
-from resume import STATE, append, fingerprint, interruptions, open_out, swap_in, trim_log
+from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import decode, encode, sample, token_logps, uniform_noise
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--init", default=BASE, help=f"checkpoint to start from (default {BASE}, made on first use)")
+    parser.add_argument("--model", default=None, help="start from this hub name or model directory instead")
+    parser.set_defaults(default_lr=[5e-5, 1e-6])    # of small and of large models
+    args = add_settings(parser).parse_args()
+    if args.model and args.init != BASE:
+        raise UserError("--init and --model both name a model to start from: choose one")
+    args.init = args.model or args.init
+    args.out = args.out or f"checkpoints/{args.domain.replace(',', '+')}"
+    return check(args)
+
+
+def add_settings(parser):
+    """The settings of a run, in the order in which it uses them; refresh.py has the same."""
     group = parser.add_argument_group("what to train, on what, where to")
-    group.add_argument("--domain", required=True, help=", ".join(domains.DOMAINS))
-    group.add_argument("--init", default=BASE, help=f"checkpoint to start from (default {BASE}, made on first use)")
-    group.add_argument("--model", default=None, help="start from this hub name or model directory instead")
-    group.add_argument("--data", default="synthetic", help="`synthetic` (default), `hub` (the paper's set), a hub name, "
-                       "or a .jsonl/.json/.parquet/.csv file")
+    group.add_argument("--domain", "--domains", required=True, help=", ".join(domains.DOMAINS) + ", or several with commas")
+    group.add_argument("--schedule", choices=["mixed", "alternating"], default="mixed", help="several domains: a share of "
+                       "each batch for each (default), or whole batches of one domain in turn")
+    group.add_argument("--data", nargs="+", default=["synthetic"], metavar="SOURCE", help="`synthetic` (default), `hub` (the "
+                       "paper's set), a hub name, or a .jsonl/.json/.parquet/.csv file; DOMAIN=SOURCE for several domains")
     group.add_argument("--fields", default="", help="field names of --data where they are not recognised: "
                        "question=NAME,answer=NAME")
-    group.add_argument("--eval-data", default=None, help="held-out rows from here; default: new synthetic rows, or the "
-                       "tenth of --data that is kept out of training")
+    group.add_argument("--eval-data", nargs="+", default=[], metavar="SOURCE", help="held-out rows from here, likewise; "
+                       "default: new synthetic rows, or the tenth of --data that is kept for validation")
     group.add_argument("--judge", default=None, help="model that judges cw: directory or hub name (default: a rubric)")
     group.add_argument("--out", default=None, help="directory to write (default checkpoints/DOMAIN)")
     group.add_argument("--overwrite", action="store_true", help="replace the checkpoint that stands in --out")
@@ -59,7 +73,7 @@ def parse():
     group = parser.add_argument_group("rollout")
     group.add_argument("--steps", type=int, default=100, help="rounds of sampling and updating (default 100)")
     group.add_argument("--prompts-per-step", type=int, default=32, help="B (default 32)")
-    group.add_argument("--group-size", type=int, default=16, help="G, completions per prompt, at least 2 (default 16)")
+    group.add_argument("--group-size", type=int, default=8, help="G, completions per prompt, at least 2 (default 8)")
     group.add_argument("--max-prompt-length", type=int, default=2048, help="tokens; longer is an error (default 2048)")
     group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
     group.add_argument("--temperature", type=float, default=1.0, help="of sampling and of the loss alike (default 1.0)")
@@ -77,8 +91,8 @@ def parse():
     group.add_argument("--mask-truncated", action="store_true",
                        help="completions cut off at the length limit count for the baseline and not for the loss")
     group = parser.add_argument_group("update")
-    group.add_argument("--lr", type=float, default=None, help="peak learning rate of AdamW (default 2e-4 for models "
-                       "below 10 M parameters, 1e-6 above)")
+    group.add_argument("--lr", type=float, default=None, help="peak learning rate of AdamW (default 5e-5 for models "
+                       "below 10 M parameters, 1e-6 above; twice that in refresh.py)")
     group.add_argument("--warmup-steps", type=int, default=5, help="linear rise of the rate, then constant (default 5)")
     group.add_argument("--inner-updates", type=int, default=1, help="optimizer steps per rollout (default 1)")
     group.add_argument("--micro-batch-tokens", type=int, default=16384,
@@ -87,22 +101,38 @@ def parse():
     group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping (default 1.0)")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more compute")
     group = parser.add_argument_group("evaluation and files")
-    group.add_argument("--eval-prompts", type=int, default=128, help="held-out prompts, 0 for no evaluation (default 128)")
-    group.add_argument("--eval-samples", type=int, default=4, help="completions per held-out prompt (default 4)")
+    group.add_argument("--eval-domains", default=None, help="domains to validate on (default: those trained)")
+    group.add_argument("--eval-every", type=int, default=0, help="steps between validations (default 0: at both ends only)")
+    group.add_argument("--eval-prompts", type=int, default=128, help="prompts per domain, 0 for no validation (default 128)")
+    group.add_argument("--eval-samples", type=int, default=4, help="completions per prompt (default 4)")
     group.add_argument("--save-every", type=int, default=20, help="steps between checkpoints (default 20)")
-    return check(parser.parse_args())
+    return parser
 
 
 def check(args):
-    """Refuse settings that make no sense, before anything is loaded or written."""
-    domains.check_domain(args.domain)
+    """Refuse settings that make no sense, before anything is loaded or written; lists and sources in their final form."""
+    args.domains = args.domain.split(",")
+    args.eval_domains = args.eval_domains.split(",") if args.eval_domains else args.domains
+    for domain in args.domains + args.eval_domains:
+        domains.check_domain(domain)
+    for names in (args.domains, args.eval_domains):
+        if len(set(names)) < len(names):
+            raise UserError(f"a domain is named twice in {','.join(names)}")
+    args.data = domains.sources(args.data, args.domains)
+    if args.data.keys() != set(args.domains):
+        raise UserError(f"--data names no rows of {', '.join(set(args.domains) - set(args.data))}: write DOMAIN=SOURCE for each")
+    args.eval_data = domains.sources(args.eval_data, args.eval_domains)
+    if args.fields and len(args.domains) > 1:
+        raise UserError("--fields names the fields of one domain's rows: train one domain, or rename the fields")
+    if args.prompts_per_step < len(args.domains):
+        raise UserError(f"--prompts-per-step must be at least {len(args.domains)}: one prompt of each domain")
     if args.group_size < 2:
         raise UserError("--group-size must be at least 2: a completion alone has nothing to be better than")
     for name in ("steps", "prompts_per_step", "max_prompt_length", "max_completion_length", "inner_updates",
                  "micro_batch_tokens", "eval_samples", "save_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    for name in ("beta", "warmup_steps", "eval_prompts", "clip_low", "clip_high"):
+    for name in ("beta", "warmup_steps", "eval_every", "eval_prompts", "clip_low", "clip_high"):
         if not 0 <= getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
     for name in ("temperature", "max_grad_norm", "lr"):
@@ -112,12 +142,8 @@ def check(args):
         raise UserError(f"--top-p must lie in (0, 1], not {args.top_p}")
     if args.overwrite and args.resume:
         raise UserError("--overwrite starts anew and --resume goes on: choose one")
-    if args.model and args.init != BASE:
-        raise UserError("--init and --model both name a model to start from: choose one")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("this version trains in one process: start it with python, not torchrun")
-    args.init = args.model or args.init
-    args.out = args.out or f"checkpoints/{args.domain}"
     if os.path.realpath(args.out) == os.path.realpath(args.init):
         raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
     return args
@@ -126,29 +152,55 @@ def check(args):
 # ---- rows and noise: pure functions of (seed, step), so that a resumed run has nothing to replay ------------------
 
 def rows_for_step(args, rows, step):
-    """The B rows of a step: new synthetic ones, or the next ones of a reshuffled pass over `rows`."""
-    B = args.prompts_per_step
-    if rows is None:
-        return domains.synthetic(args.domain, "train", B, seed=f"{args.seed} {step}")
+    """The B rows of a step as (domain, row) pairs; rows: {domain: list of rows, or None for new synthetic ones}.
+
+    With k domains place p = step * B + i of the whole run goes to domain p mod k (mixed) or step mod k (alternating);
+    real rows are taken in reshuffled passes.
+    """
+    B, k = args.prompts_per_step, len(args.domains)
     chosen = []
-    for position in range(step * B, (step + 1) * B):
-        epoch, i = divmod(position, len(rows))
-        if i == 0 or not chosen:
-            order = torch.argsort(uniform_noise(1, len(rows), args.seed, "epoch", epoch)[0])
-        chosen.append(rows[order[i]])
+    for turn, domain in enumerate(args.domains):
+        if args.schedule == "mixed":                # places of the run, as places in the domain's own stream of rows
+            places = [p // k for p in range(step * B, (step + 1) * B) if p % k == turn]
+        else:
+            places = range(step // k * B, (step // k + 1) * B) if step % k == turn else []
+        if places and rows[domain] is None:
+            some = domains.synthetic(domain, "train", len(places), seed=f"{args.seed} {step}")
+        else:
+            some, order = [], None
+            for place in places:
+                epoch, i = divmod(place, len(rows[domain]))
+                if i == 0 or order is None:
+                    order = torch.argsort(uniform_noise(1, len(rows[domain]), args.seed, "epoch", epoch)[0])
+                some.append(rows[domain][order[i]])
+        chosen += [(domain, row) for row in some]
     return chosen
 
 
+def held_out_rows(args):
+    """{domain: rows to validate on}. A domain without rows of its own is left out where others have real ones."""
+    held_out = {}
+    for domain in args.eval_domains if args.eval_prompts else ():
+        source, own = args.data.get(domain, "synthetic"), args.eval_data.get(domain)
+        if own or domain in args.data or set(args.data.values()) == {"synthetic"}:
+            held_out[domain] = evaluation_rows(domain, own or source, args.fields, args.eval_prompts,
+                                               "all" if own else "validation")
+    return held_out
+
+
 def check_prompt_lengths(args, config, tokenizer, rows):
-    """Raise UserError now, not in the middle of the run, if a prompt (or a completion) is too long."""
+    """Raise UserError now, not in the middle of the run, if a prompt (or a completion) is too long.
+
+    rows: (domain, row) pairs.
+    """
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
     if args.max_completion_length >= context:
         raise UserError(f"--max-completion-length {args.max_completion_length} leaves no room for a prompt in the model's "
                         f"context of {context} tokens")
     overhead = len(encode(tokenizer, [""], 10**9)[0])
     limit = min(args.max_prompt_length, context - args.max_completion_length)
-    for row in rows:
-        text = domains.prompt(args.domain, row)
+    for domain, row in rows:
+        text = domains.prompt(domain, row)
         if len(text.encode("utf-8", "replace")) + overhead > limit:  # a token is a byte or more
             encode(tokenizer, [text], limit)
 
@@ -284,8 +336,12 @@ def update(args, policy, reference, rollout, advantages, counted, step):
 
 # ---- the run ---------------------------------------------------------------------------------------------------
 
-def train(args):
-    """Run GRPO as `args` says (see parse) and leave a checkpoint in args.out; returns its run.json as a dict."""
+def train(args, stop=None):
+    """Run GRPO as `args` says (see add_settings) and leave a checkpoint in args.out; returns its run.json as a dict.
+
+    stop: a function of the validations so far (validation.jsonl) and of a function that scores any other model on the
+    same rows; a text that it returns ends the run and says why.
+    """
     earlier = open_out(args)
     if earlier and earlier["finished"]:
         print(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
@@ -294,53 +350,74 @@ def train(args):
     device = model.device
     policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing)
     if args.lr is None:
-        args.lr = 2e-4 if sum(m.numel() for m in policy.masters) < 10_000_000 else 1e-6
-    synthetic = args.data == "synthetic"
-    rows = None if synthetic else domains.load_rows(args.domain, args.data, "all" if args.eval_data else "train",
-                                                    args.fields)
-    held_out = evaluation_rows(args.domain, args.eval_data or (None if synthetic else args.data), args.fields,
-                               args.eval_prompts, "all" if args.eval_data else "test") if args.eval_prompts else []
-    check_prompt_lengths(args, model.config, tokenizer, (rows or []) + held_out)
-    judge = llm_judge(args.judge, device) if args.judge and args.domain == "cw" else rubric
+        args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
+    rows = {domain: None if source == "synthetic" else
+            domains.load_rows(domain, source, "all" if domain in args.eval_data else "train", args.fields)
+            for domain, source in args.data.items()}
+    held_out = held_out_rows(args)
+    check_prompt_lengths(args, model.config, tokenizer, [(domain, row) for some in (rows, held_out)
+                                                         for domain in some for row in some[domain] or []])
+    judge = llm_judge(args.judge, device) if args.judge and "cw" in args.domains + args.eval_domains else rubric
     reference = None
     if args.beta > 0:
         reference, _ = load(args.init, device)
 
-    def evaluation():
-        """Score on the held-out rows, in points; draws from noise of its own and so leaves the training alone."""
-        if not held_out:
-            return None
-        rewards, _, truncated = grade(model, tokenizer, args.domain, held_out, samples=args.eval_samples,
-                                      temperature=args.temperature, top_p=args.top_p, judge=judge,
-                                      max_prompt_length=args.max_prompt_length,
-                                      max_completion_length=args.max_completion_length)
-        return summary(rewards, truncated)
-
-    run = {"parent": args.init, "lineage": [*read_run(args.init).get("lineage", []), args.init], "domain": args.domain,
-           "seed": args.seed, "args": vars(args), "data": fingerprint(rows), "steps": 0, "finished": False,
-           "metrics": {}}
+    parent = read_run(args.init)
+    run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
+           "seed": args.seed, "args": vars(args), "data": {domain: fingerprint(some) for domain, some in rows.items()},
+           "steps": 0, "finished": False, "metrics": {}}
     out = Path(args.out).resolve()
     place = out                                     # where the run writes
     if earlier:
         if earlier["data"] != run["data"]:
-            raise UserError(f"--resume: {args.data} holds other rows than when this run started; use the same data, or "
-                            "--overwrite to start anew")
+            raise UserError(f"--resume: the data hold other rows than when this run started; use the same, or --overwrite "
+                            "to start anew")
         policy.load_state(out / STATE)
-        run |= {"steps": earlier["steps"], "metrics": earlier["metrics"]}
+        run["steps"] = earlier["steps"]
         print(f"resuming {args.out} after step {run['steps']}")
-    else:
-        run["metrics"]["before"] = evaluation()
-        if args.overwrite and out.exists():         # what stands there stays until the new run has a checkpoint
-            place = out.with_name(f".{out.name}.new")
-            shutil.rmtree(place, ignore_errors=True)
+    elif args.overwrite and out.exists():           # what stands there stays until the new run has a checkpoint
+        place = out.with_name(f".{out.name}.new")
+        shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
-    for name in ("log.jsonl", "samples.jsonl"):
+    for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
         trim_log(place / name, run["steps"])        # lines after the last checkpoint: those steps come again
-    first = encode(tokenizer, [domains.prompt(args.domain, row) for row in rows_for_step(args, rows, 0)[:1]], 10**9)
+    validations = read_log(place / "validation.jsonl")
+
+    def scores_of(model):
+        """Scores on the held-out rows; draws from noise of its own and so leaves the training alone."""
+        return evaluate(model, tokenizer, held_out, samples=args.eval_samples, temperature=args.temperature,
+                        top_p=args.top_p, judge=judge, max_prompt_length=args.max_prompt_length,
+                        max_completion_length=args.max_completion_length)
+
+    def validate():
+        """Score this step once, on disk too; returns what `stop` says."""
+        if held_out and run["steps"] not in [line["step"] for line in validations]:
+            validations.append({"step": run["steps"], "scores": scores_of(model)})
+            append(place / "validation.jsonl", validations[-1:])
+        run["stopped"] = stop(validations, scores_of) if stop and validations else None
+        return run["stopped"]
+
+    def save_all():
+        """The checkpoint and what a resumed run needs; the first of a new run takes the old one's place."""
+        nonlocal place
+        stage = ("+" if args.schedule == "mixed" else "/").join(args.domains)
+        run["recipe"] = [*parent.get("recipe", [Path(args.init).name]), f"{stage} {run['steps']}"]  # base, code 100, ...
+        policy.save_state(place / STATE, run)
+        save(model, tokenizer, place, run, policy.state_dict())
+        if place != out:
+            swap_in(place, out)
+            place = out
+
+    domain, row = rows_for_step(args, rows, 0)[0]
+    first = encode(tokenizer, [domains.prompt(domain, row)], 10**9)
     print(f"a prompt as the model reads it: {tokenizer.decode(first[0])!r}")
     with interruptions() as interrupted:
         bar = tqdm(range(run["steps"], args.steps), initial=run["steps"], total=args.steps, desc=f"grpo {args.domain}")
         for step in bar:
+            if step == 0 or args.eval_every and step % args.eval_every == 0:
+                if validate():
+                    bar.close()
+                    break
             metrics, examples = train_step(args, policy, reference, tokenizer, judge, rows, step)
             append(place / "log.jsonl", [metrics])
             if step % args.save_every == 0:
@@ -349,19 +426,28 @@ def train(args):
                             {key: f"{metrics[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
             run["steps"] = step + 1
             if interrupted or run["steps"] % args.save_every == 0 or run["steps"] == args.steps:
-                policy.save_state(place / STATE, run)
-                save(model, tokenizer, place, run, policy.state_dict())
-                if place != out:
-                    swap_in(place, out)
-                    place = out
+                save_all()
                 if interrupted:
                     bar.close()
                     print(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
                     raise SystemExit(128 + interrupted[0])
-    run |= {"finished": True, "metrics": run["metrics"] | {"after": evaluation()}}
+    if run["steps"] < args.steps:                   # stopped before its time, so perhaps not saved at this step
+        save_all()
+    validate()
+    run |= {"finished": True, "metrics": before_and_after(validations)}
     save(model, tokenizer, out, run, policy.state_dict())
     (out / STATE).unlink(missing_ok=True)
     return run
+
+
+def before_and_after(validations):
+    """First and last validation in short: {domain: {"before", "after", "change": [points, half-width of its interval]}}."""
+    if not validations:
+        return {}
+    before, after = validations[0]["scores"], validations[-1]["scores"]
+    short = lambda scores: {key: value for key, value in scores.items() if key != "prompt_scores"}
+    return {domain: {"before": short(before[domain]), "after": short(after[domain]),
+                     "change": list(paired(after[domain], before[domain]))} for domain in after}
 
 
 def train_step(args, policy, reference, tokenizer, judge, rows, step):
@@ -372,7 +458,7 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
 
     # 1. rollout: G completions of each of B prompts
     batch = rows_for_step(args, rows, step)
-    prompts = encode(tokenizer, [domains.prompt(args.domain, row) for row in batch], args.max_prompt_length)
+    prompts = encode(tokenizer, [domains.prompt(domain, row) for domain, row in batch], args.max_prompt_length)
     model.eval()
     rollout = sample(model, prompts, group_size=G, temperature=args.temperature, top_p=args.top_p,
                      noise=uniform_noise(B * G, T, args.seed, "rollout", step), stop_ids=end_ids(model, tokenizer),
@@ -380,9 +466,14 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
     completions = decode(tokenizer, rollout)
     clock.append(time.perf_counter())
 
-    # 2. reward: each completion is graded with the row of its own prompt
-    rewards = torch.tensor(domains.reward(args.domain, completions, [row for row in batch for _ in range(G)], judge),
-                           dtype=torch.float64)                                                    # (N,)
+    # 2. reward: each completion is graded with the row of its own prompt, by that row's domain
+    rewards = torch.full((B * G,), math.nan, dtype=torch.float64)                                  # (N,)
+    by_domain = {}
+    for domain in dict.fromkeys(domain for domain, _ in batch):
+        own = [n for n in range(B * G) if batch[n // G][0] == domain]
+        rewards[own] = torch.tensor(domains.reward(domain, [completions[n] for n in own],
+                                                   [batch[n // G][1] for n in own], judge), dtype=torch.float64)
+        by_domain[domain] = rewards[own].nanmean().item()
     clock.append(time.perf_counter())
 
     # 3. advantage: better or worse than the other answers to the same prompt
@@ -403,6 +494,7 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
     seconds = [round(b - a, 4) for a, b in zip(clock, clock[1:])]
     graded = rewards[~rewards.isnan()]
     line = {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
+            "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
             "reward_std": graded.std().item() if len(graded) > 1 else None,
             "zero_variance_groups": 1 - live.double().mean().item(),
             "completion_length": lengths.double().mean().item(),
@@ -411,7 +503,7 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
             "entropy": (rollout.entropy.sum() / lengths.sum()).item(), **metrics,
             "tokens_per_s": lengths.sum().item() / (clock[-1] - clock[0]),
             "seconds_rollout": seconds[0], "seconds_reward": seconds[1], "seconds_update": seconds[2]}
-    examples = [{"step": step + 1, "prompt": domains.prompt(args.domain, batch[0]), "completion": completions[i],
+    examples = [{"step": step + 1, "prompt": domains.prompt(*batch[0]), "completion": completions[i],
                  "reward": rewards[i].item()} for i in (0, 1)]
     return line, examples
 
@@ -420,10 +512,10 @@ def main():
     args = parse()
     run = train(args)
     print(f"{args.out}: {run['steps']} steps on {args.domain}")
-    for when in ("before", "after"):
-        if score := run["metrics"].get(when):
-            print(f"held-out {args.domain} {when:>6}: {score['score']:5.1f} +- {score['ci95']:.1f}  "
-                  f"(avg@{score['samples']} of {score['prompts']} prompts)")
+    for domain, scores in run["metrics"].items():
+        for when in ("before", "after"):
+            print(f"held-out {domain} {when:>6}: {scores[when]['score']:5.1f} +- {scores[when]['ci95']:.1f}  "
+                  f"(avg@{scores[when]['samples']} of {scores[when]['prompts']} prompts)")
 
 
 if __name__ == "__main__":

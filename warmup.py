@@ -29,13 +29,17 @@ from rollout import encode
 SEED = 0
 STEPS, CLEAN_STEPS = 340, 290
 ROWS = {"math": 192, "code": 9, "qa": 80, "cw": 14}   # rows per step: what each domain takes to be learned by the end
-MISLABELLED = {"math": 0.2, "code": 0.08, "qa": 0.2, "cw": 0.1}  # share of rows after CLEAN_STEPS with another's answer
+MISLABELLED = {"math": 0.2, "code": 0.08, "qa": 0.3, "cw": 0.25}  # share of rows after CLEAN_STEPS with another's answer  # share of rows after CLEAN_STEPS with another answer
 LEARNING_RATE = 4e-3   # peak; linear warm-up, then cosine to a tenth
 WIDTH, LAYERS, HEADS, KV_HEADS, CHANNELS = 96, 4, 4, 2, 288
 
 CHAT_TEMPLATE = ("{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
                  "{% if m['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+# Words of code and of stories that are one token each; numbers, names and nouns stay letter by letter.
+WORDS = ["def ", "):\n return ", " plus ", " minus ", " times ", "larger of ", "smaller of ", ", plus ", ", minus ",
+         ", times ", ", mod ", "max(", "min(", "largest?", "smallest?", "Write: ", "The ", "A ", "One ", " saw the ",
+         " ran to the ", " and the ", " met.", " hid by a ", " sang to the ", " loved the "]
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 
 
@@ -50,6 +54,7 @@ def byte_tokenizer():
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>",
                                         additional_special_tokens=SPECIAL[2:], padding_side="left")
+    tokenizer.add_tokens(WORDS)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 

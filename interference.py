@@ -1,0 +1,203 @@
+"""Interference and recovery: what later training did to earlier domains, and a refresh for them, over seeds.
+
+    for s in 0 1 2 3 4; do python evaluate.py checkpoints/base checkpoints/s$s-* --json checkpoints/s$s.json; done
+    python interference.py checkpoints/s?.json --plot assets/story.png
+
+With S_D(X) the held-out score of checkpoint X in domain D (evaluate.py) and A > B the model trained on A, then on B:
+
+    I(B -> A) = S_A(A > B) - S_A(A)                       interference; the matrix has all ordered pairs
+    fall      = S_A(A > B > .. ) - S_A(.. > A)            from A's own training to the end of the sequence
+    won back  = (S_A(refreshed) - S_A(damaged)) / -fall   1 if the refresh undoes the fall
+
+The paper (arXiv 2606.02398) states I for the loss, where damage is positive; here it is points of score, so damage is
+negative. A checkpoint's `recipe` in run.json (base, code 100, math 100, ...) says where it belongs: checkpoints that
+differ in nothing but the seed are one row. Every number is computed seed by seed on the same held-out rows; mean +- half
+the 95 % t-interval over seeds. With one seed the interval is over prompts, and says nothing about other seeds.
+"""
+import argparse
+import math
+from collections import Counter
+
+import torch
+
+from domains import DOMAINS
+from evaluate import average, mean_ci, paired, read_scores
+from model import UserError, cli
+
+PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
+
+
+def read(files):
+    """{recipe: {seed: entry}} from files of evaluate.py --json; a recipe is a tuple of stages, 'math 100' each.
+
+    An entry is {domain: summary}. Raises UserError for scores that cannot be compared or of which one seed has two.
+    """
+    runs, settings = {}, None
+    for file in files:
+        for name, entry in read_scores(file).items():
+            settings = settings or entry["evaluated"]
+            if entry["evaluated"] != settings:
+                raise UserError(f"{name} in {file} was evaluated with other settings or rows than the first checkpoint: "
+                                "evaluate all alike")
+            seeds = runs.setdefault(tuple(entry["recipe"]), {})
+            same = seeds.setdefault(entry["seed"], {**entry, "name": name})
+            if same["name"] != name:
+                raise UserError(f"{same['name']} and {name} have the same recipe and seed: leave one of them out")
+    return runs
+
+
+def stage(text):
+    """A stage's domains and steps: 'math/qa 10' -> (['math', 'qa'], 10). A recipe's first stage has no steps."""
+    names, _, steps = text.rpartition(" ")
+    return (names.replace("+", "/").split("/"), int(steps)) if names else ([], 0)
+
+
+def label(recipe, usual):
+    """'code > math > qa > cw > math (10)': steps in brackets where they are not the usual ones."""
+    short = [s.removesuffix(f" {usual}") for s in recipe]
+    return " > ".join(f"{s.rpartition(' ')[0]} ({s.rpartition(' ')[2]})" if " " in s else s
+                      for s in (short[1:] or short))
+
+
+def over_seeds(values):
+    """Mean and half-width of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one."""
+    values = list(values.values())
+    return values[0] if len(values) == 1 else mean_ci(torch.tensor([value for value, _ in values], dtype=torch.float64))
+
+
+def scores(seeds, domains):
+    """One row of the table: (mean, half-width) of each domain, then of their average; seeds: {seed: entry}."""
+    per_seed = {seed: [(entry[d]["score"], entry[d]["ci95"]) for d in domains] for seed, entry in seeds.items()}
+    return ([over_seeds({seed: row[i] for seed, row in per_seed.items()}) for i in range(len(domains))]
+            + [over_seeds({seed: average(row) for seed, row in per_seed.items()})])
+
+
+def change(later, earlier, domain):
+    """Change of a domain's score from one recipe to another, prompt by prompt and seed by seed: (mean, half-width)."""
+    # the base is the same for all seeds
+    return over_seeds({seed: paired(entry[domain], earlier.get(seed, next(iter(earlier.values())))[domain])
+                       for seed, entry in later.items() if seed in earlier or len(earlier) == 1})
+
+
+def won_back(refreshed, damaged, peak, domain):
+    """Share of the fall that a refresh undoes: (mean, half-width) over seeds; no interval with one seed."""
+    shares = {seed: (100 * (entry[domain]["score"] - damaged[seed][domain]["score"])
+                     / (peak[seed][domain]["score"] - damaged[seed][domain]["score"]), math.nan)
+              for seed, entry in refreshed.items()
+              if seed in damaged and seed in peak and peak[seed][domain]["score"] > damaged[seed][domain]["score"]}
+    return over_seeds(shares) if shares else (math.nan, math.nan)
+
+
+def matrix(runs):
+    """{(later, earlier): (mean, half-width)}: I(later -> earlier) for every pair of stages that stands in `runs`."""
+    cells = {}
+    for recipe, seeds in runs.items():
+        (later, _), (earlier, _) = stage(recipe[-1]), stage(recipe[-2] if len(recipe) == 3 else "")
+        if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs:
+            cells[later[0], earlier[0]] = change(seeds, runs[recipe[:-1]], earlier[0])
+    return cells
+
+
+def refreshes(runs):
+    """(recipe, domain, recipe at its peak) of every refresh: its domain was trained before, and others since."""
+    found = []
+    for recipe in runs:
+        for domain in stage(recipe[-1])[0]:
+            peaks = [recipe[:i + 1] for i in range(1, len(recipe) - 2) if domain in stage(recipe[i])[0]]
+            if peaks and peaks[-1] in runs and recipe[:-1] in runs:
+                found.append((recipe, domain, peaks[-1]))
+    return found
+
+
+def show(rows, head):
+    """Print a table in Markdown, its columns aligned."""
+    rows = [head, *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                               for i, (cell, width) in enumerate(zip(row, widths))) + " |" for row in rows]
+    print("\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n")
+
+
+def number(pair, sign=""):
+    return "-" if math.isnan(pair[0]) else f"{pair[0]:{sign}.1f}" + ("" if math.isnan(pair[1]) else f" ± {pair[1]:.1f}")
+
+
+def plot(file, runs, recipe, domains):
+    """Score of each domain along a recipe, stage by stage, with the interval as a band."""
+    try:
+        import matplotlib
+    except ImportError:
+        return print(f"matplotlib is not installed, so {file} is not drawn: pip install matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    stages = [recipe[:i + 1] for i in range(len(recipe)) if recipe[:i + 1] in runs]
+    rows = [scores(runs[r], domains) for r in stages]
+    plt.figure(figsize=(8, 4.5))
+    for i, name in enumerate([*domains, "average"]):
+        mean, half = (torch.tensor([row[i][j] for row in rows]) for j in (0, 1))
+        line, = plt.plot(mean, marker="o", label=name, **({"color": "black", "linestyle": "--"} if name == "average" else {}))
+        plt.fill_between(range(len(rows)), mean - half, mean + half, color=line.get_color(), alpha=0.15)
+    plt.axvspan(len(rows) - 1.5, len(rows) - 0.5, color="gray", alpha=0.12)
+    plt.xticks(range(len(rows)), [r[-1].replace(" ", "\n") + (" steps" if " " in r[-1] else "") for r in stages])
+    plt.xlim(-0.2, len(rows) - 0.5), plt.ylabel("held-out score (avg@4 x 100)"), plt.grid(alpha=0.3)
+    plt.title(f"trained one after the other; at the end, a refresh ({len(runs[recipe])} seeds)")
+    plt.legend(loc="lower right"), plt.savefig(file, dpi=110, bbox_inches="tight"), plt.close()
+    print(f"{file}: drawn")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", help="scores of checkpoints, written by evaluate.py --json")
+    parser.add_argument("--plot", metavar="FILE", help="draw the scores along the refreshed sequence (needs matplotlib)")
+    args = parser.parse_args()
+    runs = read(args.files)
+    domains = [d for d in DOMAINS if all(d in entry for seeds in runs.values() for entry in seeds.values())]
+    steps = Counter(stage(s)[1] for recipe in runs for s in recipe[1:])
+    usual = steps.most_common(1)[0][0] if steps else 0
+    seeds = max(len(seeds) for seeds in runs.values())
+    print(f"score x 100, mean ± 95 % interval over {seeds} seeds; stages of {usual} steps unless they say otherwise\n"
+          if seeds > 1 else f"score x 100, one seed, ± 95 % interval over prompts; stages of {usual} steps unless they say "
+          "otherwise\n")
+
+    # A pair of stages that no longer sequence goes through belongs to the matrix alone.
+    longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
+    rows = {recipe: scores(runs[recipe], domains) for recipe in sorted(runs, key=len)
+            if len(recipe) != 3 or not longer or recipe in longer}
+    best = max(rows, key=lambda recipe: rows[recipe][-1][0])
+    show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(number, row)]
+          for recipe, row in rows.items()], ["trained on", *domains, "average"])
+
+    found = refreshes(runs)
+    for recipe, domain, peak in found:
+        after, other = recipe[:-1], [d for d in domains if d not in stage(recipe[-1])[0]]
+        short, long = stage(recipe[-1])[1], stage(peak[-1])[1]
+        fall, share = change(runs[after], runs[peak], domain), won_back(runs[recipe], runs[after], runs[peak], domain)
+        others = {d: change(runs[recipe], runs[after], d) for d in other}
+        at = {r: rows[r][domains.index(domain)] for r in (peak, after, recipe)}
+        print(f"{domain} along {label(recipe, usual)}: {number(at[peak])} -> {number(at[after])} -> {number(at[recipe])}; "
+              f"the paper's Math: {PAPER['peak']} -> {PAPER['after']} -> {PAPER['refreshed']}\n"
+              f"average of the domains: {number(rows[after][-1])} -> {number(rows[recipe][-1])}; "
+              f"the paper's: {PAPER['average']} -> {PAPER['average refreshed']}")
+        claims = [
+            (f"{domain} falls by at least 5 points", number(fall, "+"), fall[0] <= -5),
+            (f"the refresh takes at most 10 % of its {long} steps", f"{100 * short / long:.0f} %", short <= 0.1 * long),
+            ("and wins back at least 80 % of the fall", number(share) + " %", share[0] >= 80),
+            ("no other domain loses more than 2 points by it", ", ".join(f"{d} {number(c, '+')}" for d, c in others.items()),
+             all(c[0] >= -2 for c in others.values())),
+            ("the refreshed model has the best average", f"best: {label(best, usual)}", best == recipe)]
+        show([[claim, ours, "yes" if holds else "no"] for claim, ours, holds in claims], ["claim", "here", "holds"])
+
+    cells = matrix(runs)
+    if cells:
+        print("I(later -> earlier): change of the earlier expert's own score by the later training, points")
+        show([[f"then {later}", *(number(cells.get((later, earlier), (math.nan, math.nan)), "+") for earlier in domains)]
+              for later in domains if any(l == later for l, _ in cells)], ["", *(f"first {d}" for d in domains)])
+    if args.plot:
+        if found:
+            plot(args.plot, runs, found[0][0], domains)
+        else:
+            print("no refresh among these checkpoints, so there is no sequence to draw")
+
+
+if __name__ == "__main__":
+    cli(main)
