@@ -27,6 +27,7 @@ from judge import llm_judge, rubric
 from model import BASE, UserError, check_directory, cli, end_ids, load, read_run, write_json, write_text
 from resume import fingerprint
 from rollout import decode, encode, sample, uniform_noise
+from rows import evaluation_rows, sources
 
 def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
           max_completion_length=64, seed=0, judge=rubric):
@@ -124,16 +125,6 @@ def average(entries):
     return sum(values) / len(values), math.sqrt(sum(half ** 2 for half in halves)) / len(halves)
 
 
-def evaluation_rows(domain, source, fields, n, split):
-    """At most n different rows to evaluate a domain on, of a split (see domains.in_split): new synthetic ones where
-    source is None or "synthetic", else those of a file or hub name."""
-    if source in (None, "synthetic"):
-        rows = domains.synthetic(domain, split, 4 * n, seed="held-out")
-    else:                                           # files are often sorted by subject: by hash, a fair sample
-        rows = sorted(domains.load_rows(domain, source, split, fields), key=lambda row: row["id"])
-    return list({row["id"]: row for row in rows}.values())[:n]  # a prompt that came twice would count twice
-
-
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", help="checkpoint directories or hub names")
@@ -164,7 +155,7 @@ def parse():
     args.domains = args.domains.split(",")
     for domain in args.domains:
         domains.check_domain(domain)
-    args.data = domains.sources(args.data, args.domains)
+    args.data = sources(args.data, args.domains)
     if args.greedy:
         args.samples, args.temperature = 1, 0.0
     for name in ("prompts", "samples", "max_prompt_length", "max_completion_length"):

@@ -26,19 +26,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 import domains
 import evaluate
 import interference
 import judge
-import math_answer
 import model as models
 import policy as policies
 import refresh
 import resume
 import rollout as rollouts
-import sandbox
+import rows as rows_module
 import train_grpo
 import warmup
 
@@ -621,11 +619,11 @@ def test_groups_of_equal_rewards_cost_no_forward_or_backward_pass():
 
 def test_the_ratio_is_one_at_the_first_update_and_old_logprobs_cost_no_extra_pass():
     policy, passes = fresh_policy(), []
-    policy.model.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    policy.model.model.register_forward_pre_hook(lambda *_: passes.append(1))   # of prompts, of completions
     rewards, counted = some_rewards()
     metrics = train_grpo.update(settings(max_completion_length=6), policy, None, a_rollout(),
                                 train_grpo.group_advantages(rewards).flatten(), counted, 0)
-    assert len(passes) == 1 and metrics["clip_fraction_low"] == metrics["clip_fraction_high"] == 0
+    assert len(passes) == 2 and metrics["clip_fraction_low"] == metrics["clip_fraction_high"] == 0
     assert metrics["sampler_gap"] < 1e-5
 
 
@@ -691,7 +689,7 @@ def test_each_completion_is_graded_with_its_own_row():
         train_grpo.train_step(args, policy, None, tiny()[2], None, SYNTHETIC, 4)
     finally:
         domains.reward = reward
-    rows = [row for _, row in train_grpo.rows_for_step(args, SYNTHETIC, 4)]
+    rows = [row for _, row in rows_module.rows_for_step(args, SYNTHETIC, 4)]
     assert [i for i, _ in seen] == [row["id"] for row in rows for _ in range(2)]
     rollout = rollouts.sample(policy.model, rollouts.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
                               group_size=2, noise=rollouts.uniform_noise(6, 5, 0, "rollout", 4),
@@ -703,14 +701,14 @@ def test_of_several_domains_each_gets_its_share_of_a_batch_or_whole_batches_in_t
     real = domains.synthetic("qa", "train", 7, seed=0)
     rows = SYNTHETIC | {"qa": real}
     mixed = settings(domains=["math", "code", "qa"], prompts_per_step=4)
-    steps = [train_grpo.rows_for_step(mixed, rows, step) for step in range(21)]
-    assert all(len(step) == 4 for step in steps) and steps[3] == train_grpo.rows_for_step(mixed, rows, 3)
+    steps = [rows_module.rows_for_step(mixed, rows, step) for step in range(21)]
+    assert all(len(step) == 4 for step in steps) and steps[3] == rows_module.rows_for_step(mixed, rows, 3)
     shares = [[domain for domain, _ in step].count("qa") for step in steps]
     assert set(shares) == {1, 2} and sum(shares) == 28           # a third of 21 * 4, spread evenly
     seen = [row["id"] for step in steps for domain, row in step if domain == "qa"]
     assert all(sorted(seen[i:i + 7]) == sorted(r["id"] for r in real) for i in (0, 7, 14, 21))   # whole passes
     turns = settings(domains=["math", "qa"], prompts_per_step=5, schedule="alternating")
-    steps = [train_grpo.rows_for_step(turns, rows, step) for step in range(14)]
+    steps = [rows_module.rows_for_step(turns, rows, step) for step in range(14)]
     assert [{domain for domain, _ in step} for step in steps] == [{"math"}, {"qa"}] * 7
     seen = [row["id"] for step in steps[1::2] for _, row in step]
     assert all(sorted(seen[i:i + 7]) == sorted(r["id"] for r in real) for i in range(0, 35, 7))
@@ -724,7 +722,7 @@ def test_in_a_mixed_batch_every_completion_is_graded_by_its_own_domain():
         line, _ = train_grpo.train_step(args, fresh_policy(), None, tiny()[2], None, SYNTHETIC, 1)
     finally:
         domains.reward = reward
-    assert asked == [(d, row["id"]) for d, row in train_grpo.rows_for_step(args, SYNTHETIC, 1) for _ in range(2)]
+    assert asked == [(d, row["id"]) for d, row in rows_module.rows_for_step(args, SYNTHETIC, 1) for _ in range(2)]
     assert line["reward_by_domain"] == {"qa": 0, "cw": 1} and abs(line["reward_mean"] - 0.6) < 1e-9  # step 1 has three of cw
     assert line["zero_variance_groups"] == 1
 
@@ -756,7 +754,7 @@ def test_train_and_held_out_rows_are_disjoint_by_construction_and_functions_of_t
         parts = [{domains.prompt(domain, r) for r in rows} for rows in
                  (train_rows, *(domains.synthetic(domain, split, 100, seed=0) for split in ("validation", "test")))]
         assert not any(a & b for a, b in itertools.combinations(parts, 2))
-        held_out = [row["id"] for row in evaluate.evaluation_rows(domain, None, "", 200, "test")]
+        held_out = [row["id"] for row in rows_module.evaluation_rows(domain, None, "", 200, "test")]
         assert len(set(held_out)) == len(held_out) > 100    # a prompt that came twice would count twice
         assert train_rows == domains.synthetic(domain, "train", 400, seed=0) != domains.synthetic(domain, "train", 400, seed=1)
 
@@ -909,7 +907,7 @@ def test_published_rows_of_each_style_become_canonical_through_datasets():
     for i, (domain, record, expected) in enumerate(ADAPTED):
         path = WORK / f"adapted{i}.jsonl"
         path.write_text(json.dumps(record) + "\n")
-        row, = domains.load_rows(domain, str(path))
+        row, = rows_module.load_rows(domain, str(path))
         assert {key: row[key] for key in expected} == expected, (record, row)
 
 
@@ -919,9 +917,9 @@ def test_csv_parquet_and_named_fields_are_read():
     table.to_csv(str(WORK / "rows.csv"))
     table.to_parquet(str(WORK / "rows.parquet"))
     for name in ("rows.csv", "rows.parquet"):
-        rows = domains.load_rows("math", str(WORK / name), "all", "question=Frage,answer=Antwort")
+        rows = rows_module.load_rows("math", str(WORK / name), "all", "question=Frage,answer=Antwort")
         assert [r["answer"] for r in rows] == [str(i + 1) for i in range(30)]
-        parts = [domains.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort")
+        parts = [rows_module.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort")
                  for split in ("train", "validation", "test")]
         assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in rows)   # each in one part
 
@@ -931,19 +929,19 @@ def test_a_local_directory_is_read_like_a_hub_name_with_its_splits():
     folder.mkdir()
     for split, n in (("train", 5), ("test", 2)):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps({"problem": f"p{i}", "answer": str(i)}) + "\n" for i in range(n)))
-    assert [len(domains.load_rows("math", f"{folder}{suffix}")) for suffix in ("", ":train", ":test")] == [5, 5, 2]
+    assert [len(rows_module.load_rows("math", f"{folder}{suffix}")) for suffix in ("", ":train", ":test")] == [5, 5, 2]
 
 
 def test_public_files_are_read_and_their_references_earn_the_full_reward():
-    rows = domains.load_rows("math", str(shared("gsm8k/train.jsonl")))
+    rows = rows_module.load_rows("math", str(shared("gsm8k/train.jsonl")))
     assert len(rows) == 7473 and domains.reward("math", [f"It is {r['answer']}." for r in rows[:500]], rows[:500]) == [1] * 500
-    assert len(domains.load_rows("math", str(shared("math500/test.jsonl")))) == 500
-    assert len(domains.load_rows("math", str(shared("aime25/test.jsonl")))) == 30
-    rows = domains.load_rows("qa", str(shared("mmlu_pro/sample.jsonl")))
+    assert len(rows_module.load_rows("math", str(shared("math500/test.jsonl")))) == 500
+    assert len(rows_module.load_rows("math", str(shared("aime25/test.jsonl")))) == 30
+    rows = rows_module.load_rows("qa", str(shared("mmlu_pro/sample.jsonl")))
     assert len(rows) == 120 and domains.reward("qa", [f"The answer is ({r['answer']})." for r in rows], rows) == [1] * 120
-    rows, raw = domains.load_rows("code", str(shared("humaneval/HumanEval.jsonl"))), rows_of("humaneval/HumanEval.jsonl")
+    rows, raw = rows_module.load_rows("code", str(shared("humaneval/HumanEval.jsonl"))), rows_of("humaneval/HumanEval.jsonl")
     assert domains.reward("code", [r["canonical_solution"] for r in raw], rows) == [1] * 164
-    rows, raw = domains.load_rows("code", str(shared("mbpp/mbpp.jsonl"))), rows_of("mbpp/mbpp.jsonl")
+    rows, raw = rows_module.load_rows("code", str(shared("mbpp/mbpp.jsonl"))), rows_of("mbpp/mbpp.jsonl")
     assert domains.reward("code", [f"```python\n{r['code']}\n```" for r in raw[:200]], rows[:200]) == [1] * 200
 
 
@@ -1154,10 +1152,10 @@ def test_evaluation_does_not_change_training():
 
 
 def test_the_seed_changes_rows_and_weights_and_the_same_seed_neither():
-    rows = [[r["id"] for _, r in train_grpo.rows_for_step(settings(seed=seed), SYNTHETIC, 0)] for seed in (0, 0, 1)]
+    rows = [[r["id"] for _, r in rows_module.rows_for_step(settings(seed=seed), SYNTHETIC, 0)] for seed in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2]
     real = domains.synthetic("math", "train", 10, seed=3)
-    order = [[r["id"] for step in range(5) for _, r in train_grpo.rows_for_step(settings(seed=seed, prompts_per_step=4), {"math": real}, step)]
+    order = [[r["id"] for step in range(5) for _, r in rows_module.rows_for_step(settings(seed=seed, prompts_per_step=4), {"math": real}, step)]
              for seed in (0, 0, 1)]
     assert order[0] == order[1] != order[2]
     assert all(sorted(o[:10]) == sorted(r["id"] for r in real) == sorted(o[10:]) for o in order)  # whole passes, reshuffled
@@ -1335,7 +1333,7 @@ def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
     for line in ("| **math > code > math (10)** |", "-15.0 ± 63.5", "90.0 ± 127.1 % |", "the paper's Math: 66.49 -> 57.66 -> 66.04",
                  "code -4.0 ± 0.0", "over 2 seeds"):
         assert line in out, (line, out)
-    verdicts = re.findall(r"\| (yes|no) +\|", out)
+    verdicts = re.findall(r"\| +(yes|no) \|", out)
     assert verdicts == ["yes", "yes", "yes", "no", "yes"]
 
 
@@ -1386,7 +1384,7 @@ def test_resume_refuses_other_settings_and_other_data():
 
 def test_every_flag_is_read_somewhere():
     for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "warmup.py"):
-        source = (ROOT / script).read_text() + (ROOT / "resume.py").read_text()
+        source = "".join((ROOT / name).read_text() for name in (script, "resume.py", "rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
             assert re.search(rf'args\.{name}\b', source), (script, flag)

@@ -20,7 +20,6 @@ old log-probabilities are those of the first pass of a step over its own samples
 (up to the clipping) at the first update of every step by construction: watch reward and gradient norm, not the loss.
 """
 import argparse
-import json
 import math
 import os
 import shutil
@@ -31,12 +30,13 @@ import torch
 from tqdm import tqdm
 
 import domains
-from evaluate import evaluate, evaluation_rows, paired
+from evaluate import evaluate, paired
 from judge import llm_judge, rubric
 from model import BASE, UserError, cli, end_ids, load, read_run, save
 from policy import Policy
 from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import decode, encode, sample, token_logps, uniform_noise
+from rows import held_out_rows, load_rows, rows_for_step, sources
 
 
 def parse():
@@ -57,7 +57,7 @@ def add_settings(parser):
     group = parser.add_argument_group("what to train, on what, where to")
     group.add_argument("--domain", "--domains", required=True, help=", ".join(domains.DOMAINS) + ", or several with commas")
     group.add_argument("--schedule", choices=["mixed", "alternating"], default="mixed", help="several domains: a share of "
-                       "each batch for each (default), or whole batches of one domain in turn")
+                       "each batch for each, or whole batches of one domain in turn (default %(default)s)")
     group.add_argument("--data", nargs="+", default=["synthetic"], metavar="SOURCE", help="`synthetic` (default), `hub` (the "
                        "paper's set), a hub name, or a .jsonl/.json/.parquet/.csv file; DOMAIN=SOURCE for several domains")
     group.add_argument("--fields", default="", help="field names of --data where they are not recognised: "
@@ -65,14 +65,15 @@ def add_settings(parser):
     group.add_argument("--eval-data", nargs="+", default=[], metavar="SOURCE", help="held-out rows from here, likewise; "
                        "default: new synthetic rows, or the tenth of --data that is kept for validation")
     group.add_argument("--judge", default=None, help="model that judges cw: directory or hub name (default: a rubric)")
-    group.add_argument("--out", default=None, help="directory to write (default checkpoints/DOMAIN)")
+    group.add_argument("--out", default=None, help="directory to write (default checkpoints/DOMAIN, or "
+                       "refreshed-DOMAIN there)")
     group.add_argument("--overwrite", action="store_true", help="replace the checkpoint that stands in --out")
     group.add_argument("--resume", action="store_true", help="go on where the interrupted run in --out stopped")
     group.add_argument("--seed", type=int, default=0, help="decides rows, their order and the sampling (default 0)")
     group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     group = parser.add_argument_group("rollout")
-    group.add_argument("--steps", type=int, default=100, help="rounds of sampling and updating (default 100)")
-    group.add_argument("--prompts-per-step", type=int, default=32, help="B (default 32)")
+    group.add_argument("--steps", type=int, default=100, help="rounds of sampling and updating (default %(default)s)")
+    group.add_argument("--prompts-per-step", type=int, default=32, help="B (default %(default)s)")
     group.add_argument("--group-size", type=int, default=8, help="G, completions per prompt, at least 2 (default 8)")
     group.add_argument("--max-prompt-length", type=int, default=2048, help="tokens; longer is an error (default 2048)")
     group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
@@ -93,7 +94,7 @@ def add_settings(parser):
     group = parser.add_argument_group("update")
     group.add_argument("--lr", type=float, default=None, help="peak learning rate of AdamW (default 5e-5 for models "
                        "below 10 M parameters, 1e-6 above; twice that in refresh.py)")
-    group.add_argument("--warmup-steps", type=int, default=5, help="linear rise of the rate, then constant (default 5)")
+    group.add_argument("--warmup-steps", type=int, default=5, help="linear rise of the rate, then constant (default %(default)s)")
     group.add_argument("--inner-updates", type=int, default=1, help="optimizer steps per rollout (default 1)")
     group.add_argument("--micro-batch-tokens", type=int, default=16384,
                        help="padded tokens per forward pass; gradients are accumulated over as many passes as that "
@@ -101,7 +102,8 @@ def add_settings(parser):
     group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping (default 1.0)")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more compute")
     group = parser.add_argument_group("evaluation and files")
-    group.add_argument("--eval-domains", default=None, help="domains to validate on (default: those trained)")
+    group.add_argument("--eval-domains", default=None, help="domains to validate on (default: "
+                       "those trained; in refresh.py all four)")
     group.add_argument("--eval-every", type=int, default=0, help="steps between validations (default 0: at both ends only)")
     group.add_argument("--eval-prompts", type=int, default=128, help="prompts per domain, 0 for no validation (default 128)")
     group.add_argument("--eval-samples", type=int, default=4, help="completions per prompt (default 4)")
@@ -118,10 +120,10 @@ def check(args):
     for names in (args.domains, args.eval_domains):
         if len(set(names)) < len(names):
             raise UserError(f"a domain is named twice in {','.join(names)}")
-    args.data = domains.sources(args.data, args.domains)
+    args.data = sources(args.data, args.domains)
     if args.data.keys() != set(args.domains):
         raise UserError(f"--data names no rows of {', '.join(set(args.domains) - set(args.data))}: write DOMAIN=SOURCE for each")
-    args.eval_data = domains.sources(args.eval_data, args.eval_domains)
+    args.eval_data = sources(args.eval_data, args.eval_domains)
     if args.fields and len(args.domains) > 1:
         raise UserError("--fields names the fields of one domain's rows: train one domain, or rename the fields")
     if args.prompts_per_step < len(args.domains):
@@ -147,45 +149,6 @@ def check(args):
     if os.path.realpath(args.out) == os.path.realpath(args.init):
         raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
     return args
-
-
-# ---- rows and noise: pure functions of (seed, step), so that a resumed run has nothing to replay ------------------
-
-def rows_for_step(args, rows, step):
-    """The B rows of a step as (domain, row) pairs; rows: {domain: list of rows, or None for new synthetic ones}.
-
-    With k domains place p = step * B + i of the whole run goes to domain p mod k (mixed) or step mod k (alternating);
-    real rows are taken in reshuffled passes.
-    """
-    B, k = args.prompts_per_step, len(args.domains)
-    chosen = []
-    for turn, domain in enumerate(args.domains):
-        if args.schedule == "mixed":                # places of the run, as places in the domain's own stream of rows
-            places = [p // k for p in range(step * B, (step + 1) * B) if p % k == turn]
-        else:
-            places = range(step // k * B, (step // k + 1) * B) if step % k == turn else []
-        if places and rows[domain] is None:
-            some = domains.synthetic(domain, "train", len(places), seed=f"{args.seed} {step}")
-        else:
-            some, order = [], None
-            for place in places:
-                epoch, i = divmod(place, len(rows[domain]))
-                if i == 0 or order is None:
-                    order = torch.argsort(uniform_noise(1, len(rows[domain]), args.seed, "epoch", epoch)[0])
-                some.append(rows[domain][order[i]])
-        chosen += [(domain, row) for row in some]
-    return chosen
-
-
-def held_out_rows(args):
-    """{domain: rows to validate on}. A domain without rows of its own is left out where others have real ones."""
-    held_out = {}
-    for domain in args.eval_domains if args.eval_prompts else ():
-        source, own = args.data.get(domain, "synthetic"), args.eval_data.get(domain)
-        if own or domain in args.data or set(args.data.values()) == {"synthetic"}:
-            held_out[domain] = evaluation_rows(domain, own or source, args.fields, args.eval_prompts,
-                                               "all" if own else "validation")
-    return held_out
 
 
 def check_prompt_lengths(args, config, tokenizer, rows):
@@ -352,7 +315,7 @@ def train(args, stop=None):
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
     rows = {domain: None if source == "synthetic" else
-            domains.load_rows(domain, source, "all" if domain in args.eval_data else "train", args.fields)
+            load_rows(domain, source, "all" if domain in args.eval_data else "train", args.fields)
             for domain, source in args.data.items()}
     held_out = held_out_rows(args)
     check_prompt_lengths(args, model.config, tokenizer, [(domain, row) for some in (rows, held_out)
@@ -370,7 +333,7 @@ def train(args, stop=None):
     place = out                                     # where the run writes
     if earlier:
         if earlier["data"] != run["data"]:
-            raise UserError(f"--resume: the data hold other rows than when this run started; use the same, or --overwrite "
+            raise UserError("--resume: the data hold other rows than when this run started; use the same, or --overwrite "
                             "to start anew")
         policy.load_state(out / STATE)
         run["steps"] = earlier["steps"]
