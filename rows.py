@@ -49,7 +49,8 @@ def rows_for_step(args, rows, step):
     """The B rows of a step as (domain, row) pairs; rows: {domain: list of rows, or None for new synthetic ones}.
 
     With k domains place p = step * B + i of the whole run goes to domain p mod k (mixed) or step mod k (alternating);
-    real rows are taken in reshuffled passes.
+    real rows are taken in reshuffled passes. A model that was trained on a domain before sees it in another order, as
+    args.visits (domain: how often) is part of the seed: a refresh is not a repetition of its first steps.
     """
     B, k = args.prompts_per_step, len(args.domains)
     chosen = []
@@ -58,14 +59,15 @@ def rows_for_step(args, rows, step):
             places = [p // k for p in range(step * B, (step + 1) * B) if p % k == turn]
         else:
             places = range(step // k * B, (step // k + 1) * B) if step % k == turn else []
+        again = [f"visit {args.visits[domain]}"] if args.visits[domain] else []
         if places and rows[domain] is None:
-            some = synthetic(domain, "train", len(places), seed=f"{args.seed} {step}")
+            some = synthetic(domain, "train", len(places), seed=" ".join([f"{args.seed} {step}", *again]))
         else:
             some, order = [], None
             for place in places:
                 epoch, i = divmod(place, len(rows[domain]))
                 if i == 0 or order is None:
-                    order = torch.argsort(uniform_noise(1, len(rows[domain]), args.seed, "epoch", epoch)[0])
+                    order = torch.argsort(uniform_noise(1, len(rows[domain]), args.seed, "epoch", epoch, *again)[0])
                 some.append(rows[domain][order[i]])
         chosen += [(domain, row) for row in some]
     return chosen

@@ -396,6 +396,12 @@ def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads
         assert all(torch.allclose(a, b, atol=1e-4 * b.abs().max().item() + 1e-7) for a, b in zip(gradients, results[0][1]))
     P, T = rollout.prompt_ids.shape[1], rollout.ids.shape[1]
     assert read == [3 * P, 7 * T, 7 * P, 7 * T, 7 * (P + T)]
+    even = a_rollout(prompts=("abc", "xyz"), group_size=4, tokens=3)     # no padding anywhere: no mask is built either
+    even = even.rows(even.mask.all(1).nonzero().squeeze(1).tolist())
+    assert len(even.ids) > 2 and len(even.group.unique()) == 2
+    logits = model.eval()(input_ids=torch.cat([even.prompt_ids, even.ids], 1)).logits.log_softmax(-1)
+    expected = logits[:, even.prompt_ids.shape[1] - 1:-1].gather(-1, even.ids[..., None]).squeeze(-1)
+    assert torch.allclose(rollouts.token_logps(model, even), expected, atol=1e-5)
 
 
 def test_no_logits_of_the_prompt_are_computed_while_scoring():
@@ -700,14 +706,20 @@ def test_each_completion_is_graded_with_its_own_row():
 def test_of_several_domains_each_gets_its_share_of_a_batch_or_whole_batches_in_turn():
     real = domains.synthetic("qa", "train", 7, seed=0)
     rows = SYNTHETIC | {"qa": real}
-    mixed = settings(domains=["math", "code", "qa"], prompts_per_step=4)
+    mixed = settings(domains=["math", "code", "qa"], visits=dict.fromkeys(domains.DOMAINS, 0), prompts_per_step=4)
     steps = [rows_module.rows_for_step(mixed, rows, step) for step in range(21)]
     assert all(len(step) == 4 for step in steps) and steps[3] == rows_module.rows_for_step(mixed, rows, 3)
     shares = [[domain for domain, _ in step].count("qa") for step in steps]
     assert set(shares) == {1, 2} and sum(shares) == 28           # a third of 21 * 4, spread evenly
     seen = [row["id"] for step in steps for domain, row in step if domain == "qa"]
     assert all(sorted(seen[i:i + 7]) == sorted(r["id"] for r in real) for i in (0, 7, 14, 21))   # whole passes
-    turns = settings(domains=["math", "qa"], prompts_per_step=5, schedule="alternating")
+    again = settings(domains=["math", "code", "qa"], visits={"math": 1, "code": 0, "qa": 2}, prompts_per_step=4)
+    for step in range(3):                            # a second visit to a domain is not a repetition of the first
+        for (domain, first), (_, second) in zip(steps[step], rows_module.rows_for_step(again, rows, step)):
+            assert (first == second) == (domain == "code") or domain == "qa"
+    second = [row["id"] for step in range(21) for d, row in rows_module.rows_for_step(again, rows, step) if d == "qa"]
+    assert second[:7] != seen[:7] and sorted(second[:7]) == sorted(seen[:7])
+    turns = settings(domains=["math", "qa"], visits={"math": 0, "qa": 0}, prompts_per_step=5, schedule="alternating")
     steps = [rows_module.rows_for_step(turns, rows, step) for step in range(14)]
     assert [{domain for domain, _ in step} for step in steps] == [{"math"}, {"qa"}] * 7
     seen = [row["id"] for step in steps[1::2] for _, row in step]
@@ -718,7 +730,7 @@ def test_in_a_mixed_batch_every_completion_is_graded_by_its_own_domain():
     asked, reward = [], domains.reward
     domains.reward = lambda d, c, rows, j=None: [asked.append((d, row["id"])) or float(d == "cw") for row in rows]
     try:
-        args = settings(domains=["qa", "cw"], prompts_per_step=5, group_size=2, max_completion_length=3)
+        args = settings(domains=["qa", "cw"], visits={"qa": 0, "cw": 0}, prompts_per_step=5, group_size=2, max_completion_length=3)
         line, _ = train_grpo.train_step(args, fresh_policy(), None, tiny()[2], None, SYNTHETIC, 1)
     finally:
         domains.reward = reward
@@ -1236,8 +1248,10 @@ def test_refresh_is_the_loop_of_train_grpo_with_other_defaults():
     assert len(before) == 25 and abs(report["change"][0] - differences.mean().item()) < 1e-4
     assert abs(report["change"][1] - evaluate.t_quantile(24) * differences.std().item() / 5) < 1e-4
     assert "3 steps of refresh on math" in out and f"{report['change'][0]:+.1f} +-" in out and "refreshed" in out
-    recipe = models.read_run(WORK / "fresh")["recipe"]
-    assert recipe == ["talker", "math 3"]
+    assert models.read_run(WORK / "fresh")["recipe"] == ["talker", "math 3"]
+    code, _, err = run(refresh.main, *refresh_command(str(WORK / "fresh"), WORK / "fresher", "--steps", 1))
+    run_of = models.read_run(WORK / "fresher")
+    assert code == 0 and run_of["recipe"] == ["talker", "math 3", "math 1"] and run_of["args"]["visits"] == {"math": 1}, err
 
 
 def test_refresh_reports_all_four_domains_and_alternates():

@@ -120,6 +120,8 @@ def check(args):
     for names in (args.domains, args.eval_domains):
         if len(set(names)) < len(names):
             raise UserError(f"a domain is named twice in {','.join(names)}")
+    earlier = [names.rpartition(" ")[0].replace("+", "/").split("/") for names in read_run(args.init).get("recipe", [])]
+    args.visits = {domain: sum(domain in names for names in earlier) for domain in args.domains}
     args.data = sources(args.data, args.domains)
     if args.data.keys() != set(args.domains):
         raise UserError(f"--data names no rows of {', '.join(set(args.domains) - set(args.data))}: write DOMAIN=SOURCE for each")
