@@ -1326,7 +1326,7 @@ def story(file, seed, scores):
 def two_seeds():
     M, C, R = "math 100", "code 100", "math 10"
     return [story("s0.json", 0, {(M,): (80, 50), (C,): (40, 90), (M, C): (60, 90), (C, M): (78, 86), (M, C, R): (76, 86)}),
-            story("s1.json", 1, {(M,): (84, 52), (C,): (42, 92), (M, C): (74, 92), (C, M): (82, 92), (M, C, R): (84, 88)})]
+            story("s1.json", 1, {(M,): (84, 52), (C,): (42, 92), (M, C): (65, 92), (C, M): (82, 92), (M, C, R): (84, 88)})]
 
 
 def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
@@ -1335,16 +1335,16 @@ def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
     cells = interference.matrix(runs)
     near = lambda pair, mean, half: abs(pair[0] - mean) < 1e-6 and abs(pair[1] - half) < 1e-3
     assert set(cells) == {("code", "math"), ("math", "code")}
-    assert near(cells["code", "math"], (-20 - 10) / 2, t1 * 10 / 2) and near(cells["math", "code"], (-4 + 0) / 2, t1 * 4 / 2)
+    assert near(cells["code", "math"], (-20 - 19) / 2, t1 * 1 / 2) and near(cells["math", "code"], (-4 + 0) / 2, t1 * 4 / 2)
     (recipe, domain, peak), = interference.refreshes(runs)
     assert (recipe[1:], domain, peak[1:]) == (("math 100", "code 100", "math 10"), "math", ("math 100",))
     share = interference.won_back(runs[recipe], runs[recipe[:-1]], runs[peak], domain)
-    assert near(share, (100 * 16 / 20 + 100 * 10 / 10) / 2, t1 * 20 / 2)
+    assert near(share, (100 * 16 / 20 + 100 * 19 / 19) / 2, t1 * 20 / 2)
     row = interference.scores(runs[recipe], ["math", "code"])
     assert near(row[0], 80, t1 * 8 / 2) and near(row[2], (81 + 86) / 2, t1 * 5 / 2)
     code, out, err = run(interference.main, *two_seeds())
     assert code == 0, err
-    for line in ("| **math > code > math (10)** |", "-15.0 ± 63.5", "90.0 ± 127.1 % |", "the paper's Math: 66.49 -> 57.66 -> 66.04",
+    for line in ("| **math > code > math (10)** |", "-19.5 ± 6.4", "90.0 ± 127.1 % |", "the paper's Math: 66.49 -> 57.66 -> 66.04, average 64.25 -> 66.39",
                  "code -4.0 ± 0.0", "over 2 seeds"):
         assert line in out, (line, out)
     verdicts = re.findall(r"\| +(yes|no) \|", out)
