@@ -24,10 +24,16 @@ import torch
 
 import domains
 from judge import llm_judge, rubric
-from model import BASE, UserError, check_directory, cli, end_ids, load, read_run, write_json, write_text
+from model import BASE, UserError, check_directory, cli, end_ids, load, numbers, read_run, write_json, \
+    write_text
 from resume import fingerprint
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources
+
+# what two runs of one recipe have in common, whatever their seeds: interference.py refuses to average others
+SAME_RECIPE = ("lr", "prompts_per_step", "group_size", "inner_updates", "temperature", "top_p", "beta", "advantage_scale",
+               "loss_aggregation", "clip_low", "clip_high", "warmup_steps", "max_completion_length", "mask_truncated")
+
 
 def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
           max_completion_length=64, seed=0, judge=rubric):
@@ -134,7 +140,8 @@ def parse():
                        help="real rows for a domain: a .jsonl/.json/.parquet/.csv file, a hub name, or `hub` for the "
                             "paper's set; domains not named use synthetic held-out rows, or are left out once any is")
     group.add_argument("--held-out", action="store_true",
-                       help="of --data files, only the tenth that train_grpo.py never trains on")
+                       help="of --data files, only the tenth that neither trains a run nor, without --eval-data, "
+                            "validates it")
     group.add_argument("--fields", default="", help="field names of --data, as question=NAME,answer=NAME")
     group.add_argument("--prompts", type=int, default=200, help="prompts per domain, at most (default 200)")
     group = parser.add_argument_group("sampling")
@@ -180,7 +187,8 @@ def parse():
 def read_scores(file):
     """What a run of this script wrote with --json: {checkpoint: entry}; UserError if the file holds something else."""
     try:
-        report = json.loads(Path(file).read_text())
+        report = {name: entry | {key: numbers(value) for key, value in entry.items() if key in domains.DOMAINS}
+                  for name, entry in json.loads(Path(file).read_text()).items()}
         sound = all("evaluated" in entry for entry in report.values())
     except (ValueError, TypeError, AttributeError):
         sound = False
@@ -218,19 +226,24 @@ def main():
         known = report.get(name, {})
         if args.samples_file or (known.get("evaluated"), known.get("weights")) != (evaluated, weights):
             model, tokenizer = load(name)
-            kept, run = [], read_run(name)
+            # before the long work: a run that saves meanwhile has other weights than those graded here
+            weights, kept = weights if weights[0] else weights_on_disk(name), []
             known = evaluate(model, tokenizer, rows, judge=judge, keep=kept, **settings)
-            known |= {"evaluated": evaluated, "weights": weights_on_disk(name), "seed": run.get("seed"),
-                      "recipe": run.get("recipe", [Path(name).name])}
+            known |= {"evaluated": evaluated, "weights": weights}
             completions += [{"checkpoint": name, **one} for one in kept]
+        known.pop("paired_to_first", None)
+        run = read_run(name)
+        known |= {"seed": run.get("seed"), "recipe": run.get("recipe", [Path(name).name]),
+                  "training": {key: value for key, value in run.get("args", {}).items() if key in SAME_RECIPE}}
         line = [(known[d]["score"], known[d]["ci95"]) for d in args.domains]
         known["average"] = dict(zip(("score", "ci95"), average(line)))
         print(f"{name:{width}}" + "".join(f"{score:9.1f} +-{half:4.1f}" for score, half in [*line, average(line)]))
         if args.paired:
-            first = report.get(args.checkpoints[0], known)
+            first = known if name == args.checkpoints[0] else report[args.checkpoints[0]]
             line = [paired(known[d], first[d]) for d in args.domains]
-            known["paired_to_first"] = {d: {"difference": change, "ci95": half} for d, (change, half) in
-                                        zip([*args.domains, "average"], [*line, average(line)])}
+            known["paired_to_first"] = {"first": args.checkpoints[0]} | {
+                d: {"difference": change, "ci95": half}
+                for d, (change, half) in zip([*args.domains, "average"], [*line, average(line)])}
             if first is not known:
                 print(f"{'paired to the first':>{width}}"
                       + "".join(f"{change:+9.1f} +-{half:4.1f}" for change, half in [*line, average(line)]))

@@ -7,16 +7,17 @@ With S_D(X) the held-out score of checkpoint X in domain D (evaluate.py) and A >
 
     I(B -> A) = S_A(A > B) - S_A(A)                       interference; the matrix has all ordered pairs
     fall      = S_A(A > B > .. ) - S_A(.. > A)            from A's own training to the end of the sequence
-    won back  = (S_A(refreshed) - S_A(damaged)) / -fall   1 if the refresh undoes the fall
+    won back  = (S_A(refreshed) - S_A(damaged)) / -fall   1 if the refresh undoes the fall; of the means over seeds
 
 The paper (arXiv 2606.02398) states I for the loss, where damage is positive; here it is points of score, so damage is
 negative. A checkpoint's `recipe` in run.json (base, code 100, math 100, ...) says where it belongs: checkpoints that
 differ in nothing but the seed are one row. Every number is computed seed by seed on the same held-out rows; mean +- half
-the 95 % t-interval over seeds. With one seed the interval is over prompts, and says nothing about other seeds.
+the 95 % t-interval over seeds. With one seed, as for the base, it is over prompts and says nothing about other seeds.
 """
 import argparse
 import math
 from collections import Counter
+from pathlib import Path
 
 import torch
 
@@ -40,9 +41,15 @@ def read(files):
                 raise UserError(f"{name} in {file} was evaluated with other settings or rows than the first checkpoint: "
                                 "evaluate all alike")
             seeds = runs.setdefault(tuple(entry["recipe"]), {})
+            for other in seeds.values():
+                if other["training"] != entry["training"]:
+                    raise UserError(f"{other['name']} and {name} have the same recipe, but differ in more than the seed: "
+                                    f"{other['training']} and {entry['training']}")
             same = seeds.setdefault(entry["seed"], {**entry, "name": name})
             if same["name"] != name:
                 raise UserError(f"{same['name']} and {name} have the same recipe and seed: leave one of them out")
+    if not runs:
+        raise UserError(f"no scores in {', '.join(files)}: write them with evaluate.py --json")
     return runs
 
 
@@ -54,13 +61,15 @@ def stage(text):
 
 def label(recipe, usual):
     """'code > math > qa > cw > math (10)': steps in brackets where they are not the usual ones."""
-    short = [s.removesuffix(f" {usual}") for s in recipe]
-    return " > ".join(f"{s.rpartition(' ')[0]} ({s.rpartition(' ')[2]})" if " " in s else s
-                      for s in (short[1:] or short))
+    stages = [("+" if "+" in s else "/").join(stage(s)[0]) + f" ({stage(s)[1]})" for s in recipe[1:]]
+    return " > ".join(s.removesuffix(f" ({usual})") for s in stages) or recipe[0]
 
 
 def over_seeds(values):
-    """Mean and half-width of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one."""
+    """Mean and half-width of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one.
+
+    NaN and NaN if there is none.
+    """
     values = list(values.values())
     return values[0] if len(values) == 1 else mean_ci(torch.tensor([value for value, _ in values], dtype=torch.float64))
 
@@ -75,39 +84,41 @@ def scores(seeds, domains):
 def change(later, earlier, *domains):
     """Change of the mean of some domains' scores from one recipe to another: (mean, half-width).
 
-    Differences are taken prompt by prompt and seed by seed; of the base, there is one for all seeds.
+    Differences are taken prompt by prompt, seed by seed, over the seeds that both have.
     """
-    only = next(iter(earlier.values()))
-    return over_seeds({seed: average([paired(entry[d], earlier.get(seed, only)[d]) for d in domains])
-                       for seed, entry in later.items() if seed in earlier or len(earlier) == 1})
+    return over_seeds({seed: average([paired(later[seed][d], earlier[seed][d]) for d in domains])
+                       for seed in later if seed in earlier})
 
 
 def won_back(refreshed, damaged, peak, domain):
-    """Share of the fall that a refresh undoes: (mean, half-width) over seeds; no interval with one seed."""
-    shares = {seed: (100 * (entry[domain]["score"] - damaged[seed][domain]["score"])
-                     / (peak[seed][domain]["score"] - damaged[seed][domain]["score"]), math.nan)
-              for seed, entry in refreshed.items()
-              if seed in damaged and seed in peak and peak[seed][domain]["score"] > damaged[seed][domain]["score"]}
-    return over_seeds(shares) if shares else (math.nan, math.nan)
+    """Share of the fall that a refresh undoes, in %: mean rise / mean fall over the seeds that all three have.
+
+    The half-width is that of a ratio of means: of rise_i - share * fall_i over the mean fall; NaN with one seed.
+    """
+    of = lambda seeds, seed: seeds[seed][domain]["score"]
+    rises, falls = (torch.tensor([of(a, seed) - of(damaged, seed) for seed in refreshed if seed in damaged and seed in peak],
+                                 dtype=torch.float64) for a in (refreshed, peak))
+    share = rises.mean() / falls.mean()
+    return 100 * share.item(), 100 * mean_ci((rises - share * falls) / falls.mean())[1]
 
 
-def matrix(runs):
-    """{(later, earlier): (mean, half-width)}: I(later -> earlier) for every pair of stages that stands in `runs`."""
+def matrix(runs, domains):
+    """{(later, earlier): (mean, half-width)}: I(later -> earlier) for every pair of stages; of several, the longest."""
     cells = {}
-    for recipe, seeds in runs.items():
-        (later, _), (earlier, _) = stage(recipe[-1]), stage(recipe[-2] if len(recipe) == 3 else "")
-        if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs:
-            cells[later[0], earlier[0]] = change(seeds, runs[recipe[:-1]], earlier[0])
+    for recipe in sorted((r for r in runs if len(r) == 3), key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
+        (earlier, _), (later, _) = stage(recipe[1]), stage(recipe[2])
+        if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs and earlier[0] in domains:
+            cells[later[0], earlier[0]] = change(runs[recipe], runs[recipe[:-1]], earlier[0])
     return cells
 
 
-def refreshes(runs):
+def refreshes(runs, domains):
     """(recipe, domain, recipe at its peak) of every refresh: its domain was trained before, and others since."""
     found = []
-    for recipe in runs:
+    for recipe in (r for r in runs if len(r) > 3):
         for domain in stage(recipe[-1])[0]:
             peaks = [recipe[:i + 1] for i in range(1, len(recipe) - 2) if domain in stage(recipe[i])[0]]
-            if peaks and peaks[-1] in runs and recipe[:-1] in runs:
+            if domain in domains and peaks and peaks[-1] in runs and recipe[:-1] in runs:
                 found.append((recipe, domain, peaks[-1]))
     return found
 
@@ -153,25 +164,26 @@ def main():
     parser.add_argument("files", nargs="+", help="scores of checkpoints, written by evaluate.py --json")
     parser.add_argument("--plot", metavar="FILE", help="draw the scores along the refreshed sequence (needs matplotlib)")
     args = parser.parse_args()
+    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
     runs = read(args.files)
     domains = [d for d in DOMAINS if all(d in entry for seeds in runs.values() for entry in seeds.values())]
     steps = Counter(stage(s)[1] for recipe in runs for s in recipe[1:])
     usual = steps.most_common(1)[0][0] if steps else 0
     seeds = max(len(seeds) for seeds in runs.values())
-    print(f"score x 100, mean ± 95 % interval over {seeds} seeds; stages of {usual} steps unless they say otherwise\n"
-          if seeds > 1 else f"score x 100, one seed, ± 95 % interval over prompts; stages of {usual} steps unless they say "
-          "otherwise\n")
+    print(f"score x 100 and its 95 % interval, over seeds, or over prompts where there is one seed; stages of {usual} steps "
+          "unless they say otherwise\n")
 
     # A pair of stages that no longer sequence goes through belongs to the matrix alone.
     longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
     order = lambda recipe: (len(recipe), [(len(names), DOMAINS.index(names[0])) for names, _ in map(stage, recipe[1:])])
     rows = {recipe: scores(runs[recipe], domains) for recipe in sorted(runs, key=order)
             if len(recipe) != 3 or not longer or recipe in longer}
-    best = max(rows, key=lambda recipe: rows[recipe][-1][0])
-    show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(number, row)]
-          for recipe, row in rows.items()], ["trained on", *domains, "average"])
+    best = max((recipe for recipe in rows if len(runs[recipe]) == seeds), key=lambda recipe: rows[recipe][-1][0])
+    show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(number, row), str(len(runs[recipe]))]
+          for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])
 
-    found = sorted(refreshes(runs), key=lambda one: order(one[0]))
+    found = sorted(refreshes(runs, domains), key=lambda one: order(one[0]))
     for recipe, domain, peak in found:
         after, (refreshed, short), (_, long) = recipe[:-1], stage(recipe[-1]), stage(peak[-1])
         fall, share = change(runs[after], runs[peak], domain), won_back(runs[recipe], runs[after], runs[peak], domain)
@@ -196,7 +208,7 @@ def main():
              f"{label(best, usual)} has {number(change(runs[best], runs[recipe], *domains), '+')}", best == recipe)]
         show([[claim, ours, "yes" if holds else "no"] for claim, ours, holds in claims], ["claim", "here", "holds"])
 
-    cells = matrix(runs)
+    cells = matrix(runs, domains)
     if cells:
         print("I(later -> earlier): change of the earlier expert's own score by the later training, points")
         show([[f"then {later}", *(number(cells.get((later, earlier), (math.nan, math.nan)), "+") for earlier in domains)]

@@ -165,12 +165,23 @@ def write_text(path, text):
         tmp.unlink(missing_ok=True)
 
 
+def plain(value):
+    """A value as JSON can hold it: numbers that are not finite become null, as JSON has none."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else \
+        None if value in NOT_FINITE or value != value else value
+
+
+def numbers(value):
+    """Scores as `plain` wrote them, with NaN again where there was no number: an interval of one prompt, say."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    return [numbers(item) for item in value] if isinstance(value, list) else float("nan") if value is None else value
+
+
 def write_json(path, value):
-    """Write JSON likewise; numbers that are not finite become null, as JSON has none."""
-    def plain(v):
-        if isinstance(v, dict):
-            return {key: plain(item) for key, item in v.items()}
-        return [plain(item) for item in v] if isinstance(v, list) else None if v in NOT_FINITE or v != v else v
+    """Write a value as JSON likewise."""
     write_text(path, json.dumps(plain(value), indent=1) + "\n")
 
 

@@ -20,10 +20,11 @@ twice the prompts (noise in g_A is not contracted). Where the theorem and this s
 sampled, clipped GRPO gradients, with fresh moments. What is added here: when to stop, and the report over all domains.
 """
 import argparse
+import os
 
 from domains import DOMAINS
 from evaluate import paired
-from model import UserError, check_directory, cli, load
+from model import UserError, cli, load
 from train_grpo import add_settings, check, train
 
 
@@ -40,23 +41,25 @@ def parse():
         args.eval_every = args.eval_every or 2
         if not args.eval_prompts:
             raise UserError("--until-recovered needs validation rows: give --eval-prompts a number above 0")
-        check_directory(args.until_recovered)
     args = check(args)
     if args.until_recovered and not set(args.domains) <= set(args.eval_domains):
         raise UserError("--until-recovered watches the refreshed domains: name them in --eval-domains too")
+    if args.until_recovered and os.path.realpath(args.until_recovered) == os.path.realpath(args.out):
+        raise UserError(f"--out {args.out} is the checkpoint of --until-recovered: choose another directory")
     return args
 
 
 def recovery(args):
     """A stopping rule for `train`: a text once every refreshed domain is back within its interval of the reference.
 
-    Validation rows decide, on which evaluate.py never scores: the first lucky score would flatter the result.
+    Back means no longer distinguishable on so many prompts: the fewer, the sooner. Validation rows decide, on which
+    evaluate.py never scores, as the score that ends a run is a lucky one.
     """
-    reference = {}
+    waiting, reference = [load(args.until_recovered, args.device)], {}    # now: with a wrong name, nothing is started
 
     def stop(validations, scores_of):
         if not reference:
-            reference.update(scores_of(load(args.until_recovered, args.device)[0]))
+            reference.update(scores_of(*waiting.pop()))
         differences = {d: paired(validations[-1]["scores"][d], reference[d]) for d in args.domains}
         if all(change + half >= 0 for change, half in differences.values()):
             return "recovered: " + ", ".join(f"{d} {change:+.1f} +- {half:.1f} from {args.until_recovered}"
@@ -73,6 +76,8 @@ def main():
     for domain, scores in run["metrics"].items():
         print(f"{domain:10}{scores['before']['score']:8.1f}{scores['after']['score']:8.1f}"
               + "{:+14.1f} +-{:5.1f}".format(*scores["change"]) + "  refreshed" * (domain in args.domains))
+    if run.get("stopped"):
+        print("these rows decided when to stop: evaluate.py scores others")
 
 
 if __name__ == "__main__":

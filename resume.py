@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from model import UserError, read_run, write_text
+from model import UserError, plain, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
@@ -43,10 +43,14 @@ def open_out(args):
     elif run and not run.get("finished"):
         raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
     free = {"resume", "overwrite", "steps", "save_every", "device", "out"}
+    if run and run.get("args", {}).keys() != vars(args).keys():
+        raise UserError(f"--resume: {out} was started by another script: go on with that one, or choose another --out")
     for name, value in run.get("args", {}).items():
         if name == "lr" and args.lr is None:        # the default depends on the model, and was settled then
             args.lr = value
         # A run can be lengthened and saved more often, and is otherwise the run that was interrupted.
+        if name == "visits" and args.visits != value:
+            raise UserError(f"--resume: {args.init} has another history than when this run started; --overwrite starts anew")
         if name not in free and getattr(args, name) != value:
             raise UserError(f"--resume: this run was started with --{name.replace('_', '-')} {value}, not "
                             f"{getattr(args, name)}; use the same, or --overwrite to start anew")
@@ -84,7 +88,7 @@ def trim_log(path, steps):
 def append(path, records):
     """Add lines to a jsonl log."""
     with open(path, "a") as log:
-        log.writelines(json.dumps(record) + "\n" for record in records)
+        log.writelines(json.dumps(plain(record)) + "\n" for record in records)
 
 
 def fingerprint(rows):

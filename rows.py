@@ -32,6 +32,8 @@ def sources(items, names):
     found = {}
     for item in items:
         domain, _, source = item.partition("=")
+        if not item:
+            raise UserError("an empty name of data: give a file, a hub name, or `hub`")
         if domain not in DOMAINS and len(items) == 1 and (len(names) == 1 or item in ("synthetic", "hub")):
             return dict.fromkeys(names, item)
         if domain not in DOMAINS or not source:
@@ -75,13 +77,22 @@ def rows_for_step(args, rows, step):
 
 def held_out_rows(args):
     """{domain: rows to validate on}. A domain without rows of its own is left out where others have real ones."""
-    held_out = {}
+    held_out, left_out = {}, []
     for domain in args.eval_domains if args.eval_prompts else ():
-        source, own = args.data.get(domain, "synthetic"), args.eval_data.get(domain)
-        if own or domain in args.data or set(args.data.values()) == {"synthetic"}:
-            held_out[domain] = evaluation_rows(domain, own or source, args.fields, args.eval_prompts,
-                                               "all" if own else "validation")
+        if domain in args.eval_data or domain in args.data or set(args.data.values()) == {"synthetic"}:
+            source = args.eval_data.get(domain) or args.data.get(domain, "synthetic")
+            held_out[domain] = evaluation_rows(domain, source, args.fields, args.eval_prompts,
+                                               "all" if has_own_validation(args, domain) else "validation")
+        else:
+            left_out.append(domain)
+    if left_out:
+        print(f"not validated on {', '.join(left_out)}, which have no rows here: give --eval-data DOMAIN=SOURCE")
     return held_out
+
+
+def has_own_validation(args, domain):
+    """Whether a file or hub name of its own validates a domain, so that all of its --data may be trained on."""
+    return args.eval_data.get(domain, "synthetic") != "synthetic"
 
 
 def evaluation_rows(domain, source, fields, n, split):

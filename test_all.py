@@ -7,6 +7,7 @@
 Names read as claims: `test_equal_rewards_give_exactly_zero_advantage`. Rows of public data in ../shared/data are used
 where they stand and skipped with a reason where they do not.
 """
+import argparse
 import contextlib
 import io
 import itertools
@@ -1254,6 +1255,34 @@ def test_refresh_is_the_loop_of_train_grpo_with_other_defaults():
     assert code == 0 and run_of["recipe"] == ["talker", "math 3", "math 1"] and run_of["args"]["visits"] == {"math": 1}, err
 
 
+def test_refresh_has_few_steps_that_count():
+    def parsed(module, *argv):
+        old, sys.argv = sys.argv, ["script", *argv]
+        try:
+            return module.parse()
+        finally:
+            sys.argv = old
+    short, long = parsed(refresh, "x", "--domain", "math"), parsed(train_grpo, "--domain", "math")
+    assert short.steps == 0.1 * long.steps and short.prompts_per_step == 2 * long.prompts_per_step
+    assert short.default_lr == [2 * lr for lr in long.default_lr] and (short.warmup_steps, long.warmup_steps) == (0, 5)
+    assert short.eval_domains == [*domains.DOMAINS] and long.eval_domains == ["math"]
+    same = vars(short).keys() & vars(long).keys() - {"init", "out", "steps", "prompts_per_step", "default_lr", "warmup_steps",
+                                                     "eval_domains", "schedule"}
+    assert len(same) > 25 and all(getattr(short, name) == getattr(long, name) for name in same)
+
+
+def test_recovered_means_that_the_interval_of_the_paired_difference_reaches_zero():
+    args = argparse.Namespace(until_recovered=talker()[0], device=None, domains=["math"])
+    summary = lambda *scores: {"math": {"prompt_scores": dict(enumerate(scores))}}
+    reference, seen = summary(50.0, 50, 50, 50), []
+    # differences -8 -12 -8 -12: mean -10, standard deviation 2.309, half-width 3.182 * 2.309 / 2 = 3.67
+    for scores, back in (((42, 38, 42, 38), False), ((48.5, 44.5, 48.5, 44.5), True), ((48, 44, 48, 44), False),
+                         ((60, 70, 60, 70), True)):
+        stop = refresh.recovery(args)
+        assert bool(stop([{"scores": summary(*map(float, scores))}], lambda *model: seen.append(model) or reference)) == back, scores
+    assert all(len(model) == 2 for model in seen)        # with the reference's own tokenizer
+
+
 def test_refresh_reports_all_four_domains_and_alternates():
     args = (tiny()[0], "--domains", "math,qa", "--steps", 3, "--out", WORK / "turns", "--eval-prompts", 3, "--eval-samples", 2,
             "--prompts-per-step", 2, "--group-size", 2, "--max-completion-length", 4)
@@ -1312,11 +1341,65 @@ def test_a_killed_refresh_goes_on_to_the_same_weights_and_the_same_report():
         assert models.read_run(out)["metrics"] == models.read_run(WORK / "refresh-whole")["metrics"]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing_to_the_next():
+    out, grade = WORK / "early", evaluate.grade
+
+    def dies(*_):
+        raise models.UserError("pulled the plug")
+    with_reward(dies, lambda: train(out, "--domain", "math", "--steps", 2, code=2))
+    resume.append(out / "validation.jsonl", [{"step": 0, "scores": {"math": {"score": 99.0, "prompt_scores": {}}}}])
+    with_reward(lively, lambda: train(out, "--domain", "math", "--steps", 2, "--resume", "--eval-prompts", 3))
+    assert models.read_run(out)["metrics"]["math"]["before"]["prompts"] == 3
+
+
+def test_what_one_prompt_cannot_tell_is_nan_also_when_it_is_read_back():
+    start, file = talker()[0], WORK / "one-prompt.json"
+    options = ("--domains", "math", "--prompts", 1, "--samples", 2, "--max-completion-length", 4, "--json", file)
+    outputs = [run(evaluate.main, start, *options) for _ in range(2)]
+    assert [code for code, _, _ in outputs] == [0, 0] and outputs[0][1] == outputs[1][1] and "nan" in outputs[0][1]
+    assert "NaN" not in file.read_text() and run(interference.main, file)[0] == 0
+    command = refresh_command(start, WORK / "one-prompt", "--steps", 1, "--eval-prompts", 1)
+    first, again = run(refresh.main, *command), run(refresh.main, *command, "--resume")
+    assert first[0] == again[0] == 0 and first[1].splitlines()[-1] == again[1].splitlines()[-1]
+    assert "NaN" not in (WORK / "one-prompt" / "validation.jsonl").read_text()
+
+
+def test_paired_differences_are_to_the_first_checkpoint_as_it_is_scored_now():
+    options = ("--prompts", 25, "--samples", 2, "--max-completion-length", 8, "--paired", "--json", WORK / "pairing.json",
+               "--data", f"math={talker()[1]}")
+    report = {}
+    for seed in (0, 1):
+        code, out, err = run(evaluate.main, talker()[0], tiny()[0], *options, "--seed", seed)
+        assert code == 0 and out.count("paired to the first") == 1, (out, err)
+        report[seed] = json.loads((WORK / "pairing.json").read_text())
+        first, second = report[seed][talker()[0]], report[seed][tiny()[0]]
+        assert first["paired_to_first"]["math"] == {"difference": 0, "ci95": 0}
+        assert abs(second["paired_to_first"]["math"]["difference"] - second["math"]["score"] + first["math"]["score"]) < 1e-9
+        assert second["paired_to_first"]["first"] == talker()[0]
+    assert report[0][talker()[0]]["math"]["score"] != report[1][talker()[0]]["math"]["score"]    # other noise
+    assert run(evaluate.main, tiny()[0], *[o for o in options if o != "--paired"], "--seed", 1)[0] == 0
+    assert "paired_to_first" not in json.loads((WORK / "pairing.json").read_text())[tiny()[0]]
+
+
+def test_validation_rows_are_neither_trained_on_nor_those_of_the_test():
+    path = WORK / "splits.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i}+1=", "answer": i + 1}) + "\n" for i in range(200)))
+    held = lambda **changes: {row["id"] for row in rows_module.held_out_rows(settings(**changes))["math"]}
+    part = lambda split: {row["id"] for row in rows_module.load_rows("math", str(path), split)}
+    assert held(data={"math": str(path)}) == part("validation") and len(part("validation")) > 5
+    assert held(data={"math": "synthetic"}, eval_data={"math": str(path)}, eval_prompts=999) == part("all")
+    for changes in ({"data": {"math": "synthetic"}}, {"data": {"math": str(path)}, "eval_data": {"math": "synthetic"}}):
+        assert all(domains.in_split(id, "validation") for id in held(**changes))
+    args = settings(data={"math": str(path)}, eval_data={"math": "synthetic"})
+    assert not rows_module.has_own_validation(args, "math")                    # so its own tenth stays out of training
+    assert set(rows_module.held_out_rows(settings(data={"math": str(path)}, eval_domains=["math", "qa"]))) == {"math"}
+
+
 def story(file, seed, scores):
     """A file of scores of one seed. scores: {recipe without its base: (math, code)}; prompts a and b score 10 apart."""
     report = {}
     for recipe, points in scores.items():
-        report["/".join(["x", str(seed), *recipe])] = {"evaluated": {"samples": 4}, "weights": [1, 1], "seed": seed,
+        report["/".join(["x", str(seed), *recipe])] = {"evaluated": {"samples": 4}, "weights": [1, 1], "seed": seed, "training": {"lr": 1},
             "recipe": ["base", *recipe]} | {d: {"score": x, "ci95": 1.0, "prompt_scores": {"a": x - 5, "b": x + 5}}
                                             for d, x in zip(("math", "code"), points)}
     (WORK / file).write_text(json.dumps(report))
@@ -1332,20 +1415,20 @@ def two_seeds():
 def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
     runs = interference.read(two_seeds())
     t1 = 12.7062                                           # two seeds: one degree of freedom; half = t1 * |difference| / 2
-    cells = interference.matrix(runs)
+    cells = interference.matrix(runs, ["math", "code"])
     near = lambda pair, mean, half: abs(pair[0] - mean) < 1e-6 and abs(pair[1] - half) < 1e-3
     assert set(cells) == {("code", "math"), ("math", "code")}
     assert near(cells["code", "math"], (-20 - 19) / 2, t1 * 1 / 2) and near(cells["math", "code"], (-4 + 0) / 2, t1 * 4 / 2)
-    (recipe, domain, peak), = interference.refreshes(runs)
+    (recipe, domain, peak), = interference.refreshes(runs, ["math", "code"])
     assert (recipe[1:], domain, peak[1:]) == (("math 100", "code 100", "math 10"), "math", ("math 100",))
     share = interference.won_back(runs[recipe], runs[recipe[:-1]], runs[peak], domain)
-    assert near(share, (100 * 16 / 20 + 100 * 19 / 19) / 2, t1 * 20 / 2)
+    assert near(share, 100 * 35 / 39, 100 * t1 * (19 - 35 / 39 * 19) / 19.5)  # 1.95 and -1.95 over
     row = interference.scores(runs[recipe], ["math", "code"])
     assert near(row[0], 80, t1 * 8 / 2) and near(row[2], (81 + 86) / 2, t1 * 5 / 2)
     code, out, err = run(interference.main, *two_seeds())
     assert code == 0, err
-    for line in ("| **math > code > math (10)** |", "-19.5 ± 6.4", "90.0 ± 127.1 % |", "the paper's Math: 66.49 -> 57.66 -> 66.04, average 64.25 -> 66.39",
-                 "code -4.0 ± 0.0", "over 2 seeds"):
+    for line in ("| **math > code > math (10)** |", "-19.5 ± 6.4", "89.7 ± 127.0 % |", "the paper's Math: 66.49 -> 57.66 -> 66.04, average 64.25 -> 66.39",
+                 "code -4.0 ± 0.0", "over seeds"):
         assert line in out, (line, out)
     verdicts = re.findall(r"\| +(yes|no) \|", out)
     assert verdicts == ["yes", "yes", "yes", "no", "yes"]
@@ -1354,14 +1437,46 @@ def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
 def test_one_seed_has_intervals_over_prompts_and_scores_that_do_not_compare_are_refused():
     one = two_seeds()[0]
     code, out, _ = run(interference.main, one)
-    assert code == 0 and "one seed" in out and "-20.0 ± 0.0" in out and "80.0 % |" in out, out
+    assert code == 0 and "-20.0 ± 0.0" in out and "80.0 % |" in out, out
+    other_lr = story("lr.json", 2, {("math 100",): (1, 1)})
+    other_lr.write_text(other_lr.read_text().replace('"lr": 1', '"lr": 2'))
+    (WORK / "nothing.json").write_text("{}")
     twin = story("twin.json", 0, {("math 100",): (1, 1)})
     twin.write_text(twin.read_text().replace("x/0", "elsewhere"))
     other = story("other.json", 2, {("math 100",): (1, 1)})
     other.write_text(other.read_text().replace('"samples": 4', '"samples": 8'))
-    for files, words in (((one, twin), "same recipe and seed"), ((one, other), "other settings"), ((WORK / "none.json",), "none.json")):
+    for files, words in (((one, twin), "same recipe and seed"), ((one, other), "other settings"), ((WORK / "none.json",), "none.json"), ((one, other_lr), "more than the seed"),
+                         ((WORK / "nothing.json",), "no scores"), ((one, "--plot", "x.foo"), ".png")):
         code, _, err = run(interference.main, *files)
         assert code == 2 and words in err and "Traceback" not in err, err
+
+
+def test_only_seeds_that_both_checkpoints_have_are_compared_and_untested_domains_left_out():
+    M, C, R = "math 100", "code 100", "math 10"
+    files = [two_seeds()[0], story("s7.json", 7, {(M, C): (0, 0), (M, C, R): (99, 99)})]        # of seed 7, no expert
+    runs = interference.read(files)
+    base = ("base",)
+    assert interference.matrix(runs, ["math", "code"])["code", "math"] == (-20, 0)
+    assert interference.won_back(runs[base + (M, C, R)], runs[base + (M, C)], runs[base + (M,)], "math")[0] == 80
+    alone = story("alone.json", 7, {(M,): (1, 1)})
+    assert math.isnan(interference.change(interference.read([alone])[base + (M,)], runs[base + (M,)], "math")[0])
+    code_only = WORK / "code-only.json"
+    code_only.write_text(json.dumps({name: {k: v for k, v in entry.items() if k != "math"}
+                                     for name, entry in json.loads(files[0].read_text()).items()}))
+    spaced = WORK / "spaced.json"
+    spaced.write_text(files[0].read_text().replace('"base"', '"my base"'))
+    for file in (code_only, spaced):
+        code, out, err = run(interference.main, file)
+        assert code == 0 and "math > code > math (10)" in out, err
+
+
+def test_an_alternating_refresh_is_judged_domain_by_domain_and_what_did_not_fall_has_nothing_to_win_back():
+    M, C, B = "math 100", "code 100", "math/code 20"
+    file = story("turns.json", 0, {(M,): (80, 50), (M, C): (60, 90), (M, C, "qa 100"): (60, 90), (M, C, "qa 100", B): (78, 90)})
+    code, out, err = run(interference.main, file)
+    assert code == 0 and "| its refresh takes at most 10 % of its 100 steps |" in out and "10 % |" in out, (out, err)
+    assert "code had not fallen by more than chance" in out and "90.0 % |" in out
+    assert re.findall(r"\| +(yes|no) \|", out) == ["yes"] * 5      # of math alone
 
 
 def test_the_picture_is_drawn_where_matplotlib_is_installed_and_its_absence_is_said():
@@ -1477,11 +1592,30 @@ def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothin
             ((*base, "--data", ""), ("empty name",)),
             ((*base, "--data", WORK / "odd.jsonl"), ("odd.jsonl",)),
             ((*base, "--init", broken["bad-template"]), ("chat template",)),
-            ((*base, "--init", broken["bad-lineage"]), ("lineage",))):
+            ((*base, "--init", broken["bad-lineage"]), ("lineage",)),
+            ((*base, "--domain", "math,math"), ("twice",)), ((*base, "--domain", "math,qa", "--data", "x.jsonl"), ("DOMAIN=SOURCE",)),
+            ((*base, "--domain", "math,qa", "--data", "math=x.jsonl"), ("no rows of qa",)),
+            ((*base, "--domain", "math", "--data", "qa=x.jsonl"), ("not among",)),
+            ((*base, "--domain", "math,qa,cw", "--prompts-per-step", 2), ("--prompts-per-step", "at least 3")),
+            ((*base, "--domain", "math,qa", "--schedule", "alternating", "--steps", 1), ("--steps", "at least 2")),
+            ((*base, "--domain", "math,qa", "--fields", "question=q"), ("one domain",)),
+            ((*base, "--eval-data", ""), ("empty name",))):
         code, _, err = run(train_grpo.main, *argv)
         lines = [line for line in err.splitlines() if line.startswith("error: ")]
         assert code == 2 and len(lines) == 1 and "Traceback" not in err, (argv, code, err)
         assert all(word in lines[0] for word in words), (argv, lines)
+        assert not (WORK / "never").exists()
+    assert (snapshot(existing), snapshot(other)) == before
+    shutil.copytree(undisturbed(), WORK / "reference")
+    for argv, words in (((WORK / "nowhere", "--domain", "math", "--out", WORK / "never"), ("no checkpoint at",)),
+                        ((good, "--domain", "math", "--out", existing, "--resume"), ("another script",)),
+                        ((good, "--domain", "math", "--out", WORK / "never", "--until-recovered", WORK / "nowhere"), ("no checkpoint",)),
+                        ((good, "--domain", "math", "--out", WORK / "reference", "--overwrite", "--until-recovered",
+                          WORK / "reference"), ("--until-recovered", "another directory")),
+                        ((good, "--domain", "math", "--out", WORK / "never", "--eval-prompts", 0, "--until-recovered", good),
+                         ("--eval-prompts",))):
+        code, _, err = run(refresh.main, *argv)
+        assert code == 2 and all(word in err for word in words) and err.strip().splitlines()[-1].startswith("error: "), (argv, err)
         assert not (WORK / "never").exists()
     assert (snapshot(existing), snapshot(other)) == before
     for argv in ((WORK / "nowhere",), (good, "--domains", "x"), (good, "--data", "math"), (good, "--samples", 0), (good, good),

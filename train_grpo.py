@@ -32,11 +32,11 @@ from tqdm import tqdm
 import domains
 from evaluate import evaluate, paired
 from judge import llm_judge, rubric
-from model import BASE, UserError, cli, end_ids, load, read_run, save
+from model import BASE, UserError, cli, end_ids, load, numbers, read_run, save
 from policy import Policy
 from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import decode, encode, sample, token_logps, uniform_noise
-from rows import held_out_rows, load_rows, rows_for_step, sources
+from rows import has_own_validation, held_out_rows, load_rows, rows_for_step, sources
 
 
 def parse():
@@ -128,7 +128,9 @@ def check(args):
     args.eval_data = sources(args.eval_data, args.eval_domains)
     if args.fields and len(args.domains) > 1:
         raise UserError("--fields names the fields of one domain's rows: train one domain, or rename the fields")
-    if args.prompts_per_step < len(args.domains):
+    if args.schedule == "alternating" and args.steps < len(args.domains):
+        raise UserError(f"--steps must be at least {len(args.domains)}: one step for each domain")
+    if args.schedule == "mixed" and args.prompts_per_step < len(args.domains):
         raise UserError(f"--prompts-per-step must be at least {len(args.domains)}: one prompt of each domain")
     if args.group_size < 2:
         raise UserError("--group-size must be at least 2: a completion alone has nothing to be better than")
@@ -304,25 +306,25 @@ def update(args, policy, reference, rollout, advantages, counted, step):
 def train(args, stop=None):
     """Run GRPO as `args` says (see add_settings) and leave a checkpoint in args.out; returns its run.json as a dict.
 
-    stop: a function of the validations so far (validation.jsonl) and of a function that scores any other model on the
-    same rows; a text that it returns ends the run and says why.
+    stop: a function of the validations so far (validation.jsonl) and of a function that scores another model (and its
+    tokenizer) on the same rows; a text that it returns ends the run and says why.
     """
     earlier = open_out(args)
     if earlier and earlier["finished"]:
         print(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
-        return earlier
+        return earlier | {"metrics": numbers(earlier["metrics"])}
     model, tokenizer = load(args.init, args.device, torch.float32)
     device = model.device
     policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing)
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
     rows = {domain: None if source == "synthetic" else
-            load_rows(domain, source, "all" if domain in args.eval_data else "train", args.fields)
+            load_rows(domain, source, "all" if has_own_validation(args, domain) else "train", args.fields)
             for domain, source in args.data.items()}
     held_out = held_out_rows(args)
     check_prompt_lengths(args, model.config, tokenizer, [(domain, row) for some in (rows, held_out)
                                                          for domain in some for row in some[domain] or []])
-    judge = llm_judge(args.judge, device) if args.judge and "cw" in args.domains + args.eval_domains else rubric
+    judge = llm_judge(args.judge, device) if args.judge and "cw" in [*args.domains, *held_out] else rubric
     reference = None
     if args.beta > 0:
         reference, _ = load(args.init, device)
@@ -345,10 +347,10 @@ def train(args, stop=None):
         shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
     for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
-        trim_log(place / name, run["steps"])        # lines after the last checkpoint: those steps come again
-    validations = read_log(place / "validation.jsonl")
+        trim_log(place / name, run["steps"] if earlier else -1)  # steps after the last checkpoint come again
+    validations = [numbers(line) for line in read_log(place / "validation.jsonl")]
 
-    def scores_of(model):
+    def scores_of(model, tokenizer):
         """Scores on the held-out rows; draws from noise of its own and so leaves the training alone."""
         return evaluate(model, tokenizer, held_out, samples=args.eval_samples, temperature=args.temperature,
                         top_p=args.top_p, judge=judge, max_prompt_length=args.max_prompt_length,
@@ -357,7 +359,7 @@ def train(args, stop=None):
     def validate():
         """Score this step once, on disk too; returns what `stop` says."""
         if held_out and run["steps"] not in [line["step"] for line in validations]:
-            validations.append({"step": run["steps"], "scores": scores_of(model)})
+            validations.append({"step": run["steps"], "scores": scores_of(model, tokenizer)})
             append(place / "validation.jsonl", validations[-1:])
         run["stopped"] = stop(validations, scores_of) if stop and validations else None
         return run["stopped"]
