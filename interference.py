@@ -23,7 +23,7 @@ import torch
 
 from domains import DOMAINS
 from evaluate import average, mean_ci, paired, read_scores
-from model import UserError, cli
+from model import UserError, cli, stage
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
 
@@ -51,12 +51,6 @@ def read(files):
     if not runs:
         raise UserError(f"no scores in {', '.join(files)}: write them with evaluate.py --json")
     return runs
-
-
-def stage(text):
-    """A stage's domains and steps: 'math/qa 10' -> (['math', 'qa'], 10). A recipe's first stage has no steps."""
-    names, _, steps = text.rpartition(" ")
-    return (names.replace("+", "/").split("/"), int(steps)) if names else ([], 0)
 
 
 def label(recipe, usual):

@@ -6,7 +6,8 @@
 
 A checkpoint is a plain Hugging Face directory, so `AutoModelForCausalLM.from_pretrained(out)` reads it
 without this file. `run.json` beside the weights is the lineage: which checkpoint it came from, trained on
-which domain, with which arguments, to which score. Scripts talk to each other through such directories only.
+which domain, with which arguments, to which score; its `recipe` is the whole way there in short, stage by stage:
+["base", "code 100", "math 100", "code+math 50"]. Scripts talk to each other through such directories only.
 
 Precision: bf16 on a GPU (fp32 when training: see `load`), fp32 on a CPU.
 Attention: PyTorch's fused `scaled_dot_product_attention`, or what `attention=` names.
@@ -195,3 +196,12 @@ def read_run(path):
     if not isinstance(run, dict):
         raise UserError(f"{file} is no lineage of ours: repair or delete it")
     return run
+
+
+def stage(text):
+    """Domains and steps of a recipe's stage: "math 100" -> (["math"], 100); "math+qa 10" (mixed), "math/qa 10" (in turn).
+
+    Not of its first, which names the model that all began with.
+    """
+    names, _, steps = text.rpartition(" ")
+    return names.replace("+", "/").split("/"), int(steps)

@@ -32,7 +32,7 @@ from tqdm import tqdm
 import domains
 from evaluate import evaluate, paired
 from judge import llm_judge, rubric
-from model import BASE, UserError, cli, end_ids, load, numbers, read_run, save
+from model import BASE, UserError, cli, end_ids, load, numbers, read_run, save, stage
 from policy import Policy
 from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import decode, encode, sample, token_logps, uniform_noise
@@ -120,7 +120,7 @@ def check(args):
     for names in (args.domains, args.eval_domains):
         if len(set(names)) < len(names):
             raise UserError(f"a domain is named twice in {','.join(names)}")
-    earlier = [names.rpartition(" ")[0].replace("+", "/").split("/") for names in read_run(args.init).get("recipe", [])]
+    earlier = [stage(text)[0] for text in read_run(args.init).get("recipe", [])[1:]]
     args.visits = {domain: sum(domain in names for names in earlier) for domain in args.domains}
     args.data = sources(args.data, args.domains)
     if args.data.keys() != set(args.domains):
@@ -367,8 +367,8 @@ def train(args, stop=None):
     def save_all():
         """The checkpoint and what a resumed run needs; the first of a new run takes the old one's place."""
         nonlocal place
-        stage = ("+" if args.schedule == "mixed" else "/").join(args.domains)
-        run["recipe"] = [*parent.get("recipe", [Path(args.init).name]), f"{stage} {run['steps']}"]  # base, code 100, ...
+        names = ("+" if args.schedule == "mixed" else "/").join(args.domains)
+        run["recipe"] = [*parent.get("recipe", [Path(args.init).name]), f"{names} {run['steps']}"]  # base, code 100, ...
         policy.save_state(place / STATE, run)
         save(model, tokenizer, place, run, policy.state_dict())
         if place != out:
