@@ -1,7 +1,7 @@
 """The directory of a run: what may be replaced, what may go on, and how an interruption leaves it.
 
-A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own files (model.py)
-and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that file and the number
+A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own
+files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that file and the number
 of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit on a CPU.
 """
 import contextlib
@@ -19,7 +19,8 @@ from model import UserError, plain, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
-                  r"vocab\.json|merges\.txt|chat_template\.jinja|run\.json|(log|samples|validation)\.jsonl|resume\.safetensors|.*\.tmp")
+                  r"vocab\.json|merges\.txt|chat_template\.jinja|run\.json|(log|samples|validation)\.jsonl|"
+                  r"resume\.safetensors|.*\.tmp")
 
 
 def open_out(args):

@@ -55,7 +55,8 @@ def parse():
 def add_settings(parser):
     """The settings of a run, in the order in which it uses them; refresh.py has the same."""
     group = parser.add_argument_group("what to train, on what, where to")
-    group.add_argument("--domain", "--domains", required=True, help=", ".join(domains.DOMAINS) + ", or several with commas")
+    group.add_argument("--domain", "--domains", required=True,
+                       help=", ".join(domains.DOMAINS) + ", or several with commas")
     group.add_argument("--schedule", choices=["mixed", "alternating"], default="mixed", help="several domains: a share of "
                        "each batch for each, or whole batches of one domain in turn (default %(default)s)")
     group.add_argument("--data", nargs="+", default=["synthetic"], metavar="SOURCE", help="`synthetic` (default), `hub` (the "
@@ -124,7 +125,8 @@ def check(args):
     args.visits = {domain: sum(domain in names for names in earlier) for domain in args.domains}
     args.data = sources(args.data, args.domains)
     if args.data.keys() != set(args.domains):
-        raise UserError(f"--data names no rows of {', '.join(set(args.domains) - set(args.data))}: write DOMAIN=SOURCE for each")
+        raise UserError(f"--data names no rows of {', '.join(set(args.domains) - set(args.data))}: write DOMAIN=SOURCE "
+                        "for each")
     args.eval_data = sources(args.eval_data, args.eval_domains)
     if args.fields and len(args.domains) > 1:
         raise UserError("--fields names the fields of one domain's rows: train one domain, or rename the fields")

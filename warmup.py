@@ -1,7 +1,7 @@
 """Supervised warm-up: make checkpoints/base, the tiny model that everything here starts from.
 
 A Qwen3 of 0.4 M parameters (the paper's Qwen3-4B-Thinking in miniature: grouped-query attention, QK norm,
-SwiGLU, RoPE, tied embeddings) with a byte-level tokenizer, both built in this file, learns the four synthetic
+SwiGLU, RoPE, tied embeddings) with a nearly byte-level tokenizer, both built in this file, learns the four synthetic
 domains by next-token prediction on the answer,
 
     L(theta) = - mean over answer tokens of  log p_theta(token | prompt, answer so far).
@@ -29,7 +29,7 @@ from rollout import encode
 SEED = 0
 STEPS, CLEAN_STEPS = 340, 290
 ROWS = {"math": 192, "code": 9, "qa": 80, "cw": 14}   # rows per step: what each domain takes to be learned by the end
-MISLABELLED = {"math": 0.2, "code": 0.08, "qa": 0.3, "cw": 0.25}  # share of rows after CLEAN_STEPS with another's answer  # share of rows after CLEAN_STEPS with another answer
+MISLABELLED = {"math": 0.2, "code": 0.08, "qa": 0.3, "cw": 0.25}  # share of rows after CLEAN_STEPS with another's answer
 LEARNING_RATE = 4e-3   # peak; linear warm-up, then cosine to a tenth
 WIDTH, LAYERS, HEADS, KV_HEADS, CHANNELS = 96, 4, 4, 2, 288
 
@@ -44,7 +44,7 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 
 
 def byte_tokenizer():
-    """A tokenizer with one token per byte (any text, no unknowns) and five special ones: 261 ids."""
+    """A tokenizer with one token per byte (any text, no unknowns), five special ones, and WORDS: 287 ids."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # 256 printable stand-ins for the 256 bytes
