@@ -24,8 +24,7 @@ import torch
 
 import domains
 from judge import llm_judge, rubric
-from model import BASE, UserError, check_directory, cli, end_ids, load, numbers, read_run, write_json, \
-    write_text
+from model import BASE, UserError, check_directory, cli, end_ids, load, numbers, read_run, write_json, write_text
 from resume import fingerprint
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources

@@ -217,9 +217,10 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
 def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
     """Log-probability of each completion token under the model, differentiable in its weights.
 
-    Returns (N, T) fp32, 0 where rollout.mask is False. Logits of the prompt are never computed, those of completions
-    in chunks that the backward pass recomputes: the memory is LOGIT_ELEMENTS, whatever the vocabulary and the number
-    of tokens. The rollout is left unchanged.
+    Returns (N, T) fp32, 0 where rollout.mask is False. A prompt is read once for all rows of its group, through a cache
+    that carries the gradient. Logits of the prompt are never computed, those of completions in chunks that the backward
+    pass recomputes: the memory is LOGIT_ELEMENTS, whatever the vocabulary and the number of tokens. The rollout is left
+    unchanged.
     """
     from transformers import DynamicCache
     decoder, P = model.get_decoder(), rollout.prompt_ids.shape[1]
