@@ -226,7 +226,8 @@ def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
     decoder, P = model.get_decoder(), rollout.prompt_ids.shape[1]
     attended = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                  # (N, P + T)
     positions = (attended.cumsum(1) - 1).clamp(min=0)                                             # (N, P + T)
-    if model.training and model.is_gradient_checkpointing:        # which recomputes layers, and so keeps no cache
+    # Checkpointing recomputes layers in the backward pass, and so keeps no cache.
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         hidden = decoder(input_ids=torch.cat([rollout.prompt_ids, rollout.ids], 1), attention_mask=attended.long(),
                          position_ids=positions, use_cache=False).last_hidden_state[:, P - 1:-1]  # (N, T, D)
     else:                                                         # each prompt is read once, with its gradient
