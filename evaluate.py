@@ -34,13 +34,12 @@ SAME_RECIPE = ("lr", "prompts_per_step", "group_size", "inner_updates", "tempera
                "loss_aggregation", "clip_low", "clip_high", "warmup_steps", "max_completion_length", "mask_truncated")
 
 
-def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
-          max_completion_length=64, seed=0, judge=rubric):
-    """Sample and score completions of each row: the one function behind every score in this repository.
+def respond(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
+            max_completion_length=64, seed=0, judge=rubric):
+    """Sample and score completions of each row: a Rollout, its completions (N texts) and rewards (n, k) fp64.
 
-    Returns rewards (n, k) fp64 with NaN where grading failed, completions (n lists of k texts) and truncated
-    (n, k) bool. The sampling noise is a function of (seed, row id), so it is the same for every checkpoint and
-    for any choice of the other rows; no global random state is read or changed.
+    A reward is NaN where grading failed. The sampling noise is a function of (seed, row id), so it is the same for every
+    checkpoint and for any choice of the other rows; no global random state is read or changed.
     """
     prompts = encode(tokenizer, [domains.prompt(domain, row) for row in rows], max_prompt_length)
     noise = torch.cat([uniform_noise(samples, max_completion_length, seed, "evaluate", row["id"]) for row in rows])
@@ -48,8 +47,17 @@ def grade(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, ma
                      pad_id=tokenizer.pad_token_id, temperature=temperature, top_p=top_p, progress=f"evaluate {domain}")
     completions = decode(tokenizer, rollout)
     scores = domains.reward(domain, completions, [row for row in rows for _ in range(samples)], judge)
-    return (torch.tensor(scores, dtype=torch.float64).view(-1, samples),
-            [completions[i:i + samples] for i in range(0, len(completions), samples)],
+    return rollout, completions, torch.tensor(scores, dtype=torch.float64).view(-1, samples)
+
+
+def grade(model, tokenizer, domain, rows, *, samples, **settings):
+    """Sample and score completions of each row: the one function behind every score in this repository.
+
+    settings: those of `respond`. Returns rewards (n, k) fp64 with NaN where grading failed, completions (n lists of k
+    texts) and truncated (n, k) bool.
+    """
+    rollout, completions, rewards = respond(model, tokenizer, domain, rows, samples=samples, **settings)
+    return (rewards, [completions[i:i + samples] for i in range(0, len(completions), samples)],
             ~rollout.stopped.cpu().view(-1, samples))
 
 

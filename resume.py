@@ -20,7 +20,7 @@ from model import UserError, plain, read_run, write_text
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
                   r"vocab\.json|merges\.txt|chat_template\.jinja|run\.json|(log|samples|validation)\.jsonl|"
-                  r"resume\.safetensors|.*\.tmp")
+                  r"resume\.safetensors|.*\.tmp|step-\d+")
 
 
 def open_out(args):
@@ -29,7 +29,7 @@ def open_out(args):
     if not out.exists():
         return None
     if args.overwrite or args.resume:
-        foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or p.is_dir()] if out.is_dir() else [out]
+        foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or p.is_dir() and "step-" not in p.name] if out.is_dir() else [out]
         if foreign:
             raise UserError(f"{out} holds {foreign[0]}, which no run of ours wrote: choose another --out")
     if not args.resume:
@@ -43,7 +43,7 @@ def open_out(args):
             run = json.loads(file.metadata()["run"])
     elif run and not run.get("finished"):
         raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
-    free = {"resume", "overwrite", "steps", "save_every", "device", "out"}
+    free = {"resume", "overwrite", "steps", "save_every", "keep_every", "device", "out"}
     if run and run.get("args", {}).keys() != vars(args).keys():
         raise UserError(f"--resume: {out} was started by another script: go on with that one, or choose another --out")
     for name, value in run.get("args", {}).items():

@@ -109,6 +109,8 @@ def add_settings(parser):
     group.add_argument("--eval-prompts", type=int, default=128, help="prompts per domain, 0 for no validation (default 128)")
     group.add_argument("--eval-samples", type=int, default=4, help="completions per prompt (default 4)")
     group.add_argument("--save-every", type=int, default=20, help="steps between checkpoints (default 20)")
+    group.add_argument("--keep-every", type=int, default=0, help="steps between checkpoints that stay, in OUT/step-00010 "
+                       "and so on: the path of the weights, for analyze.py (default 0: none)")
     return parser
 
 
@@ -140,7 +142,7 @@ def check(args):
                  "micro_batch_tokens", "eval_samples", "save_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    for name in ("beta", "warmup_steps", "eval_every", "eval_prompts", "clip_low", "clip_high"):
+    for name in ("beta", "warmup_steps", "eval_every", "eval_prompts", "keep_every", "clip_low", "clip_high"):
         if not 0 <= getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
     for name in ("temperature", "max_grad_norm", "lr"):
@@ -334,7 +336,14 @@ def train(args, stop=None):
     parent = read_run(args.init)
     run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
            "seed": args.seed, "args": vars(args), "data": {domain: fingerprint(some) for domain, some in rows.items()},
-           "steps": 0, "finished": False, "metrics": {}}
+           "finished": False, "metrics": {}}
+
+    def done(steps):
+        """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
+        names = ("+" if args.schedule == "mixed" else "/").join(args.domains)
+        run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{names} {steps}"])
+
+    done(earlier["steps"] if earlier else 0)
     out = Path(args.out).resolve()
     place = out                                     # where the run writes
     if earlier:
@@ -342,7 +351,6 @@ def train(args, stop=None):
             raise UserError("--resume: the data hold other rows than when this run started; use the same, or --overwrite "
                             "to start anew")
         policy.load_state(out / STATE)
-        run["steps"] = earlier["steps"]
         print(f"resuming {args.out} after step {run['steps']}")
     elif args.overwrite and out.exists():           # what stands there stays until the new run has a checkpoint
         place = out.with_name(f".{out.name}.new")
@@ -369,8 +377,6 @@ def train(args, stop=None):
     def save_all():
         """The checkpoint and what a resumed run needs; the first of a new run takes the old one's place."""
         nonlocal place
-        names = ("+" if args.schedule == "mixed" else "/").join(args.domains)
-        run["recipe"] = [*parent.get("recipe", [Path(args.init).name]), f"{names} {run['steps']}"]  # base, code 100, ...
         policy.save_state(place / STATE, run)
         save(model, tokenizer, place, run, policy.state_dict())
         if place != out:
@@ -393,7 +399,9 @@ def train(args, stop=None):
                 append(place / "samples.jsonl", examples)
             bar.set_postfix({key: f"{metrics[key] or 0:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
                             {key: f"{metrics[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
-            run["steps"] = step + 1
+            done(step + 1)
+            if args.keep_every and run["steps"] % args.keep_every == 0:
+                save(model, tokenizer, place / f"step-{run['steps']:05d}", run, policy.state_dict())
             if interrupted or run["steps"] % args.save_every == 0 or run["steps"] == args.steps:
                 save_all()
                 if interrupted:

@@ -1,0 +1,210 @@
+"""Claims: what the paper says beside what was measured, for one run of analyze.py or over several seeds.
+
+    python claims.py analysis/s*.json --plot assets
+
+Reads what analyze.py wrote with --json. Each claim of the paper (arXiv 2606.02398) gets one number per run, a rule that
+says whether it holds, and over several runs a mean ± 95 % t-interval and the count of runs in which it holds. The paper
+often says "about", "clearly" or "small": the limits that make such a word testable are ours, and stand in the claim.
+"""
+import argparse
+import json
+import math
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+from evaluate import mean_ci, t_quantile
+from interference import show
+from model import UserError, cli, numbers
+from routes import PARTS
+
+HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
+
+
+def claims(report):
+    """The paper's claims beside the numbers of one run: a list of {claim, paper, value, unit, holds}, all computed.
+
+    Claims of analyses that did not run are left out. report: what analyze.py measured.
+    """
+    found = []
+    mean = lambda values: sum(values) / len(values)
+    median = lambda values: torch.tensor(values, dtype=torch.float64).quantile(0.5).item()
+
+    def claim(words, paper, value, unit, holds):
+        found.append({"claim": words, "paper": paper, "value": value, "unit": unit, "holds": bool(holds)})
+    sparse = list(report["sparsity"].values())
+    share = 100 * mean([s["abs_and_rel"] for s in sparse])
+    claim("parameters with |delta| < 1e-7 and a relative change < 1e-3", "77 to 89 %", share, "%", share >= 77)
+    more = 100 * mean([s["bf16_unchanged"] - s["bf16_if_dense"] for s in sparse])
+    claim("unchanged in bf16 beyond what a dense edit of that size would be, over 5 points", "-", more, "points", more > 5)
+    edited = routes = None
+    if report["neuron_jaccard"]:
+        edited = mean(list(report["neuron_jaccard"].values()))
+        claim("Jaccard index of two domains' most edited neurons", "< 0.19 (random 0.053)", edited, "", edited < 0.19)
+    if report.get("route_jaccard"):
+        routes = mean([o["jaccard"] for o in report["route_jaccard"].values()])
+        claim("Jaccard index of their routes, higher than that of their edits", "high", routes, "", routes > edited)
+    if "gradient_cosine" in report:
+        cells = report["gradient_cosine"]
+        whole = mean([abs(c["cosine"]) for c in cells["all"].values()])
+        claim("|cosine| of two full policy gradients, below 0.1", "about 0", whole, "", whole < 0.1)
+        inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if not math.isnan(c["cosine"])]
+        if inner:
+            t = t_quantile(PARTS - 1, 1 - 0.05 / len(inner))  # of so many modules one is low by chance
+            for words, sign in (("negative", -1), ("positive", 1)):
+                cosine, error = max(inner, key=lambda one: sign * one[0])
+                claim(f"cosine in the most {words} attention or MLP module, beyond its sampling error", f"clearly {words}",
+                      cosine, "", sign * cosine > t * error)
+    harmed = [d for d in report.get("damage", []) if d["measured"] > HARM]
+    if harmed:
+        ratio = median([abs(d["first"] / d["second"]) for d in harmed])
+        claim("damaged pairs: first-order over second-order term, median below 0.5", "small", ratio, "", ratio < 0.5)
+        ends = median([d["measured"] / (d["first"] + d["second"]) for d in harmed])
+        claim("damage over its prediction to second order, median within 20 %", "1", ends, "", 1 / 1.2 < ends < 1.2)
+        worst = max(harmed, key=lambda d: d["measured"])
+        ratio = worst["measured"] / (worst["first"] + worst["second"])
+        claim("the largest damage over its prediction, within 20 %", "1", ratio, "", 1 / 1.2 < ratio < 1.2)
+        reach = median([d["reach"] for d in harmed])
+        claim("part of the way to delta_B on which the prediction is good to 20 %, median", "all", reach, "", reach == 1)
+        K = len(harmed[0]["eigen_shares"])
+        for words, carried in ((f"second-order damage that {K} directions carry, median over half", median([d["eigen_shares"][-1] for d in harmed])),
+                               (f"of the largest damage, that {K} directions carry, over half", worst["eigen_shares"][-1])):
+            claim(words, "low-dimensional", 100 * carried, "%", carried > 0.5)
+        control = median([max(d["random_share"], d["coordinate_share"]) for d in harmed])
+        claim("and that as many random directions or largest coordinates carry, less", "-", 100 * control, "%",
+              control < median([d["eigen_shares"][-1] for d in harmed]))
+    if "refresh" in report:
+        for name, words in (("taken", "refresh as taken"), ("theorem", "refresh by gradient descent")):
+            r = report["refresh"][name]
+            left = {key: 100 * r[key][-1] / r[key][0] for key in ("in_minimum", "outside", "damage")}
+            claim(f"{words}: damage that is left, below a fifth", "recovers", left["damage"], "%", left["damage"] < 20)
+            claim(f"{words}: distance in S that is left, below half", "contracts", left["in_minimum"], "%", left["in_minimum"] < 50)
+            claim(f"{words}: distance outside S that is left, above 90 %", "stays", left["outside"], "%", left["outside"] > 90)
+        above = max(a / b for a, b in zip(r["in_minimum"], report["refresh"]["bound"]))
+        claim("gradient descent: distance in S over the theorem's bound, at worst", "<= 1", above, "", above <= 1.001)
+    return found
+
+
+def blocks(cells):
+    """The attention and MLP modules among the modules of a report."""
+    return [m for m in cells if m.endswith((" attention", " mlp"))]
+
+
+def show_claims(found):
+    """Print the claims. A value is a number, or the (mean, half-width) over runs; `holds` a bool, or '4 of 5'."""
+    def text(value, unit):
+        mean, half = value if isinstance(value, tuple) else (value, math.nan)
+        return f"{mean:.3g}" + ("" if math.isnan(half) else f" ± {half:.2g}") + f" {unit}".rstrip()
+    verdict = lambda holds: holds if isinstance(holds, str) else "yes" if holds else "no"
+    show([[c["claim"], c["paper"], text(c["value"], c["unit"]), verdict(c["holds"])] for c in found],
+         ["claim", "paper", "here", "holds"])
+
+
+def over_runs(reports):
+    """The claims of several runs (seeds) as one list: values become (mean, half-width), `holds` 'x of y'."""
+    together = {}
+    for report in reports:
+        for c in report["claims"]:
+            together.setdefault(c["claim"], []).append(c)
+    return [{**same[0], "value": mean_ci(torch.tensor([c["value"] for c in same], dtype=torch.float64)),
+             "holds": f"{sum(c['holds'] for c in same)} of {len(same)}"} for same in together.values()]
+
+
+def read(file):
+    """What analyze.py wrote with --json; UserError if the file holds something else."""
+    try:
+        report = numbers(json.loads(Path(file).read_text()))
+        report["claims"][0]["claim"], report["sparsity"]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{file} holds no analysis: write it with analyze.py --json") from error
+    return report
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------------
+
+def plot(directory, report):
+    """neurons.png, gradients.png, damage.png and refresh.png of one run, as far as it measured them."""
+    try:
+        import matplotlib
+    except ImportError:
+        return print(f"matplotlib is not installed, so nothing is drawn in {directory}: pip install matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    Path(directory).mkdir(parents=True, exist_ok=True)
+
+    def finish(name):
+        plt.savefig(Path(directory) / name, dpi=110, bbox_inches="tight")
+        plt.close()
+        print(f"{Path(directory) / name}: drawn")
+
+    if report["neuron_jaccard"]:
+        names = report["experts"]
+        matrix = torch.full((len(names), len(names)), math.nan)
+        for (i, a), (j, b) in combinations(enumerate(names), 2):
+            matrix[i, j] = matrix[j, i] = report["neuron_jaccard"][f"{a}|{b}"]
+        plt.figure(figsize=(4.5, 4))
+        plt.imshow(matrix, vmin=0, cmap="viridis"), plt.colorbar(label="Jaccard index")
+        random = next(iter(report["neuron_null"].values()))["random"]["expected"]
+        plt.title(f"most edited neurons of two experts\n(random sets: {random:.3f})", fontsize=10)
+        labels = [Path(name).name for name in names]
+        plt.xticks(range(len(names)), labels), plt.yticks(range(len(names)), labels)
+        for i in range(len(names)):
+            for j in range(len(names)):
+                if i != j:
+                    plt.text(i, j, f"{matrix[i, j]:.2f}", ha="center", va="center", color="white")
+        finish("neurons.png")
+    if "gradient_cosine" in report:
+        cells = {m: report["gradient_cosine"][m] for m in ["all", *blocks(report["gradient_cosine"])]}
+        pairs = list(cells["all"])
+        matrix = torch.tensor([[cells[m][p]["cosine"] for p in pairs] for m in cells])
+        largest = max(0.1, matrix.nan_to_num().abs().max().item())
+        plt.figure(figsize=(1.1 * len(pairs) + 2, 0.32 * len(cells) + 1.5))
+        plt.imshow(matrix, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto"), plt.colorbar(label="cosine (red: conflict)")
+        plt.title("policy gradients of two domains at the base, by module", fontsize=10)
+        plt.xticks(range(len(pairs)), [p.replace("|", "\n") for p in pairs]), plt.yticks(range(len(cells)), list(cells))
+        finish("gradients.png")
+    if report.get("damage"):
+        plt.figure(figsize=(9.5, 4)), plt.subplot(1, 2, 1)
+        for d in report["damage"]:
+            plt.scatter(d["first"] + d["second"], d["measured"], marker="o" if d["trained"] else "x", label=d["name"])
+        plt.axline((0, 0), slope=1, color="gray", linewidth=0.8)
+        plt.xscale("symlog", linthresh=1e-2), plt.yscale("symlog", linthresh=1e-2)
+        plt.xlabel("predicted: g.d + d'Hd / 2 (nats)"), plt.ylabel("measured damage (nats)"), plt.legend(fontsize=6)
+        plt.subplot(1, 2, 2)
+        worst = max(report["damage"], key=lambda d: d["measured"])
+        times = torch.tensor([0.0, *worst["times"]])
+        plt.plot(times, [0.0, *worst["along"]], label="measured")
+        plt.plot(times, times * worst["first"] + times**2 * worst["second"], "--", label="to second order")
+        plt.axvline(worst["reach"], color="gray", linewidth=0.8, label="good to 20 % up to here")
+        plt.title(f"the way to {worst['name']}", fontsize=10), plt.xlabel("t"), plt.legend(), plt.grid(alpha=0.3)
+        finish("damage.png")
+    if "refresh" in report:
+        plt.figure(figsize=(9.5, 4))
+        for i, (name, title) in enumerate((("taken", "as taken (AdamW along GRPO)"), ("theorem", "gradient descent on L_A"))):
+            r = report["refresh"][name]
+            plt.subplot(1, 2, i + 1)
+            for key, words in (("in_minimum", "distance in S"), ("outside", "distance outside S"), ("damage", "damage")):
+                plt.plot([x / r[key][0] for x in r[key]], label=words)
+            if name == "theorem":
+                plt.plot([x / r["in_minimum"][0] for x in report["refresh"]["bound"]], "--", color="gray", label="bound in S")
+            plt.xlabel("step"), plt.title(f"refresh {title}", fontsize=10), plt.legend(), plt.grid(alpha=0.3)
+        plt.subplot(1, 2, 1), plt.ylabel("part that is left")
+        finish("refresh.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", help="analyses, written by analyze.py --json")
+    parser.add_argument("--plot", metavar="DIR", help="draw the first of them there (needs matplotlib)")
+    args = parser.parse_args()
+    reports = [read(file) for file in args.files]
+    if len(reports) > 1:
+        print(f"{len(reports)} runs: mean ± 95 % t-interval, and in how many the claim holds\n")
+    show_claims(over_runs(reports) if len(reports) > 1 else reports[0]["claims"])
+    if args.plot:
+        plot(args.plot, reports[0])
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,280 @@
+"""Curvature: a domain's loss around a checkpoint, its gradient, its Hessian's action, and its leading eigenvectors.
+
+    parts = own_correct(rollout, rewards)                       # what model A gets right, in micro-batches
+    g = gradient(model, nll, parts)                             # (n,), n parameters
+    hv = hessian(model, nll, parts)                             # hv(v) = H v, no Hessian is formed
+    values, vectors, residuals = lanczos(hv, n, k=32)           # its largest eigenpairs
+
+Which loss L_A of domain A? The paper's is minus the expected reward, whose derivatives at theta_A can be estimated from
+A's own samples o_i with rewards r_i (`surrogate`: importance weights make it an unbiased estimate of -E[r], and of all its
+derivatives, but far from theta_A the weights are useless). Its smooth stand-in is the negative log-likelihood of A's own
+correct completions (`nll`), in nats per completion:
+
+    L_A(theta) = - mean_{i correct} log pi_theta(o_i).
+
+Its gradient at theta_A is that of -log E[P_theta(correct)] there: the same direction as the expected reward's, to the
+sample. Away from theta_A it is an upper bound of it up to a constant (Jensen), finite and smooth wherever it goes; and
+its Hessian is nearly the Fisher information, so nearly positive. What is said of damage here is said of `nll`, beside
+`surrogate` and the change of the score itself.
+
+Second derivatives need an attention that has them (load(..., attention="eager")); everything is summed in fp32.
+"""
+import torch
+from tqdm import tqdm
+
+from rollout import token_logps
+from train_grpo import micro_batches
+
+BUDGET = 16384         # padded tokens of a micro-batch
+
+
+# ---- a vector of all parameters ----------------------------------------------------------------------------------
+
+def parameters(model):
+    """{name: parameter} in a fixed order, tied weights once: the order of every flat vector here."""
+    return dict(model.named_parameters())
+
+
+def flatten(tensors):
+    """One vector (n,) of tensors, on their device."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def unflatten(model, vector):
+    """A vector (n,) as tensors of the parameters' shapes."""
+    params = list(model.parameters())
+    return [part.view_as(p) for part, p in zip(vector.split([p.numel() for p in params]), params)]
+
+
+@torch.no_grad()
+def place(model, vector):
+    """Put a vector (n,) into the model as its weights."""
+    for p, value in zip(model.parameters(), unflatten(model, vector)):
+        p.copy_(value)
+
+
+# ---- losses ------------------------------------------------------------------------------------------------------
+
+def own_correct(rollout, rewards):
+    """The correct completions (reward 1) of a rollout as micro-batches: [(Rollout, weights (m,))], weights sum to 1.
+
+    rewards: (N,), NaN where grading failed. An empty list if there is no correct completion.
+    """
+    correct = (rewards == 1).nonzero().squeeze(1).tolist()
+    return [(rollout.rows(index), torch.full((len(index),), 1 / len(correct), device=rollout.ids.device))
+            for index in micro_batches(rollout, correct, BUDGET)]
+
+
+def own_all(rollout, rewards):
+    """All graded completions, with centred rewards as weights: [(Rollout, weights)], weights (r_i - mean r) / N.
+
+    The mean is that of the prompt's other completions, so the estimate stays unbiased (leave one out, as in RLOO).
+    """
+    G = int((rollout.group == 0).sum())
+    r = rewards.view(-1, G)
+    valid, filled = ~r.isnan(), r.nan_to_num(0.0)
+    others = (filled.sum(1, keepdim=True) - filled) / (valid.sum(1, keepdim=True) - 1).clamp(min=1)
+    weights = (torch.where(valid, r - others, 0.0) / valid.sum()).flatten().float().to(rollout.ids.device)
+    live = weights.nonzero().squeeze(1).tolist()
+    return [(rollout.rows(index), weights[index]) for index in micro_batches(rollout, live, BUDGET)]
+
+
+def nll(model, rollout, weights):
+    """- sum_i w_i log pi_theta(o_i): of own_correct, the mean over correct completions, nats each."""
+    return -(weights.double() * token_logps(model, rollout).double().sum(1)).sum()
+
+
+def surrogate(model, rollout, weights):
+    """- sum_i w_i pi_theta(o_i) / pi_A(o_i), A the model that sampled: of own_all, minus the expected reward (0 to 1).
+
+    Up to a constant. Its value and its derivatives of every order at theta_A are unbiased; rollout.logps has pi_A.
+    """
+    ratio = (token_logps(model, rollout).double() - rollout.logps.double()).sum(1).exp()                 # (m,)
+    return -(weights.double() * ratio).sum()
+
+
+@torch.no_grad()
+def value(model, loss, parts):
+    """The loss over all micro-batches: a float."""
+    return sum(loss(model, *part).item() for part in parts)
+
+
+def gradient(model, loss, parts):
+    """Its gradient: (n,) fp32."""
+    params = list(model.parameters())
+    total = None
+    for part in parts:
+        grads = torch.autograd.grad(loss(model, *part), params, materialize_grads=True)
+        total = grads if total is None else [a + b for a, b in zip(total, grads)]
+    return flatten(total)
+
+
+def hessian(model, loss, parts):
+    """The Hessian as a function v -> H v, (n,) -> (n,), at the model's present weights.
+
+    H v = d/dtheta (g(theta) . v): the derivative of a scalar, so a gradient, at a few times its cost (Pearlmutter 1994).
+    Where there is one micro-batch its graph is kept from call to call, so only the second derivative is computed anew.
+    """
+    params = list(model.parameters())
+    slopes = lambda part: torch.autograd.grad(loss(model, *part), params, create_graph=True, materialize_grads=True)
+    kept = slopes(parts[0]) if len(parts) == 1 else None
+
+    def product(v):
+        v, total = unflatten(model, v), None
+        for part in parts:
+            g = kept or slopes(part)
+            hv = torch.autograd.grad(g, params, grad_outputs=v, retain_graph=kept is not None, materialize_grads=True)
+            total = hv if total is None else [a + b for a, b in zip(total, hv)]
+        return flatten(total).detach()
+    return product
+
+
+# ---- eigenvectors ------------------------------------------------------------------------------------------------
+
+def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
+    """The k algebraically largest eigenpairs of a symmetric (n, n) matrix known by its products with vectors.
+
+    Lanczos: q_1 random, A Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows; the eigenpairs (t, y) of T
+    give A (Q y) ~ t (Q y), the extreme ones first. Every new q is orthogonalised against all before it, twice, as
+    rounding destroys orthogonality the sooner the better a pair has converged. Memory: `steps` vectors.
+
+    Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || A v - t v || = |beta y_last| for
+    the last beta: what of A Q is not in Q. An interior pair that has not converged shows in its residual.
+    """
+    steps = min(n, steps or 2 * k + 20)
+    Q = torch.zeros(steps, n, device=device)
+    T = torch.zeros(steps, steps, dtype=torch.float64)
+    random = lambda j: torch.randn(n, generator=torch.Generator().manual_seed(seed + j)).to(device)
+    q = random(0)
+    for j in tqdm(range(steps), desc=progress, disable=progress is None, leave=False, delay=3):
+        Q[j] = q / q.double().norm()                # in fp32 a sum of so many squares is off by 1e-4
+        q = product(Q[j])
+        T[j, j] = torch.dot(q.double(), Q[j].double())
+        q = orthogonal(q, Q[:j + 1])
+        beta = q.double().norm().item()
+        if beta < 1e-6 * T.abs().max():             # an invariant subspace: this start has seen all it can, take another
+            q, beta = orthogonal(random(j + 1), Q[:j + 1]), 0.0
+        if j + 1 < steps:
+            T[j, j + 1] = T[j + 1, j] = beta
+    values, Y = torch.linalg.eigh(T)
+    values, Y = values.flip(0)[:k], Y.flip(1)[:, :k]
+    return values, Y.T.float().to(device) @ Q, (beta * Y[-1]).abs()
+
+
+def orthogonal(vector, basis):
+    """What of a vector (n,) is orthogonal to the rows of an orthonormal basis (j, n); twice, for rounding's sake."""
+    for _ in range(2):
+        vector = vector - basis.T @ (basis @ vector)
+    return vector
+
+
+# ---- damage ------------------------------------------------------------------------------------------------------
+
+def quadratic(product, delta):
+    """1/2 delta' H delta: the second-order term of the loss along delta, one product: a float."""
+    return 0.5 * torch.dot(product(delta).double(), delta.double()).item()
+
+
+def along(model, loss, parts, theta, delta, times):
+    """L(theta + t delta) - L(theta) for each t: what really happens on the way. Leaves the model at theta."""
+    place(model, theta)
+    start, losses = value(model, loss, parts), []
+    for t in times:
+        place(model, theta + t * delta)
+        losses.append(value(model, loss, parts) - start)
+    place(model, theta)
+    return losses
+
+
+def reach(times, measured, first, second, tolerance=0.2):
+    """The range in which the local theory holds along delta: the largest t up to which, at each t before it too,
+
+        | t g.delta + t^2/2 delta' H delta - measured |  <=  tolerance * (| t g.delta | + | t^2/2 delta' H delta |),
+
+    so the error is a small part of the terms themselves (of their sum it need not be, where they cancel). 0: nowhere.
+    first: g.delta; second: 1/2 delta' H delta.
+    """
+    held = 0.0
+    for t, change in zip(times, measured):
+        if abs(t * first + t**2 * second - change) > tolerance * (abs(t * first) + abs(t**2 * second)):
+            break
+        held = t
+    return held
+
+
+# ---- the conflict subspace -----------------------------------------------------------------------------------------
+
+def eigen_shares(values, vectors, delta, second):
+    """Share of the second-order damage 1/2 delta' H delta that the first k eigenvectors carry, for every k: a list.
+
+        1/2 (P_S delta)' H (P_S delta) = 1/2 sum_{i <= k} lambda_i (v_i . delta)^2
+
+    values (k,), vectors (k, n): of lanczos. second: 1/2 delta' H delta, a float.
+    """
+    carried = 0.5 * values * (vectors @ delta).double().cpu().square()                                   # (k,)
+    return (carried.cumsum(0) / second).tolist()
+
+
+def coordinate_share(product, delta, second, k):
+    """The share that the k coordinates in which delta is largest carry: delta restricted to them, through H."""
+    kept = torch.zeros_like(delta)
+    index = delta.abs().topk(k).indices
+    kept[index] = delta[index]
+    return quadratic(product, kept) / second
+
+
+def random_share(k, n, trace, delta, second):
+    """The share that k random directions carry, in expectation over all k-dimensional subspaces of n dimensions.
+
+    E[P H P] = k / (n (n - 1) (n + 2)) ((n (k + 1) - 2) H + (n - k) tr(H) 1), P a uniformly random projector of rank k.
+    """
+    ratio = 0.5 * trace * torch.dot(delta.double(), delta.double()).item() / second
+    return k / (n * (n - 1) * (n + 2)) * ((n * (k + 1) - 2) + (n - k) * ratio)
+
+
+def trace(product, n, probes=8, seed=0, device="cpu"):
+    """tr H by Hutchinson: the mean of z' H z over random signs z, unbiased: a float."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = [torch.randint(2, (n,), generator=generator).mul(2).sub(1).float().to(device) for _ in range(probes)]
+    return sum(2 * quadratic(product, z) for z in signs) / probes
+
+
+def needed(shares, target):
+    """The smallest k whose share reaches the target, or None if all of them together do not."""
+    return next((k + 1 for k, share in enumerate(shares) if share >= target), None)
+
+
+# ---- refresh ------------------------------------------------------------------------------------------------------
+
+def bottom(values, vectors, g):
+    """From theta_A to the minimum in S of the quadratic model: - sum_i (v_i . g_A) / lambda_i v_i, (n,).
+
+    The theorem takes theta_A for that minimum. After RL with a finite number of steps it is not quite.
+    """
+    return -((vectors @ g) / values.to(g)) @ vectors
+
+
+def contraction(path, centre, vectors):
+    """|| P_S (theta_t - centre) || and the norm of the rest, for theta_t along a path: two lists of floats.
+
+    path: vectors (n,). vectors (k, n): an orthonormal basis of S. The theorem for descent with rate alpha from theta_0:
+
+        || P_S (theta_t - theta_A) ||  <=  (1 - alpha mu_A)^t || P_S delta_B ||,     mu_A the least curvature in S.
+    """
+    inside, outside = [], []
+    for point in path:
+        moved = point - centre
+        coordinates = vectors @ moved                                                                    # (k,)
+        inside.append(coordinates.norm().item())
+        outside.append((moved - vectors.T @ coordinates).double().norm().item())
+    return inside, outside
+
+
+def descend(model, loss, parts, start, alpha, steps):
+    """theta_{t+1} = theta_t - alpha grad L(theta_t), the refresh of the theorem as stated; yields theta_0 .. theta_steps."""
+    theta = start.clone()
+    for t in range(steps + 1):
+        yield theta
+        if t < steps:
+            place(model, theta)
+            theta = theta - alpha * gradient(model, loss, parts)

@@ -1,0 +1,375 @@
+"""What training changed, from the weights alone: size, sparsity, neurons, direction and rank of an edit.
+
+    found = measure("checkpoints/base", ["checkpoints/math", "checkpoints/code"])   # one pass over the files
+    sparsity(found), neuron_magnitudes(found), cosines(found), ranks(found)         # each its own equation
+
+An edit is delta = theta_expert - theta_base, all parameters of a model. The files are read once, a tensor at a time from
+as many threads as there are cores; a tensor is taken in blocks that fit a core's cache, so that everything that is to be
+known about a parameter is computed while it is there. Memory is a few of the largest tensors, whatever the model.
+Sharded or not, with or without a tokenizer: config.json and safetensors are all that is needed.
+
+What can be known depends on the stored precision. A number in bf16 has 8 significant bits: neighbours (one unit in the
+last place, ulp) lie 0.4 to 0.8 % apart, and a change below half of that is rounded away or, by luck, rounded up to a
+whole one. So a checkpoint stored in bf16 looks sparse even if every parameter was moved; `rounding_null` says how sparse.
+"""
+import json
+import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from tqdm import tqdm
+
+from model import UserError, check_directory
+
+BLOCK = 2**16          # elements of a tensor at a time: a few such blocks fit the cache of a core
+PROBES = 16            # random directions that a large edit is multiplied with to learn about its rank
+EXACT_UP_TO = 768      # a matrix whose smaller side is at most this gets exact singular values
+SHARES = ("unchanged", "abs_below_1e-7", "rel_below_1e-3", "abs_and_rel", "bf16_unchanged", "below_half_bf16_ulp")
+
+
+# ---- names -------------------------------------------------------------------------------------------------------
+
+def layer_of(name):
+    """The number of the layer that a tensor belongs to, or None: 3 of model.layers.3.mlp.up_proj.weight."""
+    found = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
+    return int(found[1]) if found else None
+
+
+def type_of(name):
+    """The type of a tensor's module: q_proj, up_proj, input_layernorm, embed_tokens, ..."""
+    return name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
+
+
+def module_of(name):
+    """The module that a gradient or an edit is looked at by: '3 attention', '3 mlp', or the type outside the layers."""
+    kind = "attention" if "attn" in name or "attention" in name else "mlp" if "mlp" in name or "feed_forward" in name else "norm"
+    return type_of(name) if layer_of(name) is None else f"{layer_of(name)} {kind}"
+
+
+def channels_of(name, tensor):
+    """Where the channels of an MLP stand in a tensor: (MLP's name, axis, fused) or None.
+
+    Channel c of a gated MLP is row c of gate_proj and of up_proj (or of both halves of a fused gate_up_proj) and column
+    c of down_proj.
+    """
+    found = re.fullmatch(r"(.*)\.(gate_proj|up_proj|gate_up_proj|down_proj)\.weight", name)
+    return (found[1], 1 if found[2] == "down_proj" else 0, found[2] == "gate_up_proj") if found and tensor.ndim == 2 else None
+
+
+def tensor_files(directory):
+    """{tensor name: safetensors file} of a checkpoint; a tied output head, which is the embedding, is left out."""
+    check_directory(str(directory))
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no directory: weights are compared on disk, so download a hub model first")
+    index = directory / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            files = {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+        else:
+            single = directory / "model.safetensors"
+            files = {}
+            for path in [single] if single.is_file() else sorted(directory.glob("*.safetensors")):
+                if path.name != "resume.safetensors":
+                    with safe_open(path, "pt") as file:
+                        files |= dict.fromkeys(file.keys(), path)
+        tied = json.loads((directory / "config.json").read_text()).get("tie_word_embeddings", False)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{directory} is damaged: {error!r} in its config.json or its index of shards") from error
+    if not files:
+        raise UserError(f"{directory} has no safetensors: load it with model.py and save it again")
+    return {name: file for name, file in files.items() if not (tied and name == "lm_head.weight")}
+
+
+def check_same_shape(base, others):
+    """UserError that names the first tensor in which one of the checkpoints differs from the base in name or shape.
+
+    base, others: (directory, {name: file}). Tensors are looked at in their order by name.
+    """
+    def shapes(files):
+        found = {}
+        for path in sorted(set(files.values())):
+            with safe_open(path, "pt") as file:
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys() if files.get(name) == path}
+        if missing := sorted(files.keys() - found.keys()):
+            raise UserError(f"{files[missing[0]]} lacks {missing[0]}, which its index names: download it again")
+        return found
+
+    first, reference = base[0], shapes(base[1])
+    for directory, files in others:
+        found = shapes(files)
+        for name in sorted(reference.keys() | found.keys()):
+            if reference.get(name) != found.get(name):
+                words = [f"{where} has {'no such tensor' if shape is None else list(shape)}"
+                         for where, shape in ((first, reference.get(name)), (directory, found.get(name)))]
+                raise UserError(f"not of one architecture, first at {name}: {'; '.join(words)}")
+
+
+# ---- one pass over the files -------------------------------------------------------------------------------------
+
+def measure(base, checkpoints, threshold=None):
+    """Everything below from one pass over the files: {tensor name: dict}, E checkpoints, in each dict
+
+        parameters, shape                          of the tensor
+        counts   (E, shares) int64                 parameters of which SHARES (and "abs_below_<threshold>") hold
+        l1, linf, null (E,) fp64                   sums and maxima of |delta|; null: see rounding_null
+        gram     (E, E) fp64                       inner products of the edits; its diagonal is their squared L2 norms
+        channels (E, E, C) fp64 or None            the same, channel by channel of an MLP
+        singular (E,) of (values, tr G^2, whether exact) or None, of edits that are matrices; G = delta' delta
+        floor    (E,)                              largest singular value that rounding alone would give
+
+    Raises UserError if the checkpoints differ in a name or a shape.
+    """
+    sources = [(directory, tensor_files(directory)) for directory in (base, *checkpoints)]
+    check_same_shape(sources[0], sources[1:])
+    names = list(sources[0][1])
+    read = lambda name: (name, measure_tensor(name, [files[name] for _, files in sources], threshold))
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        bar = tqdm(pool.map(read, names), total=len(names), desc="read weights", unit="tensor", leave=False, delay=3)
+        return {name: found for name, found in bar if found}
+
+
+def read_tensor(path, name):
+    """One tensor; a file is opened anew for each, as an open one keeps in memory all that was ever read of it."""
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(name)
+
+
+def measure_tensor(name, files, threshold):
+    """What `measure` gives of one tensor, or None if it holds no real numbers (a buffer)."""
+    base, *edited = (read_tensor(file, name) for file in files)
+    if not base.is_floating_point():
+        return None
+    shape, matrix = list(base.shape), base.ndim == 2
+    base, *edited = (t.reshape(len(t), -1) if t.ndim > 1 else t.reshape(1, -1) for t in (base, *edited))
+    rows, columns = base.shape
+    E, dtype = len(edited), torch.float64 if torch.float64 in {t.dtype for t in (base, *edited)} else torch.float32
+    counts = np.zeros((E, len(SHARES) + (threshold is not None)), np.int64)
+    l1, linf, gram = torch.zeros(E, dtype=torch.float64), torch.zeros(E, dtype=torch.float64), torch.zeros(E, E, dtype=torch.float64)
+    where = channels_of(name, base)
+    channels = torch.zeros(E, E, rows if where and where[1] == 0 else columns, dtype=torch.float64) if where else None
+    exact = matrix and min(rows, columns) <= EXACT_UP_TO
+    whole = torch.empty(E, rows, columns, dtype=dtype) if exact else None
+    probes = torch.randn(columns, PROBES, generator=torch.Generator().manual_seed(0)).to(dtype) if matrix and not exact else None
+    images = torch.zeros(E, columns, PROBES, dtype=torch.float64) if probes is not None else None
+
+    step = max(1, BLOCK // columns) if rows > 1 else rows
+    for i in range(0, rows, step):
+        a = base[i:i + step].to(dtype)                                                            # (r, C)
+        size = a.abs()
+        half_ulp = exponent(a) * 2.0**-8
+        deltas = whole[:, i:i + step] if exact else torch.empty(E, *a.shape, dtype=dtype)         # (E, r, C)
+        for e, tensor in enumerate(edited):
+            b = tensor[i:i + step]
+            change = torch.sub(b, a, out=deltas[e]).abs()
+            # NumPy compares and counts several times faster than torch on a CPU, and shares the memory
+            d, same = change.numpy(), change.numpy() == 0
+            if base.dtype == b.dtype == torch.bfloat16:
+                visible = same
+            else:
+                visible = (a.bfloat16().float() == b.bfloat16().float()).numpy()
+            tiny, relative = d < 1e-7, (d < (size * 1e-3).numpy()) | same
+            held = [same, tiny, relative, tiny & relative, visible, d < half_ulp.numpy()]
+            counts[e] += [np.count_nonzero(one) for one in held + ([d < threshold] if threshold is not None else [])]
+            l1[e] += change.sum().double()
+            linf[e] = max(linf[e], change.max().double())
+            if images is not None:                 # G times the probes, G = delta' delta, block by block
+                images[e] += deltas[e].T @ (deltas[e] @ probes)
+        flat = deltas.reshape(E, -1)
+        gram += (flat @ flat.T).double() if E > 1 else torch.dot(flat[0], flat[0]).double()
+        if where:
+            part = [[(deltas[e] * deltas[f]).sum(1 - where[1]).double() for f in range(E)] for e in range(E)]
+            part = torch.stack([torch.stack(row) for row in part])                                # (E, E, r or C)
+            if where[1] == 0:
+                channels[:, :, i:i + step] += part
+            else:
+                channels += part
+    if where and where[2]:
+        channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
+    sample = base.reshape(-1)[::max(1, base.numel() >> 14)].float()
+    ulp = [exponent(sample) * 2.0**-bits(t.dtype) for t in (base, *edited)]
+    noise = [math.sqrt(((ulp[0]**2 + u**2) / 12).mean()) * (math.sqrt(rows) + math.sqrt(columns)) for u in ulp[1:]]
+    return {"parameters": base.numel(), "shape": shape, "counts": counts, "l1": l1, "linf": linf, "gram": gram,
+            "channels": channels, "mlp": where and where[0], "floor": noise,
+            "null": torch.tensor([rounding_null(l1[e].item() / base.numel(), exponent(sample) * 2.0**-7) for e in range(E)]),
+            "singular": None if not matrix else [spectrum(whole[e]) if exact else sketched_spectrum(probes, images[e])
+                                                 for e in range(E)]}
+
+
+def exponent(x):
+    """2^floor(log2 |x|), elementwise, as fp32: the bits of the exponent alone; 0 where x is 0."""
+    return (x.float().view(torch.int32) & 0x7F800000).view(torch.float32)
+
+
+def bits(dtype):
+    """Digits behind the leading one: 7 for bf16, 10 for fp16, 23 for fp32."""
+    return round(-math.log2(torch.finfo(dtype).eps))
+
+
+def rounding_null(mean_size, ulp):
+    """Share of parameters that bf16 shows unchanged if an edit of this mean size is dense, normal and blind to position.
+
+    A number somewhere in its cell of width ulp, moved by d, stays in it with probability max(0, 1 - |d| / ulp). With
+    d = sigma z, z normal, s = sigma / ulp and the expectation over z in closed form:
+
+        E max(0, 1 - s |z|) = erf(1 / (s sqrt 2)) - s sqrt(2 / pi) (1 - exp(-1 / (2 s^2))).
+
+    sigma = mean |d| sqrt(pi / 2): rounding changes the L2 norm of a small edit, but on average not its L1 norm, so this
+    holds for edits stored in bf16 too. mean_size: a float. ulp: (n,) of a sample of the base. Returns a float.
+    """
+    s = mean_size * math.sqrt(math.pi / 2) / ulp[ulp > 0].double()
+    s = s.clamp(min=1e-12)
+    return (torch.erf(1 / (s * math.sqrt(2))) + s * math.sqrt(2 / math.pi) * torch.expm1(-1 / (2 * s**2))).mean().item()
+
+
+def spectrum(delta):
+    """Singular values of a matrix, descending, the sum of their fourth powers, and True: they are exact."""
+    values = torch.linalg.svdvals(delta.double())
+    return values, values.pow(4).sum().item(), True
+
+
+def sketched_spectrum(probes, images):
+    """The same of a large matrix, from G W alone, W (C, k) normal: leading singular values and an estimate of tr G^2.
+
+    Nystroem: G ~ (G W) (W' G W)^+ (G W)' is exact if the rank is at most k; tr G^2 ~ ||G W||^2 / k is unbiased with a
+    relative error below sqrt(2 / k), and far below for edits of high rank. Returns False as the third: not exact.
+    """
+    W, Y = probes.double(), images
+    if Y.abs().max() == 0:
+        return torch.zeros(PROBES, dtype=torch.float64), 0.0, False
+    values, vectors = torch.linalg.eigh(W.T @ Y)                       # (k,)
+    keep = values > values[-1] * 1e-6                                  # below is rounding
+    root = Y @ (vectors[:, keep] / values[keep].sqrt())                # root root' is the Nystroem approximation
+    leading = torch.linalg.svdvals(root)                               # eigenvalues of G, square roots of root root'
+    return leading, Y.square().sum().item() / PROBES, False
+
+
+# ---- what it says: one function per question ------------------------------------------------------------------------
+
+def sparsity(found, e, threshold=None):
+    """How many parameters an edit leaves alone, and how large it is: counts and norms over tensors, as a dict.
+
+        share of |delta_i| < 1e-7,   |delta_i| < 1e-3 |theta_i| (or delta_i = 0),   both;
+        L0 = #{delta_i != 0}, L1 = sum |delta_i|, L2 = sqrt(sum delta_i^2), Linf = max |delta_i|.
+
+    "unchanged" is exact, bit for bit in the stored precision; "bf16_unchanged" compares both checkpoints rounded to bf16,
+    "bf16_if_dense" is what that would be for a dense edit of the same mean size (rounding_null). Shares are weighted by
+    parameter counts: of all parameters, not of an average tensor. e: which of the checkpoints; found: of `measure`.
+    """
+    def total(tensors):
+        n = sum(t["parameters"] for t in tensors)
+        counts = sum(t["counts"][e] for t in tensors)
+        names = SHARES + ((f"abs_below_{threshold:g}",) if threshold is not None else ())
+        return {"parameters": n, **{name: int(c) / n for name, c in zip(names, counts)},
+                "bf16_if_dense": sum(t["parameters"] * t["null"][e].item() for t in tensors) / n,
+                "L0": n - int(counts[0]), "L1": sum(t["l1"][e].item() for t in tensors),
+                "L2": math.sqrt(sum(t["gram"][e, e].item() for t in tensors)), "Linf": max(t["linf"][e].item() for t in tensors)}
+
+    def by(key):
+        groups = {}
+        for name, tensor in found.items():
+            groups.setdefault(key(name), []).append(tensor)
+        return {str(group): total(tensors) for group, tensors in groups.items() if group is not None}
+    return total(list(found.values())) | {"by_type": by(type_of), "by_layer": by(layer_of)}
+
+
+def ranks(found, e):
+    """Rank and effective rank of each matrix's edit: {tensor name: dict}.
+
+        effective rank = (sum_i sigma_i^2)^2 / sum_i sigma_i^4,     sigma the singular values of delta:
+
+    r equal ones give r. "rank" counts singular values above the largest that rounding alone would leave (noise of
+    variance ulp^2 / 12 in both checkpoints, edge sqrt(rows) + sqrt(columns)): an edit of rank 4, stored in bf16, has
+    full rank and 4 values above that floor. Matrices whose smaller side exceeds EXACT_UP_TO are sketched with PROBES
+    directions: their rank is then a lower bound where it equals PROBES ("exact" false).
+    """
+    report = {}
+    for name, tensor in found.items():
+        if tensor["singular"]:
+            values, fourth, exact = tensor["singular"][e]
+            squared = tensor["gram"][e, e].item()
+            if values.square().sum() > 0.999 * squared:  # all of it: the sketch is exact too
+                fourth = values.pow(4).sum().item()
+            above = int((values > max(tensor["floor"][e], 1e-6 * values.max().item())).sum())
+            report[name] = {"shape": tensor["shape"], "rank": above, "effective_rank": squared**2 / fourth if fourth else 0.0,
+                            "stable_rank": squared / values[0].item()**2 if fourth else 0.0,
+                            "rounding_floor": tensor["floor"][e], "largest": values[0].item(), "exact": exact}
+    return report
+
+
+def neuron_grams(found):
+    """Inner products of the edits of each neuron (channel of an MLP): (E, E, n) fp64, and n names (MLP, channel).
+
+    The diagonal (e, e) is m_e^2, m_e(l, c) = || change of row c of gate_proj, row c of up_proj, column c of down_proj ||.
+    """
+    mlps = {}
+    for tensor in found.values():
+        if tensor["mlp"]:
+            mlps[tensor["mlp"]] = mlps.get(tensor["mlp"], 0) + tensor["channels"]
+    order = sorted(mlps, key=lambda mlp: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mlp)])
+    names = [(mlp, c) for mlp in order for c in range(mlps[mlp].shape[-1])]
+    return (torch.cat([mlps[mlp] for mlp in order], -1) if order else None), names
+
+
+def top(values, share):
+    """The set of indices of the largest `share` of values (n,), at least one and none whose value is 0: a bool mask."""
+    k = max(1, round(share * len(values)))
+    mask = torch.zeros(len(values), dtype=torch.bool)
+    mask[values.topk(k).indices] = True
+    return mask & (values > 0)
+
+
+def jaccard(a, b):
+    """|A and B| / |A or B| of two sets given as bool masks; 0 if both are empty."""
+    return (a & b).sum().item() / max(1, (a | b).sum().item())
+
+
+def random_jaccard(sizes):
+    """Jaccard index of two random sets: expectation and 95 % range. sizes: (n, a, b) of each stratum.
+
+    Two uniformly random subsets of a and b of n things meet in X things, hypergeometric: P(X = x) = C(a, x)
+    C(n - a, b - x) / C(n, b). With several strata (layers, so that both sets keep as many neurons of each layer as they
+    have) X is the sum. J = X / (sum a + sum b - X): its expectation is not that of X put into the formula.
+    """
+    log_choose = lambda n, k: math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    total = torch.ones(1, dtype=torch.float64)                         # P(X = x), x = 0, 1, ..
+    for n, a, b in sizes:
+        x = torch.arange(min(a, b) + 1, dtype=torch.float64)
+        possible = b - x <= n - a
+        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(float(b)))
+        pmf = torch.where(possible, logs.exp(), 0.0)
+        spread = torch.nn.functional.pad(pmf, (len(total) - 1, len(total) - 1))
+        total = torch.nn.functional.conv1d(spread[None, None], total.flip(0)[None, None])[0, 0]
+    x = torch.arange(len(total), dtype=torch.float64)
+    index = x / (sum(a + b for _, a, b in sizes) - x).clamp(min=1)
+    below = total.cumsum(0)
+    low, high = (index[min(int((below < q).sum()), len(x) - 1)].item() for q in (0.025, 0.975))
+    return {"expected": (total * index).sum().item() / total.sum().item(), "low": low, "high": high}
+
+
+def overlap(a, b, layers):
+    """Jaccard index of two sets of neurons (bool masks) beside that of random sets, in all and layer by layer.
+
+    layers: (n,) int64, the layer of each neuron.
+    """
+    strata = [(int((layers == l).sum()), int(a[layers == l].sum()), int(b[layers == l].sum())) for l in layers.unique()]
+    return {"jaccard": jaccard(a, b), "random": random_jaccard([(len(a), int(a.sum()), int(b.sum()))]),
+            "random_same_layers": random_jaccard(strata)}
+
+
+def cosines(grams):
+    """Cosines from inner products (E, E), NaN where an edit is zero: cos_ef = <d_e, d_f> / (||d_e|| ||d_f||)."""
+    norm = grams.diagonal().sqrt()
+    return grams / (norm[:, None] * norm)
+
+
+def module_grams(found):
+    """Inner products of the edits, (E, E) each, summed over all tensors ("all") and over each module's."""
+    grams = {"all": sum(tensor["gram"] for tensor in found.values())}
+    for name, tensor in found.items():
+        grams[module_of(name)] = grams.get(module_of(name), 0) + tensor["gram"]
+    return grams

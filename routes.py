@@ -1,0 +1,111 @@
+"""Routes and gradients: which neurons a domain runs through, and where its policy gradient points.
+
+    active = activity(model, rollout)                              # of each neuron, on the tokens of one domain
+    gradients = policy_gradients(model, rollout, rewards, 64)      # GRPO's, of PARTS disjoint parts of a batch
+    gradient_cosines({"math": gradients, "code": others}, module_spans(model))
+
+The paper's picture (arXiv 2606.02398): the route of a domain, here the neurons with the highest mean |act(gate) * up| on its
+tokens, is much the same for all domains, while the gradients of two domains over all parameters are nearly orthogonal;
+in single modules they conflict (cosine clearly negative) or agree. A cosine near 0 can also be noise: two halves of one
+domain's own batch show how high a cosine of equal directions could be at all, which `gradient_cosines` puts beside it.
+"""
+from itertools import combinations
+
+import torch
+
+from curvature import BUDGET, gradient, parameters
+from edits import cosines, module_of
+from evaluate import t_quantile
+from rollout import token_logps
+from train_grpo import group_advantages, micro_batches, policy_loss, token_weights
+
+PARTS = 8  # of a batch, for the sampling error of its gradient
+
+
+@torch.no_grad()
+def activity(model, rollout):
+    """Mean |act(gate) * up| of every MLP channel over the tokens of prompts and completions: (n,) fp64, MLPs in order.
+
+    That product is what down_proj reads: a channel contributes to the output by its size times its column.
+    """
+    sums, handles = {}, []
+    mask = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                      # (N, P + T)
+
+    def hook(name):
+        return lambda module, inputs: sums.__setitem__(name, sums.get(name, 0) + inputs[0][batch_mask].double().abs().sum(0))
+    for name, module in model.named_modules():
+        if name.endswith("down_proj"):
+            handles.append(module.register_forward_pre_hook(hook(name)))
+    try:
+        for index in micro_batches(rollout, range(len(mask)), BUDGET):
+            part = rollout.rows(index)
+            batch_mask = torch.cat([part.prompt_mask, part.mask], 1)                              # (m, P' + T')
+            positions = (batch_mask.cumsum(1) - 1).clamp(min=0)
+            model.get_decoder()(input_ids=torch.cat([part.prompt_ids, part.ids], 1), attention_mask=batch_mask.long(),
+                                position_ids=positions, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat(list(sums.values())).cpu() / mask.sum().cpu() if sums else None
+
+
+def policy_gradients(model, rollout, rewards, max_completion_length):
+    """GRPO's gradient at the weights that sampled, of each of PARTS disjoint sets of prompts: (PARTS, n) fp32.
+
+    rewards: (B, G). The loss is that of train_grpo.py: advantages of the group's scale, mean over tokens, then completions.
+    """
+    advantages = group_advantages(rewards).flatten().to(model.device)                             # (N,)
+    graded = ~rewards.flatten().isnan().to(model.device)
+    gradients = []
+    for part in range(PARTS):
+        mine = rollout.group % PARTS == part
+        weights = token_weights(rollout.mask.sum(1), graded & mine, "grpo", max_completion_length)
+        live = (mine & graded & (advantages != 0)).nonzero().squeeze(1).tolist()
+        parts = [(rollout.rows(index), index) for index in micro_batches(rollout, live, BUDGET)]
+
+        def loss(model, some, index):
+            logps = token_logps(model, some)
+            return policy_loss(logps, logps.detach(), None, advantages[index], some.mask, weights[index])[0]
+        gradients.append(gradient(model, loss, parts) if parts else
+                         torch.zeros(sum(p.numel() for p in model.parameters()), device=model.device))
+    return torch.stack(gradients)
+
+
+def gradient_cosines(gradients, spans):
+    """Cosine of two domains' gradients per module with its sampling error, and the noise floor: {module: {pair: dict}}.
+
+    gradients: {domain: (PARTS, n)}. spans: {module: list of slices of n}. For a pair (a, b):
+        cosine   <g_a, g_b> / (||g_a|| ||g_b||) of the whole batches
+        ci95     jackknife over the parts, half-width of the t-interval
+        floor    the geometric mean of both domains' cosines between the two halves of their own batch: what the same
+                 gradient would show, seen through half of the samples
+    """
+    names = list(gradients)
+    stacked = torch.cat([gradients[name] for name in names])                                      # (D * PARTS, n)
+    report = {}
+    for module, slices in spans.items():
+        gram = sum((stacked[:, s] @ stacked[:, s].T).double().cpu() for s in slices)
+        gram = gram.view(len(names), PARTS, len(names), PARTS)
+        kept = torch.ones(PARTS, dtype=torch.bool)
+        cosine = lambda keep: cosines(gram[:, keep][..., keep].sum((1, 3)))                 # (D, D)
+        whole = cosine(kept)
+        without = torch.stack([cosine(torch.arange(PARTS) != k) for k in range(PARTS)])           # (PARTS, D, D)
+        error = ((PARTS - 1) / PARTS * (without - without.mean(0)).square().sum(0)).sqrt()
+        first = torch.arange(PARTS) % 2 == 0
+        halves = [gram[d, first][:, d, ~first].sum() / (gram[d, first][:, d, first].sum() * gram[d, ~first][:, d, ~first].sum()).sqrt()
+                  for d in range(len(names))]
+        report[module] = {f"{a}|{b}": {
+            "cosine": whole[i, j].item(), "ci95": t_quantile(PARTS - 1) * error[i, j].item(), "error": error[i, j].item(),
+            "floor": (halves[i].clamp(min=0) * halves[j].clamp(min=0)).sqrt().item()}
+            for (i, a), (j, b) in combinations(enumerate(names), 2)}
+    return report
+
+
+def module_spans(model):
+    """{module: slices of the flat vector of all parameters}, "all" first."""
+    spans, at = {"all": []}, 0
+    for name, p in parameters(model).items():
+        for module in ("all", module_of(name)):
+            spans.setdefault(module, []).append(slice(at, at + p.numel()))
+        at += p.numel()
+    return spans
