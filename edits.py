@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from model import UserError, check_directory
 
-BLOCK = 2**16          # elements of a tensor at a time: a few such blocks fit the cache of a core
-PROBES = 16            # random directions that a large edit is multiplied with to learn about its rank
+BLOCK = 2**18          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
+PROBES = 8             # random directions that a large edit is multiplied with to learn about its rank
 EXACT_UP_TO = 768      # a matrix whose smaller side is at most this gets exact singular values
 SHARES = ("unchanged", "abs_below_1e-7", "rel_below_1e-3", "abs_and_rel", "bf16_unchanged", "below_half_bf16_ulp")
 
@@ -127,7 +127,7 @@ def measure(base, checkpoints, threshold=None):
     sources = [(directory, tensor_files(directory)) for directory in (base, *checkpoints)]
     check_same_shape(sources[0], sources[1:])
     names = list(sources[0][1])
-    read = lambda name: (name, measure_tensor(name, [files[name] for _, files in sources], threshold))
+    read = lambda name: (name, measure_tensor(name, [read_tensor(files[name], name) for _, files in sources], threshold))
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         bar = tqdm(pool.map(read, names), total=len(names), desc="read weights", unit="tensor", leave=False, delay=3)
         return {name: found for name, found in bar if found}
@@ -139,9 +139,9 @@ def read_tensor(path, name):
         return file.get_tensor(name)
 
 
-def measure_tensor(name, files, threshold):
-    """What `measure` gives of one tensor, or None if it holds no real numbers (a buffer)."""
-    base, *edited = (read_tensor(file, name) for file in files)
+def measure_tensor(name, tensors, threshold):
+    """What `measure` gives of one tensor, of the base first, or None if it holds no real numbers (a buffer)."""
+    base, *edited = tensors
     if not base.is_floating_point():
         return None
     shape, matrix = list(base.shape), base.ndim == 2
@@ -154,40 +154,27 @@ def measure_tensor(name, files, threshold):
     channels = torch.zeros(E, E, rows if where and where[1] == 0 else columns, dtype=torch.float64) if where else None
     exact = matrix and min(rows, columns) <= EXACT_UP_TO
     whole = torch.empty(E, rows, columns, dtype=dtype) if exact else None
-    probes = torch.randn(columns, PROBES, generator=torch.Generator().manual_seed(0)).to(dtype) if matrix and not exact else None
-    images = torch.zeros(E, columns, PROBES, dtype=torch.float64) if probes is not None else None
+    probes = torch.randn(PROBES, columns, generator=torch.Generator().manual_seed(0)).to(dtype) if matrix and not exact else None
+    images = torch.zeros(E, PROBES, columns, dtype=torch.float64) if probes is not None else None
 
-    step = max(1, BLOCK // columns) if rows > 1 else rows
-    for i in range(0, rows, step):
-        a = base[i:i + step].to(dtype)                                                            # (r, C)
-        size = a.abs()
-        half_ulp = exponent(a) * 2.0**-8
-        deltas = whole[:, i:i + step] if exact else torch.empty(E, *a.shape, dtype=dtype)         # (E, r, C)
+    block = max(1, BLOCK // columns)               # rows at a time
+    buffer = torch.empty(E, min(rows, block), columns, dtype=dtype)  # one for all: new memory costs page faults
+    for i in range(0, rows, block):
+        j = min(rows, i + block)
+        deltas = whole[:, i:j] if exact else buffer[:, :j - i]                                    # (E, r, C)
         for e, tensor in enumerate(edited):
-            b = tensor[i:i + step]
-            change = torch.sub(b, a, out=deltas[e]).abs()
-            # NumPy compares and counts several times faster than torch on a CPU, and shares the memory
-            d, same = change.numpy(), change.numpy() == 0
-            if base.dtype == b.dtype == torch.bfloat16:
-                visible = same
-            else:
-                visible = (a.bfloat16().float() == b.bfloat16().float()).numpy()
-            tiny, relative = d < 1e-7, (d < (size * 1e-3).numpy()) | same
-            held = [same, tiny, relative, tiny & relative, visible, d < half_ulp.numpy()]
-            counts[e] += [np.count_nonzero(one) for one in held + ([d < threshold] if threshold is not None else [])]
-            l1[e] += change.sum().double()
-            linf[e] = max(linf[e], change.max().double())
-            if images is not None:                 # G times the probes, G = delta' delta, block by block
-                images[e] += deltas[e].T @ (deltas[e] @ probes)
+            held, total, largest = tally(base[i:j], tensor[i:j], deltas[e], threshold)
+            counts[e] += held
+            l1[e] += total
+            linf[e] = max(linf[e], largest)
+            if images is not None:                 # probes times G = delta' delta; few rows times many columns: so it
+                images[e] += (probes @ deltas[e].T) @ deltas[e]  # is three times as fast as its transpose
         flat = deltas.reshape(E, -1)
-        gram += (flat @ flat.T).double() if E > 1 else torch.dot(flat[0], flat[0]).double()
+        gram += flat @ flat.T if E > 1 else torch.dot(flat[0], flat[0])
         if where:
-            part = [[(deltas[e] * deltas[f]).sum(1 - where[1]).double() for f in range(E)] for e in range(E)]
-            part = torch.stack([torch.stack(row) for row in part])                                # (E, E, r or C)
-            if where[1] == 0:
-                channels[:, :, i:i + step] += part
-            else:
-                channels += part
+            axis = 1 - where[1]
+            part = torch.stack([torch.stack([(deltas[e] * deltas[f]).sum(axis) for f in range(E)]) for e in range(E)])
+            (channels[:, :, i:j] if axis else channels).add_(part)                                # (E, E, r or C)
     if where and where[2]:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
     sample = base.reshape(-1)[::max(1, base.numel() >> 14)].float()
@@ -198,6 +185,27 @@ def measure_tensor(name, files, threshold):
             "null": torch.tensor([rounding_null(l1[e].item() / base.numel(), exponent(sample) * 2.0**-7) for e in range(E)]),
             "singular": None if not matrix else [spectrum(whole[e]) if exact else sketched_spectrum(probes, images[e])
                                                  for e in range(E)]}
+
+
+def tally(a, b, delta, threshold):
+    """Write b - a, (r, C), to `delta`, fp32 or fp64; returns of how many parameters each of SHARES holds, sum and max of |b - a|.
+
+    NumPy compares and counts several times faster than torch on a CPU, and shares the memory.
+    """
+    bf16 = a.dtype == b.dtype == torch.bfloat16
+    old = a.to(delta.dtype)
+    size = torch.sub(b.to(delta.dtype), old, out=delta).abs()
+    total, largest, d, count = size.sum().item(), size.max().item(), size.numpy(), np.count_nonzero
+    unchanged, tiny = d == 0, d < 1e-7
+    extra = [] if threshold is None else [count(d < threshold)]
+    if bf16:                                        # here a change is none, or 2^-9 of the number and more
+        n = count(unchanged)
+        return [n, count(tiny), n, n, n, n, *extra], total, largest
+    relative = (d < (old.abs() * 1e-3).numpy()) | unchanged
+    visible = (a.bfloat16() == b.bfloat16()).numpy()
+    below = (d < (exponent(old) * 2.0**-8).numpy()) | unchanged
+    held = [count(unchanged), count(tiny), count(relative), count(tiny & relative), count(visible), count(below)]
+    return held + extra, total, largest
 
 
 def exponent(x):
@@ -233,12 +241,12 @@ def spectrum(delta):
 
 
 def sketched_spectrum(probes, images):
-    """The same of a large matrix, from G W alone, W (C, k) normal: leading singular values and an estimate of tr G^2.
+    """The same of a large matrix, from W' G alone, W' (k, C) normal: leading singular values and an estimate of tr G^2.
 
     Nystroem: G ~ (G W) (W' G W)^+ (G W)' is exact if the rank is at most k; tr G^2 ~ ||G W||^2 / k is unbiased with a
     relative error below sqrt(2 / k), and far below for edits of high rank. Returns False as the third: not exact.
     """
-    W, Y = probes.double(), images
+    W, Y = probes.double().T, images.T                                 # (C, k)
     if Y.abs().max() == 0:
         return torch.zeros(PROBES, dtype=torch.float64), 0.0, False
     values, vectors = torch.linalg.eigh(W.T @ Y)                       # (k,)
