@@ -88,7 +88,7 @@ def parse():
         check_domain(name)
     args.data = sources(args.data, DOMAINS)
     if args.refresh:
-        args.refreshed = refreshed_anchor(args.refresh)
+        args.refreshed = same_place(refreshed_anchor(args.refresh), [*args.experts, *args.later])
     return args
 
 
@@ -102,6 +102,11 @@ def refreshed_anchor(name):
         raise UserError(f"{name}: no ancestor trained on {run.get('domain')} stands where its run.json says: "
                         f"{', '.join(run.get('lineage', []))}; run this from the directory it was trained in")
     return ancestors[-1]
+
+
+def same_place(name, names):
+    """The one of `names` that is the same directory as `name`, or `name` itself."""
+    return next((other for other in names if os.path.realpath(other) == os.path.realpath(name)), name)
 
 
 # ---- 1 to 3: from the weights alone --------------------------------------------------------------------------------
@@ -119,14 +124,16 @@ def weights(args, report):
     print(f"\n1. Size of the edits: share of {next(iter(report['sparsity'].values()))['parameters']:,} parameters, and norms")
     show([[short(name), *(f"{100 * s[c]:.2f} %" for c in columns), *(f"{s[c]:.3g}" for c in ("L1", "L2", "Linf"))]
           for name, s in report["sparsity"].items()], ["expert", *(c.replace("_", " ") for c in columns), "L1", "L2", "Linf"])
-    kinds = list(next(iter(report["sparsity"].values()))["by_type"])
-    print("Mean |delta| by type of module, and effective rank (median over layers; (sum s^2)^2 / sum s^4)")
+    print("Mean |delta| by type of module and by layer, and effective rank (sum s^2)^2 / sum s^4, median over matrices")
     report["rank"] = {name: edits.ranks(found, e) for e, name in enumerate(args.experts)}
-    rank = lambda name, kind: torch.tensor([r["effective_rank"] for t, r in report["rank"][name].items()
-                                            if edits.type_of(t) == kind] or [math.nan]).median().item()
-    show([[kind, *(f"{s['by_type'][kind]['L1'] / s['by_type'][kind]['parameters']:.2e}" for s in report["sparsity"].values()),
-           *("-" if math.isnan(rank(name, kind)) else f"{rank(name, kind):.1f}" for name in args.experts)] for kind in kinds],
-         ["module", *names, *(f"rank {name}" for name in names)])
+    table = []
+    for group, member in (("by_type", edits.type_of), ("by_layer", lambda tensor: str(edits.layer_of(tensor)))):
+        for key in report["sparsity"][args.experts[0]][group]:
+            sizes = [report["sparsity"][name][group][key] for name in args.experts]
+            ranks = [[r["effective_rank"] for tensor, r in report["rank"][name].items() if member(tensor) == key] for name in args.experts]
+            table.append([key if group == "by_type" else f"layer {key}", *(f"{s['L1'] / s['parameters']:.2e}" for s in sizes),
+                          *(f"{torch.tensor(r).median():.1f}" if r else "-" for r in ranks)])
+    show(table, ["module", *names, *(f"rank {name}" for name in names)])
 
     grams, neurons = edits.neuron_grams(found)
     layers = torch.tensor([edits.layer_of(f"{mlp}.") or 0 for mlp, _ in neurons])
@@ -227,21 +234,28 @@ def displacements(args):
     experts without such a checkpoint stand in for one: theta_B - theta_base.
     """
     found, seen = {}, set()
+    trains_on = lambda name: args.domain.get(name) or read_run(name).get("domain")
     for later in args.later:
-        run = read_run(later)
+        run, ancestors = read_run(later), 0
         for anchor in (*args.experts, *args.later):
             before = read_run(anchor).get("recipe", [])
             after = run.get("recipe", [])[len(before):]
-            if anchor != later and short(anchor) in map(short, run.get("lineage", [])) and run["recipe"][:len(before)] == before:
-                found.setdefault(anchor, []).append((f"{short(anchor)} -> {short(later)}", anchor, later, True))
-                seen |= {(anchor, stage(after[0])[0][0])} if len(after) == 1 else set()
+            if anchor != later and short(anchor) in map(short, run.get("lineage", [])) and run.get("recipe", [])[:len(before)] == before:
+                ancestors += 1
+                if trains_on(anchor) in DOMAINS:
+                    found.setdefault(anchor, []).append((f"{short(anchor)} -> {short(later)}", anchor, later, True))
+                    seen |= {(anchor, stage(after[0])[0][0])} if len(after) == 1 else set()
+        if not ancestors:
+            raise UserError(f"--later {later} was trained from none of the checkpoints named here: its ancestors are "
+                            f"{', '.join(run.get('lineage', [])) or 'unknown'}")
     for a in args.experts:
         for b in args.experts:
-            if args.domain[a] != args.domain[b] and (a, args.domain[b]) not in seen:
+            if trains_on(a) in DOMAINS and trains_on(a) != trains_on(b) and (a, trains_on(b)) not in seen:
                 found.setdefault(a, []).append((f"{short(a)} + {short(b)}", args.base, b, False))
     if args.refresh:
         damaged, moves = read_run(args.refresh)["parent"], found.setdefault(args.refreshed, [])
-        if os.path.realpath(damaged) not in [os.path.realpath(target) for _, _, target, _ in moves]:
+        known = [target for _, _, target, _ in moves]
+        if same_place(damaged, known) not in known:
             moves.append((f"{short(args.refreshed)} -> {short(damaged)}", args.refreshed, damaged, True))
     return found
 
@@ -368,6 +382,7 @@ def refresh_table(r):
 
 def main():
     args = parse()
+    moved = displacements(args)                     # now: what is wrong with --later shows before the work
     report = {"base": args.base, "experts": args.experts, "domains": args.domain}
     neurons = weights(args, report)
     domains = [d for d in dict.fromkeys(args.domain.values()) if d in DOMAINS]
@@ -378,7 +393,7 @@ def main():
         print(f"Routes, gradients, damage, subspace and refresh need rows and are left out: {why}\n")
     else:
         routes_and_gradients(args, domains, neurons, report)
-        for anchor, moves in displacements(args).items():
+        for anchor, moves in moved.items():
             around(args, anchor, moves, report)
         if "damage" in report:
             damage_tables(report)

@@ -28,6 +28,8 @@ from pathlib import Path
 
 import torch
 
+import analyze
+import claims
 import domains
 import evaluate
 import interference
@@ -1490,6 +1492,133 @@ def test_the_picture_is_drawn_where_matplotlib_is_installed_and_its_absence_is_s
         assert "pip install matplotlib" in out and not file.exists()
 
 
+# ---- analyze.py --------------------------------------------------------------------------------------------------
+
+@lru_cache
+def family():
+    """Two experts of the talker, one trained on after the other, and a refresh that kept its steps: {name: directory}."""
+    by_letters = lambda domain, completions, rows: [sum(map(ord, text)) % 3 / 2 for text in completions]
+    digits, found = ["--data", talker()[1], "--eval-data", talker()[1]], {"base": talker()[0]}
+    for name, init, domain, more in (("math", "base", "math", digits), ("qa", "base", "qa", []), ("math-qa", "math", "qa", []),
+                                     ("again", "math-qa", "math", [*digits, "--keep-every", 1])):
+        found[name] = str(with_reward(by_letters, lambda: train(WORK / "family" / name, "--init", found[init], "--domain", domain,
+                                                            "--steps", 3, "--max-completion-length", 4, "--lr", 2e-4, *more)))
+    return found
+
+
+def analyzed(*argv):
+    code, out, err = run(analyze.main, "--base", family()["base"], family()["math"], family()["qa"], "--prompts", 8, "--samples", 4,
+                         "--max-completion-length", 4, "--directions", 3, "--data", f"math={talker()[1]}", *argv)
+    assert code == 0, (out, err)
+    return out
+
+
+def test_kept_steps_are_checkpoints_of_their_own_and_the_last_is_the_run():
+    again = Path(family()["again"])
+    assert [p.name for p in sorted(again.glob("step-*"))] == ["step-00001", "step-00002", "step-00003"]
+    assert same_weights(again / "step-00003", again) and not same_weights(again / "step-00002", again)
+    assert models.read_run(again / "step-00002")["recipe"][-1] == "math 2" and models.load(str(again / "step-00002"))
+    by_length = lambda *more: with_reward(lively, lambda: train(WORK / "steps", "--domain", "math", *more))
+    ended = by_length("--steps", 2)
+    end = weights(ended)
+    by_length("--steps", 3, "--keep-every", 1, "--overwrite")
+    assert all(torch.equal(end[name], kept) for name, kept in weights(ended / "step-00002").items())  # as if it had ended there
+    by_length("--steps", 2, "--keep-every", 2, "--overwrite")
+    assert [p.name for p in ended.glob("step-*")] == ["step-00002"]  # those of the run before are gone
+
+
+def test_analyze_measures_everything_that_it_prints_and_saves_it():
+    f = family()
+    out = analyzed("--later", f["math-qa"], "--refresh", f["again"], "--threshold", 1e-5, "--json", WORK / "full.json",
+                   "--plot", WORK / "plots")
+    report = claims.read(WORK / "full.json")
+    assert {"abs_below_1e-7", "rel_below_1e-3", "bf16_unchanged", "abs_below_1e-05"} <= set(report["sparsity"][f["math"]])
+    assert report["neuron_jaccard"].keys() == {f"{f['math']}|{f['qa']}"} and report["claims"][0]["claim"] in out
+    a, b = weights(f["base"]), weights(f["math"])
+    moved = math.sqrt(sum((b[name] - a[name]).square().sum().item() for name in a))
+    assert math.isclose(report["sparsity"][f["math"]]["L2"], moved, rel_tol=1e-5)
+    damage = {d["name"]: d for d in report["damage"]}
+    assert "math -> math-qa" in damage and damage["math -> math-qa"]["trained"] and "qa -> math-qa" not in damage
+    assert "math + qa" not in damage                # what was trained takes the place of what stands in
+    d = damage["math -> math-qa"]
+    assert math.isclose(d["measured"], d["first"] + d["second"] + d["remainder"], rel_tol=1e-9) and d["measured"] == d["along"][-1]
+    assert len(report["refresh"]["taken"]["outside"]) == 4 and len(report["subspace"][f["math"]]["eigenvalues"]) == 3
+    start = report["refresh"]["taken"]              # the damaged model's distance to the anchor, by other means
+    distance = math.hypot(start["in_anchor"][0], start["outside"][0])
+    a, b = weights(f["math"]), weights(f["math-qa"])
+    assert math.isclose(distance, math.sqrt(sum((b[n] - a[n]).square().sum().item() for n in a)), rel_tol=1e-4)
+    for words in ("1. Size", "2. Most edited", "3. Cosine", "4. Routes", "5. Cosine of policy", "6. Damage", "7. Conflict", "8. Refresh"):
+        assert words in out, words
+    try:
+        import matplotlib
+        assert {p.name for p in (WORK / "plots").iterdir()} == {"neurons.png", "gradients.png", "damage.png", "refresh.png"}
+    except ImportError:
+        assert "matplotlib is not installed" in out
+    stands_in = {d["name"]: d for d in analyze_json()["damage"]}
+    assert not stands_in["math + qa"]["trained"]
+    analyzed("--json", WORK / "again.json")
+    assert (WORK / "again.json").read_text() == (WORK / "standin.json").read_text()  # the same numbers, to the last digit
+
+
+@lru_cache
+def analyze_json():
+    analyzed("--json", WORK / "standin.json")
+    return claims.read(WORK / "standin.json")
+
+
+def test_without_rows_or_tokenizer_or_domains_the_weights_are_analyzed_and_the_rest_is_left_out_in_words():
+    f = family()
+    for name in ("base", "math"):
+        target = WORK / "bare" / name
+        target.mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(Path(f[name]) / file, target / file)
+    for argv, words in ((("--base", f["base"], f["math"], "--weights-only"), "--weights-only"),
+                        (("--base", WORK / "bare/base", WORK / "bare/math"), "no tokenizer"),
+                        (("--base", f["base"], str(tiny()[0])), "--domains would")):
+        code, out, err = run(analyze.main, *argv, "--json", WORK / "weights.json")
+        assert code == 0 and "left out" in out and words in out and "4. Routes" not in out, (out, err)
+        assert [c["claim"] for c in claims.read(WORK / "weights.json")["claims"]], argv
+
+
+def test_a_domain_with_no_correct_completion_is_left_out_in_words():
+    out = analyzed("--later", family()["math-qa"])
+    assert "qa: of 32 completions 0 are correct" in out and "math -> math-qa" in out
+
+
+def test_hessians_are_taken_of_a_model_whose_attention_has_second_derivatives():
+    used, original = [], analyze.curvature.hessian
+
+    def watched(model, loss, parts):
+        used.append(model.config._attn_implementation)
+        return original(model, loss, parts)
+    analyze.curvature.hessian = watched
+    try:
+        analyzed()
+    finally:
+        analyze.curvature.hessian = original
+    assert used and set(used) == {"eager"}
+
+
+def test_analyze_says_in_one_line_what_is_wrong_before_it_works():
+    f, base = family(), ("--base", family()["base"], family()["math"])
+    narrow = WORK / "narrow"
+    shutil.copytree(f["math"], narrow)
+    from safetensors.torch import save_file
+    save_file(weights(narrow) | {"model.norm.weight": torch.zeros(3)}, narrow / "model.safetensors")
+    for argv, words in ((("--base", WORK / "nowhere", f["math"]), "no checkpoint"), ((*base, f["math"]), "twice"),
+                        ((*base, "--prompts", 2), "--prompts"), ((*base, "--top", 0), "--top"), ((*base, "--directions", 0), "--directions"),
+                        ((*base, "--domains", "math,qa"), "2 domains for 1"), ((*base, "--domains", "poetry"), "unknown domain"),
+                        ((*base, "--json", WORK / "nowhere" / "x.json"), "cannot write"),
+                        ((*base, "--refresh", f["math-qa"]), "--keep-every"), ((*base, "--later", f["qa"]), "ancestors"),
+                        ((*base, "--data", "math"), "DOMAIN=SOURCE"), (("--base", f["base"], narrow), "model.norm.weight"),
+                        ((*base, "--threshold", -1), "--threshold")):
+        code, _, err = run(analyze.main, *argv)
+        assert code == 2 and words in err and err.strip().splitlines()[-1].startswith("error: "), (argv, err)
+
+
+# ---- runs, files and mistakes ---------------------------------------------------------------------------------------
+
 def test_resume_refuses_other_settings_and_other_data():
     path = WORK / "some.jsonl"
     write = lambda n: path.write_text("".join(json.dumps({"question": f"{i}+{n}=", "answer": i + n}) + "\n" for i in range(20)))
@@ -1512,7 +1641,7 @@ def test_resume_refuses_other_settings_and_other_data():
 
 
 def test_every_flag_is_read_somewhere():
-    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "warmup.py"):
+    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "warmup.py"):
         source = "".join((ROOT / name).read_text() for name in (script, "resume.py", "rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
@@ -1648,6 +1777,8 @@ def test_every_script_runs_end_to_end_from_the_command_line():
                   "2", "--group-size", "2", "--eval-prompts", "2", "--eval-samples", "1", "--max-completion-length", "4"],
                  ["evaluate.py", str(WORK / "cli"), str(WORK / "cli-qa"), "--prompts", "2", "--samples", "1", "--max-completion-length",
                   "4", "--json", str(WORK / "cli.json")], ["interference.py", str(WORK / "cli.json")],
+                 ["analyze.py", "--base", talker()[0], str(WORK / "cli"), "--json", str(WORK / "analysis.json"), "--weights-only"],
+                 ["claims.py", str(WORK / "analysis.json")], ["analyze.py", "--help"], ["claims.py", "--help"],
                  ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"], ["refresh.py", "--help"],
                  ["interference.py", "--help"]):
         done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
@@ -1669,9 +1800,10 @@ def test_nothing_imports_in_circles_and_requirements_are_the_four():
 
 # ---- the runner --------------------------------------------------------------------------------------------------
 
+import test_analyze
 import test_math_answer
 import test_sandbox
-for module in (test_math_answer, test_sandbox):
+for module in (test_analyze, test_math_answer, test_sandbox):
     globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
 
 

@@ -1,0 +1,587 @@
+"""Claims about analyze.py: every number against an independent computation, or on hand-made edits with known answers.
+
+Run by test_all.py.
+"""
+import itertools
+import json
+import math
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+import claims
+import curvature
+import edits
+import routes
+from model import UserError
+from rollout import sample, uniform_noise
+
+WORK = Path(tempfile.mkdtemp(prefix="test_analyze_"))
+
+
+def checkpoint(name, tensors, shards=1, **config):
+    """A directory with config.json and safetensors, and nothing else; returns its path."""
+    from safetensors.torch import save_file
+    path = WORK / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    if shards == 1:
+        save_file(tensors, path / "model.safetensors")
+    else:
+        where = {key: f"model-{i % shards}.safetensors" for i, key in enumerate(tensors)}
+        for file in set(where.values()):
+            save_file({key: tensors[key] for key in tensors if where[key] == file}, path / file)
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return str(path)
+
+
+def weights(seed=0, width=8, channels=16, layers=2, scale=0.02, dtype=torch.float32):
+    """Tensors of a small gated transformer under the names that hub models use."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"model.embed_tokens.weight": (20, width), "model.norm.weight": (width,)}
+    for l in range(layers):
+        shapes |= {f"model.layers.{l}.self_attn.q_proj.weight": (width, width),
+                   f"model.layers.{l}.mlp.gate_proj.weight": (channels, width),
+                   f"model.layers.{l}.mlp.up_proj.weight": (channels, width),
+                   f"model.layers.{l}.mlp.down_proj.weight": (width, channels)}
+    return {name: (scale * torch.randn(shape, generator=generator)).to(dtype) for name, shape in shapes.items()}
+
+
+def raises(action, *words):
+    try:
+        action()
+    except UserError as error:
+        assert all(word in str(error) for word in words), error
+        return
+    raise AssertionError(f"no error with {words}")
+
+
+# ---- edits.py ----------------------------------------------------------------------------------------------------
+
+def test_shares_and_norms_of_a_hand_made_edit_are_exact_and_weighted_by_parameter_count():
+    base = {"a.weight": torch.ones(2, 2), "b.weight": torch.full((4,), 100.0, dtype=torch.float64)}
+    edited = {"a.weight": torch.tensor([[1.0, 1.0 + 2**-10], [1.0 + 2**-7, 3.0]]),
+              "b.weight": torch.tensor([100.0, 100.0 + 5e-8, 100.01, 101.0], dtype=torch.float64)}
+    found = edits.measure(checkpoint("base", base), [checkpoint("edited", edited)], threshold=0.5)
+    s = edits.sparsity(found, 0, 0.5)
+    assert s["parameters"] == 8 and s["unchanged"] == 2 / 8 and s["abs_below_1e-7"] == 3 / 8
+    assert s["rel_below_1e-3"] == 5 / 8 and s["abs_and_rel"] == 3 / 8 and s["abs_below_0.5"] == 6 / 8
+    # bf16: 1 + 2^-10 rounds to 1; 1 + 2^-7 is the next number; 101 is one, as ulp(100) = 0.5
+    assert s["bf16_unchanged"] == 5 / 8 and s["below_half_bf16_ulp"] == 5 / 8, s
+    assert s["L0"] == 6 and s["Linf"] == 2 and math.isclose(s["L1"], 2**-10 + 2**-7 + 2 + 5e-8 + 0.01 + 1, rel_tol=1e-6)
+    assert math.isclose(s["L2"], math.sqrt(2**-20 + 2**-14 + 4 + 1e-4 + 1), rel_tol=1e-6)
+    lone = {"big.weight": torch.zeros(99), "small.weight": torch.zeros(1)}
+    moved = edits.measure(checkpoint("base", lone), [checkpoint("edited", lone | {"small.weight": torch.ones(1)})])
+    assert edits.sparsity(moved, 0)["unchanged"] == 0.99   # not the mean of 1 and 0
+
+
+def test_shares_agree_with_whole_tensors_in_one_go_whatever_the_block_and_the_storage():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        base = weights(dtype=dtype)
+        edited = {n: (t.float() + 1e-4 * torch.randn(t.shape) * (torch.rand(t.shape) < 0.5)).to(dtype) for n, t in base.items()}
+        old, edits.BLOCK = edits.BLOCK, 24
+        try:
+            found = edits.measure(checkpoint("base", base), [checkpoint("edited", edited)])
+        finally:
+            edits.BLOCK = old
+        a, b = (torch.cat([t.flatten() for t in w.values()]).float() for w in (base, edited))
+        d = (b - a).abs()
+        s = edits.sparsity(found, 0)
+        expected = {"unchanged": d == 0, "abs_below_1e-7": d < 1e-7, "rel_below_1e-3": (d < 1e-3 * a.abs()) | (d == 0),
+                    "bf16_unchanged": a.bfloat16() == b.bfloat16(),
+                    "below_half_bf16_ulp": (d < 2.0**(a.abs().log2().floor() - 8)) | (d == 0)}
+        for name, held in expected.items():
+            assert s[name] == held.double().mean().item(), (dtype, name)
+        parts = [sum(s["by_layer"][l]["L0"] for l in s["by_layer"]), sum(t["L0"] for t in s["by_type"].values())]
+        outside = sum(int((base[n] != edited[n]).sum()) for n in base if "layers" not in n)
+        assert parts == [s["L0"] - outside, s["L0"]] and set(s["by_layer"]) == {"0", "1"}
+        assert {"q_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "norm"} == set(s["by_type"])
+
+
+def test_a_dense_fp32_update_is_not_called_sparse_and_a_sparse_one_is():
+    torch.manual_seed(0)
+    base = {"w.weight": 0.02 * torch.randn(200, 300)}
+    dense = {"w.weight": base["w.weight"] + 1e-5 * torch.randn(200, 300)}
+    sparse = {"w.weight": base["w.weight"] + 1e-4 * torch.randn(200, 300) * (torch.rand(200, 300) < 0.1)}
+    for dtype in (torch.float32, torch.bfloat16):
+        store = lambda w: {name: t.to(dtype) for name, t in w.items()}
+        found = edits.measure(checkpoint("base", store(base)), [checkpoint("dense", store(dense)), checkpoint("sparse", store(sparse))])
+        d, s = (edits.sparsity(found, e) for e in (0, 1))
+        if dtype == torch.float32:
+            assert d["unchanged"] < 0.01 and abs(s["unchanged"] - 0.9) < 0.01
+        assert 0.7 < d["bf16_unchanged"] < 0.95 and abs(d["bf16_unchanged"] - d["bf16_if_dense"]) < 0.015, d
+        assert s["bf16_unchanged"] > s["bf16_if_dense"] + 0.05, s
+
+
+def test_the_rounding_null_is_the_share_that_rounding_leaves_unchanged():
+    torch.manual_seed(0)
+    x = 1 + torch.rand(200_000, dtype=torch.float64)                  # one binade: ulp 2^-7
+    for sigma in (1e-4, 1e-3, 1e-2):
+        d = sigma * torch.randn(len(x), dtype=torch.float64)
+        seen = (x.bfloat16() == (x + d).bfloat16()).double().mean().item()
+        assert abs(seen - edits.rounding_null(d.abs().mean().item(), torch.full((9,), 2.0**-7))) < 0.01
+
+
+def test_the_rank_of_a_planted_rank_4_edit_is_4_exactly_or_sketched_beside_the_rounding_floor():
+    torch.manual_seed(0)
+    u, v = torch.linalg.qr(torch.randn(60, 4))[0], torch.linalg.qr(torch.randn(90, 4))[0]
+    base = {"w.weight": 0.02 * torch.randn(60, 90)}
+    planted = {"w.weight": base["w.weight"] + 0.05 * u @ v.T}
+    full = {"w.weight": base["w.weight"] + 0.01 * torch.randn(60, 90)}
+    old = edits.EXACT_UP_TO
+    try:
+        for limit, exact in ((768, True), (8, False)):
+            edits.EXACT_UP_TO = limit
+            for dtype in (torch.float32, torch.bfloat16):
+                b, p, f = (checkpoint(name, {k: t.to(dtype) for k, t in w.items()}) for name, w in
+                           (("base", base), ("planted", planted), ("full", full)))
+                found = edits.measure(b, [p, f])
+                r, noise = (edits.ranks(found, e)["w.weight"] for e in (0, 1))
+                assert r["exact"] == exact and r["rank"] == 4, (limit, dtype, r)
+                if dtype == torch.float32:
+                    assert abs(r["effective_rank"] - 4) < 0.01 and abs(r["largest"] - 0.05) < 1e-4
+                values = torch.linalg.svdvals((full["w.weight"].to(dtype).float() - base["w.weight"].to(dtype).float()).double())
+                true = (values**2).sum()**2 / (values**4).sum()
+                assert abs(noise["effective_rank"] / true - 1) < (1e-5 if exact else 0.3), (limit, noise, true)
+                assert noise["rank"] == (60 if exact else edits.PROBES)
+        # stored in bf16 the planted edit has full rank: 4 are above the floor, 56 below
+        stored = (planted["w.weight"].bfloat16().float() - base["w.weight"].bfloat16().float())
+        assert torch.linalg.matrix_rank(stored) == 60
+    finally:
+        edits.EXACT_UP_TO = old
+
+
+def test_neurons_are_gate_row_up_row_and_down_column_and_the_most_edited_are_found():
+    base = weights()
+    edited = {name: t.clone() for name, t in base.items()}
+    edited["model.layers.0.mlp.gate_proj.weight"][3, 2] += 3          # channel 3 of layer 0: 5
+    edited["model.layers.0.mlp.up_proj.weight"][3, 0] += 4
+    edited["model.layers.1.mlp.down_proj.weight"][5, 7] -= 2          # channel 7 of layer 1: 2
+    fused = {name: t for name, t in edited.items() if "gate_proj" not in name and "up_proj" not in name}
+    plain = {name: t for name, t in base.items() if name in fused}
+    for l in (0, 1):
+        for source, target in ((edited, fused), (base, plain)):
+            target[f"model.layers.{l}.mlp.gate_up_proj.weight"] = torch.cat([source[f"model.layers.{l}.mlp.{p}_proj.weight"] for p in ("gate", "up")])
+    for b, e in ((base, edited), (plain, fused)):
+        grams, names = edits.neuron_grams(edits.measure(checkpoint("base", b), [checkpoint("edited", e)]))
+        magnitude = grams[0, 0].sqrt()
+        assert len(names) == 32 and names[3] == ("model.layers.0.mlp", 3) and names[23] == ("model.layers.1.mlp", 7)
+        assert abs(magnitude[3] - 5) < 1e-5 and abs(magnitude[23] - 2) < 1e-5 and magnitude.sum() < 7.0001
+        assert edits.top(magnitude, 0.1).nonzero().flatten().tolist() == [3, 23]  # 10 % are three: the others have no edit
+    ten = weights(layers=12)
+    _, names = edits.neuron_grams(edits.measure(checkpoint("base", ten), [checkpoint("edited", ten)]))
+    assert [mlp for mlp, c in names if c == 0] == [f"model.layers.{l}.mlp" for l in range(12)]  # 2 before 10
+
+
+def test_the_expected_overlap_of_random_sets_is_that_of_all_sets_and_of_all_sets_layer_by_layer():
+    def brute(strata):
+        """The mean Jaccard index over all pairs of sets with so many members in each stratum."""
+        at, choices_a, choices_b = 0, [()], [()]
+        for n, a, b in strata:
+            members = range(at, at + n)
+            choices_a = [x + y for x in choices_a for y in itertools.combinations(members, a)]
+            choices_b = [x + y for x in choices_b for y in itertools.combinations(members, b)]
+            at += n
+        values = [len(set(x) & set(y)) / len(set(x) | set(y)) for x in choices_a for y in choices_b]
+        return sum(values) / len(values)
+    for strata in ([(6, 2, 3)], [(5, 4, 3)], [(4, 2, 1), (5, 1, 3)], [(3, 0, 2), (4, 2, 2)]):
+        assert abs(edits.random_jaccard(strata)["expected"] - brute(strata)) < 1e-9, strata
+    null = edits.random_jaccard([(10_000, 1000, 1000)])
+    assert abs(null["expected"] - 0.0527) < 2e-4                      # the paper's two random 10 % sets: about 0.053
+    assert null["low"] < null["expected"] < null["high"]
+    generator = torch.Generator().manual_seed(0)
+    null, inside = edits.random_jaccard([(300, 30, 30)]), 0
+    for _ in range(400):
+        a, b = (torch.zeros(300, dtype=torch.bool).index_fill(0, torch.randperm(300, generator=generator)[:30], True) for _ in range(2))
+        inside += null["low"] <= edits.jaccard(a, b) <= null["high"]
+    assert 0.93 < inside / 400 <= 1
+
+
+def test_cosines_of_hand_made_edits():
+    base = weights()
+    step = {name: 0.01 * torch.randn(t.shape, generator=torch.Generator().manual_seed(len(name))) for name, t in base.items()}
+    double = {name: base[name] + 2 * step[name] for name in base}
+    turned = {name: base[name] + (-1 if "layers.1.mlp" in name else 1) * step[name] for name in base}
+    once = {name: base[name] + step[name] for name in base}
+    found = edits.measure(checkpoint("base", base), [checkpoint(n, w) for n, w in (("once", once), ("double", double), ("turned", turned))])
+    grams = edits.module_grams(found)
+    cosine = {module: edits.cosines(g) for module, g in grams.items()}
+    assert abs(cosine["all"][0, 1] - 1) < 1e-5 and abs(cosine["1 mlp"][0, 2] + 1) < 1e-5 and abs(cosine["0 mlp"][0, 2] - 1) < 1e-5
+    squares = {name: t.square().sum().item() for name, t in step.items()}
+    against = sum(s for name, s in squares.items() if "layers.1.mlp" in name)
+    assert abs(cosine["all"][0, 2].item() - (1 - 2 * against / sum(squares.values()))) < 1e-4
+    assert {"0 attention", "1 attention", "0 mlp", "1 mlp", "embed_tokens", "norm", "all"} == set(grams)
+    neurons, _ = edits.neuron_grams(found)
+    assert torch.allclose(edits.cosines(neurons[:, :, 20:].sum(-1))[0, 2], torch.tensor(-1.0, dtype=torch.float64), atol=1e-5)
+
+
+def test_sharded_and_single_files_say_the_same_and_tied_heads_are_left_out():
+    base, edited = weights(), weights(seed=1)
+    head = {"lm_head.weight": base["model.embed_tokens.weight"].clone()}
+    whole = edits.measure(checkpoint("base", base), [checkpoint("edited", edited)])
+    apart = edits.measure(checkpoint("base", base | head, shards=3, tie_word_embeddings=True), [checkpoint("edited", edited, shards=2)])
+    assert edits.sparsity(whole, 0) == edits.sparsity(apart, 0) | {key: edits.sparsity(apart, 0)[key] for key in ("by_type", "by_layer")}
+    untied = checkpoint("base", base | head)
+    raises(lambda: edits.measure(untied, [checkpoint("edited", edited)]), "lm_head.weight", "no such tensor")
+
+
+def test_tensors_are_read_one_at_a_time_and_each_once():
+    import weakref
+    base = weights(layers=20)
+    b, e = checkpoint("base", base, shards=2), checkpoint("edited", weights(seed=1, layers=20))
+    alive, most, read, original = weakref.WeakSet(), [0], [], edits.read_tensor
+
+    def watched(path, name):
+        tensor = original(path, name)
+        alive.add(tensor.untyped_storage())
+        most[0] = max(most[0], len(alive))
+        read.append((str(path), name))
+        return tensor
+    edits.read_tensor = watched
+    try:
+        edits.measure(b, [e])
+    finally:
+        edits.read_tensor = original
+    assert len(read) == len(set(read)) == 2 * len(base)
+    assert most[0] <= 2 * (torch.get_num_threads() + 1) + 2, most     # two checkpoints, a tensor a thread
+
+
+def test_checkpoints_that_do_not_fit_are_an_error_that_names_the_first_difference():
+    base = weights()
+    b = checkpoint("base", base)
+    less = {name: t for name, t in base.items() if "layers.1.mlp.up" not in name}
+    raises(lambda: edits.measure(b, [checkpoint("less", less)]), "model.layers.1.mlp.up_proj.weight", "[16, 8]", "no such tensor")
+    raises(lambda: edits.measure(checkpoint("less", less), [b]), "model.layers.1.mlp.up_proj.weight")
+    wide = {**base, "model.norm.weight": torch.zeros(9)}
+    raises(lambda: edits.measure(b, [checkpoint("wide", wide)]), "model.norm.weight", "[8]", "[9]")
+    lost = checkpoint("lost", base, shards=2)
+    (Path(lost) / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "model-0.safetensors"}}))
+    raises(lambda: edits.measure(b, [lost]), "lacks x")
+    damaged = checkpoint("damaged", base, shards=2)
+    (Path(damaged) / "model.safetensors.index.json").write_text("{")
+    raises(lambda: edits.measure(b, [damaged]), "damaged")
+    old = checkpoint("old", base)
+    (Path(old) / "model.safetensors").rename(Path(old) / "pytorch_model.bin")
+    raises(lambda: edits.measure(b, [old]), "no safetensors")
+
+
+# ---- a model small enough for its whole Hessian --------------------------------------------------------------------
+
+@lru_cache
+def small():
+    """A two-layer Qwen3 of 320 parameters, completions it sampled, and rewards: (model, Rollout, rewards (4, 3))."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM._from_config(Qwen3Config(
+        vocab_size=10, hidden_size=4, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=2, max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.5), attn_implementation="eager").eval()
+    rollout = sample(model, [[3, 4, 5], [6, 7], [8, 3, 9, 4], [5]], group_size=3, noise=uniform_noise(12, 5, "small"), stop_ids=[1], pad_id=0)
+    rewards = torch.tensor([[1, 0, 1], [0, 0, 1], [1, math.nan, 0], [1, 1, 1]], dtype=torch.float64)
+    return model, rollout, rewards
+
+
+def sequence_logps(model, rollout, n):
+    """log pi of completion n, alone and without padding, from the model's own logits."""
+    prompt, answer = rollout.prompt_ids[n][rollout.prompt_mask[n]], rollout.ids[n][rollout.mask[n]]
+    logits = model(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1:-1].double()
+    return logits.log_softmax(-1).gather(1, answer[:, None]).sum()
+
+
+def direct_nll(model, rollout, rewards):
+    correct = (rewards.flatten() == 1).nonzero().flatten().tolist()
+    return -sum(sequence_logps(model, rollout, n) for n in correct) / len(correct)
+
+
+@lru_cache
+def whole_hessian():
+    """Gradient (n,) and Hessian (n, n) of direct_nll, all rows, with autograd."""
+    model, rollout, rewards = small()
+    params = list(model.parameters())
+    g = torch.cat([x.flatten() for x in torch.autograd.grad(direct_nll(model, rollout, rewards), params, create_graph=True)])
+    rows = torch.autograd.grad(g, params, grad_outputs=torch.eye(len(g)), is_grads_batched=True)
+    return g.detach().double(), torch.cat([x.flatten(1) for x in rows], 1).double()
+
+
+def in_small_batches(action):
+    old, curvature.BUDGET = curvature.BUDGET, 10
+    try:
+        return action()
+    finally:
+        curvature.BUDGET = old
+
+
+def test_gradients_and_hessian_products_are_those_of_the_whole_hessian_in_one_batch_or_many():
+    model, rollout, rewards = small()
+    g, H = whole_hessian()
+    torch.manual_seed(1)
+    v = torch.randn(len(g))
+    for parts in (curvature.own_correct(rollout, rewards.flatten()), in_small_batches(lambda: curvature.own_correct(rollout, rewards.flatten()))):
+        assert abs(curvature.value(model, curvature.nll, parts) - direct_nll(model, rollout, rewards).item()) < 1e-5
+        assert torch.allclose(curvature.gradient(model, curvature.nll, parts).double(), g, atol=1e-5)
+        product = curvature.hessian(model, curvature.nll, parts)
+        for _ in range(2):                          # a kept graph serves again
+            assert torch.allclose(product(v).double(), H @ v.double(), atol=1e-4 * H.norm().item())
+    assert len(parts) > 3
+
+
+def test_hessian_products_agree_with_finite_differences_of_the_gradient():
+    model, rollout, rewards = small()
+    parts = curvature.own_correct(rollout, rewards.flatten())
+    theta = curvature.flatten(model.parameters()).detach().clone()
+    v = torch.randn(len(theta), generator=torch.Generator().manual_seed(2))
+    v /= v.norm()
+    product, ends = curvature.hessian(model, curvature.nll, parts)(v), []
+    for sign in (1, -1):
+        curvature.place(model, theta + sign * 1e-2 * v)
+        ends.append(curvature.gradient(model, curvature.nll, parts))
+    curvature.place(model, theta)
+    assert (product - (ends[0] - ends[1]) / 2e-2).norm() < 0.01 * product.norm()
+
+
+def test_the_surrogates_gradient_is_the_policy_gradient_and_its_value_moves_with_the_importance_weights():
+    model, rollout, rewards = small()
+    parts = curvature.own_all(rollout, rewards)
+    expected, valid = 0.0, 0
+    for n in range(12):
+        own = rewards[n // 3]
+        if not own[n % 3].isnan():
+            others = [r for i, r in enumerate(own.tolist()) if i != n % 3 and r == r]
+            expected = expected - (own[n % 3].item() - sum(others) / len(others)) * sequence_logps(model, rollout, n)
+            valid += 1
+    direct = torch.cat([x.flatten() for x in torch.autograd.grad(expected / valid, list(model.parameters()))])
+    assert torch.allclose(curvature.gradient(model, curvature.surrogate, parts), direct, atol=1e-5)
+    theta = curvature.flatten(model.parameters()).detach().clone()
+    old = torch.stack([sequence_logps(model, rollout, n) for n in range(12)]).detach()
+    curvature.place(model, theta + 0.05 * torch.randn(len(theta), generator=torch.Generator().manual_seed(3)))
+    ratio = (torch.stack([sequence_logps(model, rollout, n) for n in range(12)]).detach() - old).exp()
+    r = rewards.nan_to_num(0.0)
+    others = torch.tensor([[1/2, 1, 1/2], [1/2, 1/2, 0], [0, 0, 1], [1, 1, 1]], dtype=torch.float64)
+    moved = -(torch.where(rewards.isnan(), 0.0, r - others).flatten() * ratio).sum() / 11
+    assert abs(curvature.value(model, curvature.surrogate, parts) - moved.item()) < 1e-5
+    curvature.place(model, theta)
+
+
+def test_lanczos_finds_the_largest_eigenpairs_of_the_whole_hessian_and_knows_its_residuals():
+    model, rollout, rewards = small()
+    parts = curvature.own_correct(rollout, rewards.flatten())
+    product = curvature.hessian(model, curvature.nll, parts)
+    true = torch.linalg.eigvalsh(whole_hessian()[1]).flip(0)
+    values, vectors, residuals = curvature.lanczos(product, len(true), 12)
+    assert torch.allclose(values, true[:12], rtol=1e-3, atol=1e-3 * true[0].item()), (values, true[:12])
+    assert (vectors @ vectors.T - torch.eye(12)).abs().max() < 1e-5
+    direct = torch.stack([(product(v) - t * v).norm() for v, t in zip(vectors, values.float())]).double()
+    assert (residuals - direct).abs().max() < 1e-4 * true[0], (residuals, direct)
+    loose = curvature.lanczos(product, len(true), 12, steps=14)       # too few steps: it shows
+    direct = torch.stack([(product(v) - t * v).norm() for v, t in zip(loose[1], loose[0].float())]).double()
+    assert loose[2].max() > 0.01 * true[0] and (loose[2] - direct).abs().max() < 1e-4 * true[0]
+
+
+def test_lanczos_survives_repeated_eigenvalues_low_rank_and_more_steps_than_dimensions():
+    A = torch.diag(torch.tensor([5.0, 5, 3] + [0.0] * 17))
+    Q = torch.linalg.qr(torch.randn(20, 20, generator=torch.Generator().manual_seed(0)))[0]
+    A = Q @ A @ Q.T
+    values, vectors, residuals = curvature.lanczos(lambda v: A @ v, 20, 5)
+    assert torch.allclose(values, torch.tensor([5.0, 5, 3, 0, 0], dtype=torch.float64), atol=1e-4)
+    assert (vectors @ vectors.T - torch.eye(5)).abs().max() < 1e-5 and (A @ vectors.T - vectors.T * values.float()).abs().max() < 1e-4
+    values, vectors, _ = curvature.lanczos(lambda v: A @ v, 20, 20)
+    assert len(values) == 20 and (vectors @ vectors.T - torch.eye(20)).abs().max() < 1e-5
+
+
+def test_shares_of_damage_in_eigenvectors_coordinates_and_random_directions_are_those_of_the_dense_matrix():
+    torch.manual_seed(0)
+    n = 12
+    H = torch.randn(n, n)
+    H = H @ H.T / n
+    delta = torch.randn(n)
+    second = curvature.quadratic(lambda v: H @ v, delta)
+    assert abs(second - 0.5 * (delta @ H @ delta).item()) < 1e-4
+    values, V = torch.linalg.eigh(H.double())
+    values, V = values.flip(0), V.flip(1).T.float()
+    shares = curvature.eigen_shares(values, V, delta, second)
+    P = V[:3].T @ V[:3]
+    assert abs(shares[2] - (P @ delta @ H @ (P @ delta) / (delta @ H @ delta)).item()) < 1e-4 and abs(shares[-1] - 1) < 1e-4
+    assert curvature.needed(shares, 0.5) == next(k for k in range(1, n + 1) if shares[k - 1] >= 0.5) and curvature.needed(shares, 1.5) is None
+    kept = torch.where(delta.abs() >= delta.abs().sort().values[-4], delta, 0)
+    assert abs(curvature.coordinate_share(lambda v: H @ v, delta, second, 4) - (kept @ H @ kept / (delta @ H @ delta)).item()) < 1e-4
+    draws = []
+    for _ in range(1500):
+        B = torch.linalg.qr(torch.randn(n, 4))[0]
+        p = B @ (B.T @ delta)
+        draws.append((p @ H @ p / (delta @ H @ delta)).item())
+    draws = torch.tensor(draws)
+    expected = curvature.random_share(4, n, H.trace().item(), delta, second)
+    assert abs(expected - draws.mean().item()) < 4 * draws.std().item() / math.sqrt(len(draws))
+    assert abs(curvature.random_share(n, n, H.trace().item(), delta, second) - 1) < 1e-6
+    estimates = [curvature.trace(lambda v: H @ v, n, probes=50, seed=100 * s) for s in range(20)]
+    assert abs(sum(estimates) / 20 - H.trace().item()) < 0.05 * H.trace().item()
+    assert curvature.trace(lambda v: v * torch.arange(n), n, probes=1) == n * (n - 1) / 2  # exact where H is diagonal
+
+
+def test_measured_damage_is_the_loss_on_the_way_and_its_expansion_is_right_near_the_start():
+    model, rollout, rewards = small()
+    parts = curvature.own_correct(rollout, rewards.flatten())
+    theta = curvature.flatten(model.parameters()).detach().clone()
+    delta = 0.01 * torch.randn(len(theta), generator=torch.Generator().manual_seed(4))
+    g, H = whole_hessian()
+    times = [1 / 16, 1 / 8, 1 / 4, 1]
+    measured = curvature.along(model, curvature.nll, parts, theta, delta, times)
+    assert torch.equal(curvature.flatten(model.parameters()), theta)  # it leaves the model where it was
+    first, second = (g @ delta.double()).item(), 0.5 * (delta.double() @ H @ delta.double()).item()
+    start, errors = direct_nll(model, rollout, rewards).item(), []
+    for t, change in zip(times, measured):
+        curvature.place(model, theta + t * delta)
+        assert abs(change - (direct_nll(model, rollout, rewards).item() - start)) < 1e-5
+        errors.append(change - t * first - t**2 * second)
+    curvature.place(model, theta)
+    assert 6 < errors[1] / errors[0] < 10 and 6 < errors[2] / errors[1] < 10, errors  # of third order: 8 at twice the way
+
+
+def test_reach_is_where_the_third_order_takes_over():
+    times = [i / 100 for i in range(1, 101)]
+    cubic = [t**2 * 2.0 + t**3 * 1.0 for t in times]                  # error t^3 <= 20 % of 2 t^2 up to t = 0.4
+    assert abs(curvature.reach(times, cubic, 0.0, 2.0) - 0.4) < 0.011
+    assert curvature.reach(times, [t * 3 + t**2 * 2 for t in times], 3.0, 2.0) == 1.0
+    assert curvature.reach(times, [5.0] * 100, 0.1, 0.1) == 0.0
+    cancel = [-t * 1.0 + t**2 * 1.0 + 0.01 * t**3 for t in times]     # terms cancel at t = 1: the error is small beside them
+    assert curvature.reach(times, cancel, -1.0, 1.0) == 1.0
+
+
+class Bowl(torch.nn.Module):
+    """Loss 1/2 x' H x + b . x with a flat direction: what the theorem speaks of."""
+
+    def __init__(self, H, b):
+        super().__init__()
+        self.x, self.H, self.b = torch.nn.Parameter(torch.zeros(len(b))), H, b
+
+
+def test_descent_on_a_quadratic_contracts_as_the_theorem_says_and_leaves_the_flat_directions():
+    torch.manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(6, 6))[0]
+    curvatures = torch.tensor([8.0, 4, 2, 0, 0, 0])
+    H = Q @ torch.diag(curvatures) @ Q.T
+    bowl = Bowl(H, H @ torch.randn(6))
+    loss = lambda model: 0.5 * model.x @ model.H @ model.x + model.b @ model.x
+    values, S = curvatures[:3].double(), Q.T[:3]
+    shift = curvature.bottom(values, S, bowl.b)                       # the gradient at x = 0 is b
+    assert (H @ shift + bowl.b).abs().max() < 1e-5                    # the minimum in S, which here is a minimum of all
+    start, alpha = torch.randn(6), 1 / 8
+    path = list(curvature.descend(bowl, loss, [()], start, alpha, 20))
+    inside, outside = curvature.contraction(path, shift, S)
+    assert len(path) == 21 and torch.equal(path[0], start)
+    bound = [(1 - alpha * 2)**t * inside[0] for t in range(21)]
+    assert all(i <= b * (1 + 1e-4) for i, b in zip(inside, bound)) and inside[-1] > 0.1 * bound[-1]  # and the bound is tight
+    c = (S @ (start - shift)) * (1 - alpha * values.float())**5
+    assert abs(inside[5] - c.norm().item()) < 1e-5
+    assert max(outside) - min(outside) < 1e-5 and outside[0] > 0.1
+
+
+# ---- routes.py ---------------------------------------------------------------------------------------------------
+
+def test_activity_is_the_mean_size_of_what_down_proj_reads_over_real_tokens():
+    model, rollout, _ = small()
+    sums, tokens = [torch.zeros(6, dtype=torch.float64) for _ in range(2)], 0
+    for n in range(12):
+        ids = torch.cat([rollout.prompt_ids[n][rollout.prompt_mask[n]], rollout.ids[n][rollout.mask[n]]])
+        hidden = []
+        handles = [layer.mlp.register_forward_pre_hook(lambda m, x: hidden.append((m, x[0]))) for layer in model.model.layers]
+        with torch.no_grad():
+            model(ids[None])
+            for l, (mlp, x) in enumerate(hidden):
+                sums[l] += (torch.nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x))[0].abs().double().sum(0)
+        for handle in handles:
+            handle.remove()
+        tokens += len(ids)
+    assert torch.allclose(routes.activity(model, rollout), torch.cat(sums) / tokens, rtol=1e-5)
+
+
+def test_policy_gradients_are_grpos_formula_part_by_part():
+    model, rollout, rewards = small()
+    old, routes.PARTS = routes.PARTS, 2
+    try:
+        gradients = routes.policy_gradients(model, rollout, rewards, 5)
+    finally:
+        routes.PARTS = old
+    for part in (0, 1):                             # prompts 0 and 2; prompts 1 and 3, of which the last has equal rewards
+        loss, count = 0.0, sum(int((~rewards[b].isnan()).sum()) for b in range(part, 4, 2))
+        for b in range(part, 4, 2):
+            r = rewards[b][~rewards[b].isnan()]
+            for i in range(3):
+                if not rewards[b, i].isnan() and r.std() > 0:
+                    n = 3 * b + i
+                    advantage = (rewards[b, i] - r.mean()) / (r.std() + 1e-6)
+                    loss = loss - advantage * sequence_logps(model, rollout, n) / rollout.mask[n].sum() / count
+        direct = torch.cat([x.flatten() for x in torch.autograd.grad(loss, list(model.parameters()))])
+        assert torch.allclose(gradients[part], direct, atol=1e-5)
+
+
+def test_gradient_cosines_have_their_error_and_their_noise_floor():
+    torch.manual_seed(0)
+    n, P = 400, routes.PARTS
+    a, b = torch.zeros(n), torch.zeros(n)
+    a[:100], b[:100], b[100:200], a[200:] = 1, -1, 1, 1               # conflict in the first hundred, nothing in common after
+    noise = lambda: 2.0 * torch.randn(P, n)
+    spans = {"all": [slice(0, n)], "0 mlp": [slice(0, 100)], "1 mlp": [slice(100, 400)]}
+    gradients = {"math": a + noise(), "qa": b + noise()}
+    found = routes.gradient_cosines(gradients, spans)
+    whole = [g.sum(0) for g in gradients.values()]
+    cell = found["all"]["math|qa"]
+    assert abs(cell["cosine"] - torch.cosine_similarity(*whole, dim=0).item()) < 1e-5
+    low = found["0 mlp"]["math|qa"]
+    assert low["cosine"] + low["ci95"] < 0 and abs(found["1 mlp"]["math|qa"]["cosine"]) < 0.25
+    draws = torch.tensor([torch.cosine_similarity((a + noise()).sum(0), (b + noise()).sum(0), dim=0).item() for _ in range(400)])
+    assert 0.4 < low["error"] / torch.tensor([torch.cosine_similarity((a + noise()).sum(0)[:100], (b + noise()).sum(0)[:100], dim=0).item()
+                                              for _ in range(400)]).std().item() < 2.5
+    assert abs(draws.mean().item() - cell["cosine"]) < 4 * draws.std().item()
+    halves = [torch.cosine_similarity(g[::2].sum(0), g[1::2].sum(0), dim=0).item() for g in gradients.values()]
+    assert abs(cell["floor"] - math.sqrt(halves[0] * halves[1])) < 1e-5
+
+
+def test_module_spans_cover_every_parameter_once():
+    model, _, _ = small()
+    spans = routes.module_spans(model)
+    n = sum(p.numel() for p in model.parameters())
+    covered = sorted(i for name, slices in spans.items() if name != "all" for s in slices for i in range(s.start, s.stop))
+    assert covered == list(range(n)) == sorted(i for s in spans["all"] for i in range(s.start, s.stop))
+    assert {"0 attention", "0 mlp", "1 attention", "1 mlp"} <= set(spans) and claims.blocks(spans) == [m for m in spans if " " in m and "norm" not in m]
+
+
+# ---- claims.py ---------------------------------------------------------------------------------------------------
+
+def report(**changes):
+    share = {"abs_and_rel": 0.8, "bf16_unchanged": 0.9, "bf16_if_dense": 0.6, "parameters": 1000}
+    cell = lambda c, e=0.01: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "floor": 0.9}}
+    damage = {"first": 0.01, "second": 0.1, "measured": 0.11, "reach": 1.0, "eigen_shares": [0.4, 0.9], "random_share": 0.001,
+              "coordinate_share": 0.002, "name": "math -> math-qa"}
+    path = {"in_minimum": [1.0, 0.3], "outside": [2.0, 1.99], "damage": [1.0, 0.1]}
+    return {"sparsity": {"a": share, "b": share}, "neuron_jaccard": {"a|b": 0.1}, "route_jaccard": {"math|qa": {"jaccard": 0.5}},
+            "gradient_cosine": {"all": cell(0.01), "0 mlp": cell(-0.5), "1 attention": cell(0.4)}, "damage": [damage],
+            "refresh": {"taken": path, "theorem": path, "bound": [1.0, 0.5]}} | changes
+
+
+def test_every_claim_is_judged_by_the_numbers_of_the_report():
+    found = claims.claims(report())
+    assert len(found) >= 20 and all(c["holds"] for c in found), [c for c in found if not c["holds"]]
+    assert found[0]["value"] == 80.0
+    weak = {"abs_and_rel": 0.1, "bf16_unchanged": 0.6, "bf16_if_dense": 0.6, "parameters": 1000}
+    cell = lambda c, e: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "floor": 0.9}}
+    wrong = {"first": 0.1, "second": 0.1, "measured": 0.9, "reach": 0.1, "eigen_shares": [0.1, 0.2], "random_share": 0.3,
+             "coordinate_share": 0.002, "name": "x"}
+    path = {"in_minimum": [1.0, 0.9], "outside": [2.0, 1.0], "damage": [1.0, 0.9]}
+    found = claims.claims(report(sparsity={"a": weak}, neuron_jaccard={"a|b": 0.6}, damage=[wrong],
+                                 gradient_cosine={"all": cell(0.5, 0.1), "0 mlp": cell(-0.5, 0.4), "1 mlp": cell(0.4, 0.4)},
+                                 refresh={"taken": path, "theorem": path, "bound": [1.0, 0.5]}))
+    assert not any(c["holds"] for c in found), [c for c in found if c["holds"]]
+    alone = claims.claims({"sparsity": {"a": weak}, "neuron_jaccard": {}})
+    assert len(alone) == 2                          # what did not run is not judged
+
+
+def test_over_runs_claims_have_means_intervals_and_counts():
+    runs = [{"claims": [{"claim": "c", "paper": "p", "value": v, "unit": "", "holds": v > 1}]} for v in (1.0, 2.0, 3.0)]
+    together, = claims.over_runs(runs)
+    assert together["value"][0] == 2.0 and abs(together["value"][1] - 4.3027 / math.sqrt(3)) < 1e-3 and together["holds"] == "2 of 3"
+    (WORK / "nonsense.json").write_text("{}")
+    raises(lambda: claims.read(WORK / "nonsense.json"), "holds no analysis")
