@@ -188,36 +188,36 @@ def routes_and_gradients(args, domains, neurons, report):
         gradients[domain] = policy_gradients(model, rollout, rewards, args.max_completion_length)
     pairs = list(combinations(domains, 2))
     expert = {domain: next(i for i, name in enumerate(args.experts) if args.domain[name] == domain) for domain in domains}
-    if neurons is not None and pairs:
-        grams, layers = neurons
+    grams, layers = neurons or (None, [])
+    if any(a is None or len(a) != len(layers) for a in active.values()):
+        print("4. Routes: the modules of this model do not show the channels of its MLPs one by one\n")
+    else:
         route = {domain: edits.top(active[domain], args.top) for domain in domains}
         print(f"4. Routes: the {args.top:.0%} of the neurons most active on a domain's tokens, in the base model")
         report["route_jaccard"], report["route_cosine"], table = {}, {}, []
         for a, b in pairs:
             i, j, key = expert[a], expert[b], f"{a}|{b}"
             both = route[a] & route[b]
-            report["route_jaccard"][key] = edits.overlap(route[a], route[b], layers)
+            report["route_jaccard"][key] = o = edits.overlap(route[a], route[b], layers)
             cosine = lambda mask: edits.cosines(grams[:, :, mask].sum(-1))[i, j].item() if mask.any() else math.nan
             by_layer = {int(l): cosine(both & (layers == l)) for l in layers.unique()}
             report["route_cosine"][key] = {"all": cosine(both), "by_layer": by_layer}
             edited = report["neuron_jaccard"][f"{args.experts[min(i, j)]}|{args.experts[max(i, j)]}"]
-            o = report["route_jaccard"][key]
             table.append([f"{a} | {b}", f"{o['jaccard']:.3f}", f"{edited:.3f}", f"{o['random']['expected']:.3f}",
                           f"{o['random_same_layers']['expected']:.3f}", f"{cosine(both):+.3f}",
                           " ".join(f"{c:+.2f}" for c in by_layer.values())])
         show(table, ["pair", "routes' Jaccard", "edits'", "random", "random, per layer", "cosine of edits on shared route",
                      "layer by layer"])
-    if pairs:
-        report["gradient_cosine"] = gradient_cosines(gradients, module_spans(model))
-        print("5. Cosine of policy gradients at the base, ± 95 % (jackknife); floor: one domain's gradient from two halves")
-        table = []
-        for a, b in pairs:
-            cells = {m: c[f"{a}|{b}"] for m, c in report["gradient_cosine"].items()}
-            whole, inner = cells["all"], {m: cells[m] for m in blocks(cells) if not math.isnan(cells[m]["cosine"])} or cells
-            ends = [min(inner, key=lambda m: inner[m]["cosine"]), max(inner, key=lambda m: inner[m]["cosine"])]
-            table.append([f"{a} | {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}",
-                          *(f"{inner[m]['cosine']:+.3f} ± {inner[m]['ci95']:.3f} {m}" for m in ends)])
-        show(table, ["pair", "all", "floor", "most conflicting", "most synergistic"])
+    report["gradient_cosine"] = gradient_cosines(gradients, module_spans(model))
+    print("5. Cosine of policy gradients at the base, ± 95 % (jackknife); floor: one domain's gradient from two halves")
+    table = []
+    for a, b in pairs:
+        cells = {m: c[f"{a}|{b}"] for m, c in report["gradient_cosine"].items()}
+        whole, inner = cells["all"], {m: cells[m] for m in blocks(cells) if not math.isnan(cells[m]["cosine"])} or cells
+        ends = [min(inner, key=lambda m: inner[m]["cosine"]), max(inner, key=lambda m: inner[m]["cosine"])]
+        table.append([f"{a} | {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}",
+                      *(f"{inner[m]['cosine']:+.3f} ± {inner[m]['ci95']:.3f} {m}" for m in ends)])
+    show(table, ["pair", "all", "floor", "most conflicting", "most synergistic"])
 
 
 def rows_of(args, domain, n):
@@ -392,11 +392,16 @@ def main():
             "no run.json says which domain an expert was trained on (--domains would)"
         print(f"Routes, gradients, damage, subspace and refresh need rows and are left out: {why}\n")
     else:
-        routes_and_gradients(args, domains, neurons, report)
+        if len(domains) > 1:
+            routes_and_gradients(args, domains, neurons, report)
+        else:
+            print(f"4, 5. Routes and gradients compare domains, and here is {domains[0]} alone\n")
         for anchor, moves in moved.items():
             around(args, anchor, moves, report)
         if "damage" in report:
             damage_tables(report)
+        elif not moved:
+            print("6 to 8. No displacement from an expert: name a second one, or --later checkpoints\n")
         if "refresh" in report:
             refresh_table(report["refresh"])
     report["claims"] = claims(report)

@@ -105,7 +105,7 @@ def over_runs(reports):
     """The claims of several runs (seeds) as one list: values become (mean, half-width), `holds` 'x of y'."""
     together = {}
     for report in reports:
-        for c in report["claims"]:
+        for c in claims(report):                    # anew from the numbers, as they were measured
             together.setdefault(c["claim"], []).append(c)
     return [{**same[0], "value": mean_ci(torch.tensor([c["value"] for c in same], dtype=torch.float64)),
              "holds": f"{sum(c['holds'] for c in same)} of {len(same)}"} for same in together.values()]
@@ -115,8 +115,8 @@ def read(file):
     """What analyze.py wrote with --json; UserError if the file holds something else."""
     try:
         report = numbers(json.loads(Path(file).read_text()))
-        report["claims"][0]["claim"], report["sparsity"]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        claims(report)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{file} holds no analysis: write it with analyze.py --json") from error
     return report
 
@@ -152,7 +152,8 @@ def plot(directory, report):
         for i in range(len(names)):
             for j in range(len(names)):
                 if i != j:
-                    plt.text(i, j, f"{matrix[i, j]:.2f}", ha="center", va="center", color="white")
+                    plt.text(i, j, f"{matrix[i, j]:.2f}", ha="center", va="center",
+                             color="white" if matrix[i, j] < 0.6 * matrix.nan_to_num().max() else "black")
         finish("neurons.png")
     if "gradient_cosine" in report:
         cells = {m: report["gradient_cosine"][m] for m in ["all", *blocks(report["gradient_cosine"])]}
@@ -166,11 +167,12 @@ def plot(directory, report):
         finish("gradients.png")
     if report.get("damage"):
         plt.figure(figsize=(9.5, 4)), plt.subplot(1, 2, 1)
-        for d in report["damage"]:
-            plt.scatter(d["first"] + d["second"], d["measured"], marker="o" if d["trained"] else "x", label=d["name"])
+        for anchor in dict.fromkeys(d["anchor"] for d in report["damage"]):
+            own = [d for d in report["damage"] if d["anchor"] == anchor]
+            plt.scatter([d["first"] + d["second"] for d in own], [d["measured"] for d in own], label=Path(anchor).name)
         plt.axline((0, 0), slope=1, color="gray", linewidth=0.8)
         plt.xscale("symlog", linthresh=1e-2), plt.yscale("symlog", linthresh=1e-2)
-        plt.xlabel("predicted: g.d + d'Hd / 2 (nats)"), plt.ylabel("measured damage (nats)"), plt.legend(fontsize=6)
+        plt.xlabel("predicted: g.d + d'Hd / 2 (nats)"), plt.ylabel("measured damage (nats)"), plt.legend(title="loss of")
         plt.subplot(1, 2, 2)
         worst = max(report["damage"], key=lambda d: d["measured"])
         times = torch.tensor([0.0, *worst["times"]])
@@ -181,7 +183,7 @@ def plot(directory, report):
         finish("damage.png")
     if "refresh" in report:
         plt.figure(figsize=(9.5, 4))
-        for i, (name, title) in enumerate((("taken", "as taken (AdamW along GRPO)"), ("theorem", "gradient descent on L_A"))):
+        for i, (name, title) in enumerate((("taken", "as taken: AdamW along GRPO"), ("theorem", "by gradient descent on L_A"))):
             r = report["refresh"][name]
             plt.subplot(1, 2, i + 1)
             for key, words in (("in_minimum", "distance in S"), ("outside", "distance outside S"), ("damage", "damage")):
@@ -201,7 +203,7 @@ def main():
     reports = [read(file) for file in args.files]
     if len(reports) > 1:
         print(f"{len(reports)} runs: mean ± 95 % t-interval, and in how many the claim holds\n")
-    show_claims(over_runs(reports) if len(reports) > 1 else reports[0]["claims"])
+    show_claims(over_runs(reports) if len(reports) > 1 else claims(reports[0]))
     if args.plot:
         plot(args.plot, reports[0])
 

@@ -17,7 +17,8 @@ The contraction is geometric, so a tenth of the original steps is a lot. Two dom
 come close to descent on the sum of their losses. The loop is that of train_grpo.py, and so are all its settings, with
 three other defaults, as few steps have to count: twice the rate (a larger alpha contracts faster), no warm-up of it, and
 twice the prompts (noise in g_A is not contracted). Where the theorem and this script differ: it steps with AdamW along
-sampled, clipped GRPO gradients, with fresh moments. What is added here: when to stop, and the report over all domains.
+sampled, clipped GRPO gradients, with fresh moments; with --keep-every 1, analyze.py measures what contracts and what
+stays, beside the theorem's own steps. What is added here: when to stop, and the report over all domains.
 """
 import argparse
 import os
@@ -72,7 +73,8 @@ def main():
     run = train(args, recovery(args) if args.until_recovered else None)
     print(f"{args.out}: {run['steps']} steps of refresh on {args.domain}" + (f"; {run['stopped'] or 'not recovered yet'}"
                                                                              if args.until_recovered else ""))
-    print(f"{'':10}{'before':>8}{'after':>8}{'change (paired, 95 %)':>24}")
+    if run["metrics"]:
+        print(f"{'':10}{'before':>8}{'after':>8}{'change (paired, 95 %)':>24}")
     for domain, scores in run["metrics"].items():
         print(f"{domain:10}{scores['before']['score']:8.1f}{scores['after']['score']:8.1f}"
               + "{:+14.1f} +-{:5.1f}".format(*scores["change"]) + "  refreshed" * (domain in args.domains))

@@ -580,8 +580,9 @@ def test_every_claim_is_judged_by_the_numbers_of_the_report():
 
 
 def test_over_runs_claims_have_means_intervals_and_counts():
-    runs = [{"claims": [{"claim": "c", "paper": "p", "value": v, "unit": "", "holds": v > 1}]} for v in (1.0, 2.0, 3.0)]
-    together, = claims.over_runs(runs)
-    assert together["value"][0] == 2.0 and abs(together["value"][1] - 4.3027 / math.sqrt(3)) < 1e-3 and together["holds"] == "2 of 3"
+    share = {"bf16_unchanged": 0.9, "bf16_if_dense": 0.6, "parameters": 1000}
+    runs = [report(sparsity={"a": share | {"abs_and_rel": v}}) for v in (0.7, 0.8, 0.9)]
+    first = claims.over_runs(runs)[0]
+    assert abs(first["value"][0] - 80) < 1e-9 and abs(first["value"][1] - 10 * 4.3027 / math.sqrt(3)) < 1e-3 and first["holds"] == "2 of 3"
     (WORK / "nonsense.json").write_text("{}")
     raises(lambda: claims.read(WORK / "nonsense.json"), "holds no analysis")
