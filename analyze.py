@@ -1,8 +1,8 @@
 """Analyze: what the paper says about edits, routes, gradients, damage and refresh, measured on checkpoints.
 
     python analyze.py --base checkpoints/base checkpoints/math checkpoints/code checkpoints/qa checkpoints/cw
-    python analyze.py --base checkpoints/base checkpoints/s0-{math,code,qa,cw} --later checkpoints/s0-*-* \\
-        --refresh checkpoints/s0-refreshed --json analysis/s0.json --plot analysis/s0
+    python analyze.py --base checkpoints/base checkpoints/s0-{math,code,qa,cw} --later checkpoints/s0-math-{code,qa,cw} \\
+        checkpoints/s0-code-math --refresh checkpoints/s0-refreshed --json s0.json --plot pictures
     python analyze.py --base some/model another/model             # weights alone: any two models of one architecture
 
 Near theta_A, the checkpoint after training on A, later training on B that adds delta_B changes A's loss by
@@ -11,7 +11,8 @@ Near theta_A, the checkpoint after training on A, later training on B that adds 
     I(B -> A) = L_A(theta_A + delta_B) - L_A(theta_A) = g_A . delta_B + 1/2 delta_B' H_A delta_B + higher orders,
 
 of which, it says, the first is small near A's optimum, and the second lies in a few directions S of high curvature that
-both domains use; a refresh contracts P_S delta_B and leaves the rest. In this order each claim is measured:
+both domains use; a refresh contracts P_S delta_B and leaves the rest. S is here (ours) the span of the leading
+eigenvectors of H_A. In this order each claim is measured:
 
     from the weights alone (edits.py)     1 sparsity   2 neurons   3 directions and ranks of the edits
     from the base model and some rows (routes.py)     4 routes   5 policy gradients
@@ -33,7 +34,7 @@ import curvature
 import edits
 from claims import blocks, claims, plot, show_claims
 from domains import DOMAINS, check_domain
-from evaluate import respond
+from evaluate import mean_ci, respond
 from interference import show
 from model import UserError, check_directory, cli, load, read_run, stage, write_json
 from routes import PARTS, activity, gradient_cosines, module_spans, policy_gradients
@@ -68,11 +69,12 @@ def parse():
     group.add_argument("--json", metavar="FILE", help="write every number")
     group.add_argument("--plot", metavar="DIR", help="draw neurons, gradients, damage and refresh there (needs matplotlib)")
     args = parser.parse_args()
-    everything = [args.base, *args.experts, *args.later, *([args.refresh] if args.refresh else [])]
-    for name in everything:
+    places = []
+    for name in [args.base, *args.experts, *args.later]:
         check_directory(name)
-        if everything.count(name) > 1:
+        if os.path.realpath(name) in places:
             raise UserError(f"{name} is named twice")
+        places.append(os.path.realpath(name))
     for name in ("prompts", "samples", "max_completion_length", "directions"):
         if getattr(args, name) < (PARTS if name == "prompts" else 1):
             raise UserError(f"--{name.replace('_', '-')} must be at least {PARTS if name == 'prompts' else 1}")
@@ -94,7 +96,10 @@ def parse():
 
 def refreshed_anchor(name):
     """theta_A of a refresh on A: the last of its ancestors that was trained on A. UserError if it cannot be found."""
+    check_directory(name)
     run = read_run(name)
+    if run.get("domain") not in DOMAINS:
+        raise UserError(f"{name} refreshed {run.get('domain', 'what no run.json says')}: name the refresh of one domain")
     if not any(Path(name).glob("step-*")):
         raise UserError(f"{name} kept none of its steps: run refresh.py with --keep-every 1")
     ancestors = [a for a in run.get("lineage", []) if os.path.isdir(a) and read_run(a).get("domain") == run["domain"]]
@@ -124,15 +129,16 @@ def weights(args, report):
     print(f"\n1. Size of the edits: share of {next(iter(report['sparsity'].values()))['parameters']:,} parameters, and norms")
     show([[short(name), *(f"{100 * s[c]:.2f} %" for c in columns), *(f"{s[c]:.3g}" for c in ("L1", "L2", "Linf"))]
           for name, s in report["sparsity"].items()], ["expert", *(c.replace("_", " ") for c in columns), "L1", "L2", "Linf"])
-    print("Mean |delta| by type of module and by layer, and effective rank (sum s^2)^2 / sum s^4, median over matrices")
+    print("Mean |delta| by type of module and by layer, and effective rank (sum s^2)^2 / sum s^4, median over matrices (~: from a sketch)")
     report["rank"] = {name: edits.ranks(found, e) for e, name in enumerate(args.experts)}
     table = []
     for group, member in (("by_type", edits.type_of), ("by_layer", lambda tensor: str(edits.layer_of(tensor)))):
         for key in report["sparsity"][args.experts[0]][group]:
             sizes = [report["sparsity"][name][group][key] for name in args.experts]
-            ranks = [[r["effective_rank"] for tensor, r in report["rank"][name].items() if member(tensor) == key] for name in args.experts]
+            own = {name: [r for tensor, r in report["rank"][name].items() if member(tensor) == key] for name in args.experts}
+            ranks, sharp = [[r["effective_rank"] for r in own[name]] for name in args.experts], all(r["exact"] for r in own[args.experts[0]])
             table.append([key if group == "by_type" else f"layer {key}", *(f"{s['L1'] / s['parameters']:.2e}" for s in sizes),
-                          *(f"{torch.tensor(r).median():.1f}" if r else "-" for r in ranks)])
+                          *(f"{'' if sharp else '~'}{torch.tensor(r).median():.1f}" if r else "-" for r in ranks)])
     show(table, ["module", *names, *(f"rank {name}" for name in names)])
 
     grams, neurons = edits.neuron_grams(found)
@@ -198,26 +204,27 @@ def routes_and_gradients(args, domains, neurons, report):
         for a, b in pairs:
             i, j, key = expert[a], expert[b], f"{a}|{b}"
             both = route[a] & route[b]
-            report["route_jaccard"][key] = o = edits.overlap(route[a], route[b], layers)
+            edited = report["neuron_jaccard"][f"{args.experts[min(i, j)]}|{args.experts[max(i, j)]}"]
+            report["route_jaccard"][key] = o = edits.overlap(route[a], route[b], layers) | {"edits": edited}
             cosine = lambda mask: edits.cosines(grams[:, :, mask].sum(-1))[i, j].item() if mask.any() else math.nan
             by_layer = {int(l): cosine(both & (layers == l)) for l in layers.unique()}
             report["route_cosine"][key] = {"all": cosine(both), "by_layer": by_layer}
-            edited = report["neuron_jaccard"][f"{args.experts[min(i, j)]}|{args.experts[max(i, j)]}"]
             table.append([f"{a} | {b}", f"{o['jaccard']:.3f}", f"{edited:.3f}", f"{o['random']['expected']:.3f}",
                           f"{o['random_same_layers']['expected']:.3f}", f"{cosine(both):+.3f}",
                           " ".join(f"{c:+.2f}" for c in by_layer.values())])
         show(table, ["pair", "routes' Jaccard", "edits'", "random", "random, per layer", "cosine of edits on shared route",
                      "layer by layer"])
     report["gradient_cosine"] = gradient_cosines(gradients, module_spans(model))
-    print("5. Cosine of policy gradients at the base, ± 95 % (jackknife); floor: one domain's gradient from two halves")
+    print("5. Cosine of policy gradients at the base, ± 95 % (jackknife); floor: what equal gradients would show through so many "
+          "samples;\n   without noise: cosine / floor")
     table = []
     for a, b in pairs:
         cells = {m: c[f"{a}|{b}"] for m, c in report["gradient_cosine"].items()}
         whole, inner = cells["all"], {m: cells[m] for m in blocks(cells) if not math.isnan(cells[m]["cosine"])} or cells
         ends = [min(inner, key=lambda m: inner[m]["cosine"]), max(inner, key=lambda m: inner[m]["cosine"])]
-        table.append([f"{a} | {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}",
+        table.append([f"{a} | {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}", f"{whole['corrected']:+.3f}",
                       *(f"{inner[m]['cosine']:+.3f} ± {inner[m]['ci95']:.3f} {m}" for m in ends)])
-    show(table, ["pair", "all", "floor", "most conflicting", "most synergistic"])
+    show(table, ["pair", "all", "floor", "without noise", "most conflicting", "most synergistic"])
 
 
 def rows_of(args, domain, n):
@@ -226,6 +233,13 @@ def rows_of(args, domain, n):
 
 
 # ---- 6 to 8: around each expert ------------------------------------------------------------------------------------
+
+def is_ancestor(name, run):
+    """Whether a run.json has a checkpoint among its ancestors: by its place, or by name and seed where that is gone."""
+    own = read_run(name)
+    return any(os.path.realpath(a) == os.path.realpath(name) or
+               not os.path.isdir(a) and short(a) == short(name) and own.get("seed") == run.get("seed") for a in run.get("lineage", []))
+
 
 def displacements(args):
     """What was added to each anchor: {anchor: [(name, source, target, trained)]}, delta = theta_target - theta_source.
@@ -240,11 +254,11 @@ def displacements(args):
         for anchor in (*args.experts, *args.later):
             before = read_run(anchor).get("recipe", [])
             after = run.get("recipe", [])[len(before):]
-            if anchor != later and short(anchor) in map(short, run.get("lineage", [])) and run.get("recipe", [])[:len(before)] == before:
+            if anchor != later and is_ancestor(anchor, run) and run.get("recipe", [])[:len(before)] == before:
                 ancestors += 1
                 if trains_on(anchor) in DOMAINS:
                     found.setdefault(anchor, []).append((f"{short(anchor)} -> {short(later)}", anchor, later, True))
-                    seen |= {(anchor, stage(after[0])[0][0])} if len(after) == 1 else set()
+                    seen |= {(anchor, stage(after[0])[0][0])} if len(after) == 1 and len(stage(after[0])[0]) == 1 else set()
         if not ancestors:
             raise UserError(f"--later {later} was trained from none of the checkpoints named here: its ancestors are "
                             f"{', '.join(run.get('lineage', [])) or 'unknown'}")
@@ -271,9 +285,8 @@ def around(args, anchor, moves, report):
     settings = {"samples": args.samples, "temperature": 1.0, "max_completion_length": args.max_completion_length}
     rollout, _, rewards = respond(model, tokenizer, domain, rows, **settings)
     correct, scored = curvature.own_correct(rollout, rewards.flatten()), curvature.own_all(rollout, rewards)
-    if not correct or not scored:
-        return print(f"{short(anchor)}: of {rewards.numel()} completions {int((rewards == 1).sum())} are correct, and no prompt "
-                     "has both right and wrong ones: no loss to look at")
+    if not correct:
+        return print(f"{short(anchor)}: of its {rewards.numel()} completions in {domain} none is correct: no loss to look at\n")
     theta = curvature.flatten(model.parameters()).detach().clone()
     start, n = curvature.value(model, curvature.nll, correct), len(theta)
     read = {}                                      # a checkpoint is read once, as several moves may share it
@@ -282,31 +295,39 @@ def around(args, anchor, moves, report):
         if name not in read:
             read[name] = curvature.flatten(load(name, args.device, torch.float32)[0].parameters()).detach()
         return read[name]
+    for name, source, target, _ in moves:
+        if torch.equal(vector(target), vector(source)):
+            print(f"{name}: nothing has moved, so nothing is damaged\n")
+    moves = [move for move in moves if not torch.equal(vector(move[2]), vector(move[1]))]
     deltas = [vector(target) - vector(source) for _, source, target, _ in moves]
 
     # 7. the leading curvature of L_A, and what of each displacement lies in it
     g, hv = (f(model, curvature.nll, correct) for f in (curvature.gradient, curvature.hessian))
     values, vectors, residuals = curvature.lanczos(hv, n, min(args.directions, n), device=model.device,
                                                    progress=f"curvature of {short(anchor)}")
-    positive = values > 0
-    S, k = vectors[positive], len(values)
-    gram = vectors @ vectors.T
+    curved = values > torch.maximum(residuals, 1e-4 * values[0])  # the rest could be flat
+    S, k = vectors[curved], len(values)
+    gram = sum((part @ part.T).double() for part in vectors.split(2**16, 1))  # (k, k), in sums short enough for fp32
     report.setdefault("subspace", {})[anchor] = spectrum = {
         "eigenvalues": values.tolist(), "residuals": residuals.tolist(), "trace": curvature.trace(hv, n, device=model.device),
         "orthonormality": (gram - torch.eye(k, device=gram.device)).abs().max().item(), "gradient_norm": g.norm().item()}
     terms = []
     for delta in deltas:
         second = curvature.quadratic(hv, delta)
-        shares = curvature.eigen_shares(values, vectors, delta, second)
+        whole = second if second > 0 else math.nan  # of a second-order gain nothing is a share
+        shares = curvature.eigen_shares(values, vectors, delta, whole)
         terms.append({"first": torch.dot(g.double(), delta.double()).item(), "second": second, "norm": delta.norm().item(),
                       "eigen_shares": shares, "k_for_50": curvature.needed(shares, 0.5), "k_for_90": curvature.needed(shares, 0.9),
-                      "coordinate_share": curvature.coordinate_share(hv, delta, second, k),
-                      "random_share": curvature.random_share(k, n, spectrum["trace"], delta, second)})
+                      "coordinate_share": curvature.coordinate_share(hv, delta, whole, k),
+                      "random_share": curvature.random_share(k, n, spectrum["trace"], delta, whole),
+                      "norm_share": (vectors @ delta).square().sum().item() / delta.square().sum().item()})
     del hv                                          # and with it the graph that it keeps
-    gs, hs = (f(model, curvature.surrogate, scored) for f in (curvature.gradient, curvature.hessian))
+    if scored:                                      # some prompt has better and worse answers
+        gs, hs = (f(model, curvature.surrogate, scored) for f in (curvature.gradient, curvature.hessian))
     for t, delta in zip(terms, deltas):
-        t |= {"surrogate_first": torch.dot(gs.double(), delta.double()).item(), "surrogate_second": curvature.quadratic(hs, delta)}
-    del hs
+        t |= {"surrogate_first": torch.dot(gs.double(), delta.double()).item() if scored else math.nan,
+              "surrogate_second": curvature.quadratic(hs, delta) if scored else math.nan}
+    hs = None
 
     # 6. what happened, and how far the quadratic model sees
     reward_loss = curvature.value(model, curvature.surrogate, scored)
@@ -318,52 +339,55 @@ def around(args, anchor, moves, report):
               "lr": read_run(target).get("args", {}).get("lr"), "measured": measured[-1],
               "remainder": measured[-1] - t["first"] - t["second"], "times": TIMES, "along": measured,
               "reach": curvature.reach(TIMES, measured, t["first"], t["second"]),
-              "surrogate": curvature.value(model, curvature.surrogate, scored) - reward_loss,
-              "points": 100 * (after.nanmean() - rewards.nanmean()).item()}
+              "surrogate": curvature.value(model, curvature.surrogate, scored) - reward_loss if scored else math.nan}
+        t["points"], t["points_ci95"] = mean_ci(100 * (after - rewards).nanmean(1))  # prompt by prompt
         report.setdefault("damage", []).append(t)
 
     # 8. the refresh: from theta_A + delta_B, by the steps it took, and by the theorem's own
-    if args.refresh and anchor == args.refreshed:
+    if args.refresh and anchor == args.refreshed and curved.any():
         damaged = vector(read_run(args.refresh)["parent"])
-        mu, alpha = values[positive][-1].item(), 1 / values[0].item()
-        shift = curvature.bottom(values[positive], S, g)
-        paths = {"taken": [damaged, *(vector(str(step)) for step in sorted(Path(args.refresh).glob("step-*")))],
-                 "theorem": list(curvature.descend(model, curvature.nll, correct, damaged, alpha, DESCENT))}
+        mu, alpha = values[curved][-1].item(), 1 / values[0].item()
+        shift = curvature.bottom(values[curved], S, g)
+        kept = sorted(Path(args.refresh).glob("step-*"))
+        paths = {"taken": [(0, damaged), *((int(step.name.removeprefix("step-")), vector(str(step))) for step in kept)],
+                 "theorem": enumerate(curvature.descend(model, curvature.nll, correct, damaged, alpha, DESCENT))}
         report["refresh"] = {"checkpoint": args.refresh, "anchor": anchor, "domain": domain, "mu": mu, "alpha": alpha,
                              "shift": shift.norm().item()}
         for name, path in paths.items():
-            inside, outside = curvature.contraction(path, theta, S)
-            minimum, _ = curvature.contraction(path, theta + shift, S)
-            losses = []
-            for point in path:
+            r = report["refresh"][name] = {key: [] for key in ("step", "in_anchor", "in_minimum", "outside", "damage")}
+            for step, point in path:
+                inside, outside = curvature.distances(point, theta, S)
                 curvature.place(model, point)
-                losses.append(curvature.value(model, curvature.nll, correct) - start)
-            report["refresh"][name] = {"in_anchor": inside, "in_minimum": minimum, "outside": outside, "damage": losses}
-        report["refresh"]["bound"] = [(1 - alpha * mu)**t * minimum[0] for t in range(DESCENT + 1)]
+                for key, number in zip(r, (step, inside, curvature.distances(point, theta + shift, S)[0], outside,
+                                           curvature.value(model, curvature.nll, correct) - start)):
+                    r[key].append(number)
+        r["bound"] = [(1 - alpha * mu)**t for t in r["step"]]  # times the distance at the start
 
 
 def damage_tables(report):
     """Print 6 and 7 from what `around` found."""
-    print("6. Damage: change of L_A (nats per correct completion of A's own) by delta_B; reach: t up to which its quadratic "
-          "is good to 20 %;\n   of minus the expected reward, by its quadratic and by importance weights; and of the score, in points")
+    print("6. Damage: change of L_A (nats per correct completion of A's own) by delta_B; reach: the t up to which remainder and "
+          "prediction\n   differ by less than 20 % of |g.d| + |d'Hd / 2|; of minus the expected reward, by its own quadratic and by "
+          "importance weights; of the score")
     signed = lambda x: f"{x:+.4f}"
-    show([[d["name"], f"{d['norm']:.2f}", *(signed(d[key]) for key in ("first", "second", "measured", "remainder")),
-           f"{d['measured'] / (d['first'] + d['second']):.2f}", f"{d['reach']:.2f}",
-           signed(d["surrogate_first"] + d["surrogate_second"]), signed(d["surrogate"]), f"{d['points']:+.1f}"]
+    show([[d["name"], f"{d['lr'] or math.nan:.0e}", f"{d['norm']:.2f}",
+           *(signed(d[key]) for key in ("first", "second", "measured", "remainder")), f"{d['reach']:.2f}",
+           signed(d["surrogate_first"] + d["surrogate_second"]), signed(d["surrogate"]), f"{d['points']:+.1f} ± {d['points_ci95']:.1f}"]
           for d in report["damage"]],
-         ["A -> B, or A + B's edit", "norm", "g.d", "d'Hd / 2", "measured", "remainder", "measured / predicted", "reach",
-          "reward predicted", "weighted", "points"])
-    print("7. Conflict subspace: leading eigenvectors of H_A by Lanczos")
+         ["A -> B, or A + B's edit", "lr", "|d|", "g.d", "d'Hd / 2", "measured", "remainder", "reach", "reward predicted",
+          "weighted", "points"])
+    print("7. Conflict subspace (ours: leading eigenvectors of H_A, the same for every B), by Lanczos")
     K = len(next(iter(report["subspace"].values()))["eigenvalues"])
     show([[short(a), f"{s['eigenvalues'][0]:.1f}", f"{s['eigenvalues'][-1]:.2f}", f"{s['trace']:.0f}", f"{s['orthonormality']:.0e}",
            f"{max(r / abs(v) for r, v in zip(s['residuals'], s['eigenvalues'])):.0e}"] for a, s in report["subspace"].items()],
          ["A", "largest", f"number {K}", "trace", "|V'V - 1|", "|Hv - lv| / l, worst"])
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < K] + [K]
-    print(f"Share of the second-order damage in the first k of them; in {K} random directions; in the {K} largest coordinates")
+    print(f"Share of the second-order damage in the first k of them; in {K} random directions; in the {K} largest coordinates; and "
+          f"what share of\n|delta_B|^2 lies in the first {K}")
     show([[d["name"], *(f"{100 * d['eigen_shares'][k - 1]:.0f} %" for k in ks), f"{100 * d['random_share']:.1g} %",
-           f"{100 * d['coordinate_share']:.1g} %", *(str(d[key] or f"> {K}") for key in ("k_for_50", "k_for_90"))]
-          for d in report["damage"]],
-         ["A -> B, or A + B's edit", *(f"k = {k}" for k in ks), "random", "largest", "k for 50 %", "k for 90 %"])
+           f"{100 * d['coordinate_share']:.1g} %", f"{100 * d['norm_share']:.2g} %",
+           *(str(d[key] or f"> {K}") for key in ("k_for_50", "k_for_90"))] for d in report["damage"]],
+         ["A -> B, or A + B's edit", *(f"k = {k}" for k in ks), "random", "largest", "of |d|^2", "k for 50 %", "k for 90 %"])
 
 
 def refresh_table(r):
@@ -373,11 +397,11 @@ def refresh_table(r):
           "   As taken: AdamW, whose steps have one size in every coordinate, along sampled GRPO gradients: no single alpha.\n"
           f"   As in the theorem: gradient descent on L_A, alpha = 1 / lambda_1 = {r['alpha']:.2g}, mu = {r['mu']:.3g}, the least "
           "curvature in S.")
-    show([[f"{name} {t}", f"{path['in_anchor'][t]:.4f}", f"{path['in_minimum'][t]:.4f}",
-           f"{r['bound'][t]:.4f}" if name == "theorem" else "-", f"{path['outside'][t]:.4f}", f"{path['damage'][t]:+.4f}"]
-          for name in ("taken", "theorem") for path in [r[name]] for t in range(len(path["outside"]))
-          if name == "taken" or t % 10 == 0],
-         ["step", "in S, to theta_A", "to the least L_A", "bound", "outside S", "damage left"])
+    show([[f"{name} {step}", f"{p['in_anchor'][t]:.4f}", f"{p['in_minimum'][t]:.4f}",
+           *([f"{p['bound'][t] * p[key][0]:.4f}" for key in ("in_anchor", "in_minimum")] if name == "theorem" else "--"),
+           f"{p['outside'][t]:.4f}", f"{p['damage'][t]:+.4f}"]
+          for name in ("taken", "theorem") for p in [r[name]] for t, step in enumerate(p["step"]) if name == "taken" or step % 10 == 0],
+         ["step", "in S, to theta_A", "to the least L_A", "bound", "bound", "outside S", "damage left"])
 
 
 def main():
@@ -405,9 +429,9 @@ def main():
         if "refresh" in report:
             refresh_table(report["refresh"])
     report["claims"] = claims(report)
-    show_claims(report["claims"])
     if args.json:
         write_json(args.json, report)
+    show_claims(report["claims"])
     if args.plot:
         plot(args.plot, report)
 

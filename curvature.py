@@ -209,7 +209,8 @@ def eigen_shares(values, vectors, delta, second):
 
         1/2 (P_S delta)' H (P_S delta) = 1/2 sum_{i <= k} lambda_i (v_i . delta)^2
 
-    values (k,), vectors (k, n): of lanczos. second: 1/2 delta' H delta, a float.
+    S is here (ours) the span of A's leading eigenvectors, the same for every B; what of B's update lies in it makes the
+    conflict. values (k,), vectors (k, n): of lanczos. second: 1/2 delta' H delta, a float above 0.
     """
     carried = 0.5 * values * (vectors @ delta).double().cpu().square()                                   # (k,)
     return (carried.cumsum(0) / second).tolist()
@@ -254,20 +255,16 @@ def bottom(values, vectors, g):
     return -((vectors @ g) / values.to(g)) @ vectors
 
 
-def contraction(path, centre, vectors):
-    """|| P_S (theta_t - centre) || and the norm of the rest, for theta_t along a path: two lists of floats.
+def distances(point, centre, vectors):
+    """|| P_S (point - centre) || and the norm of the rest: two floats.
 
-    path: vectors (n,). vectors (k, n): an orthonormal basis of S. The theorem for descent with rate alpha from theta_0:
+    vectors (k, n): an orthonormal basis of S. The theorem, for descent with rate alpha from theta_0 = theta_A + delta_B:
 
         || P_S (theta_t - theta_A) ||  <=  (1 - alpha mu_A)^t || P_S delta_B ||,     mu_A the least curvature in S.
     """
-    inside, outside = [], []
-    for point in path:
-        moved = point - centre
-        coordinates = vectors @ moved                                                                    # (k,)
-        inside.append(coordinates.norm().item())
-        outside.append((moved - vectors.T @ coordinates).double().norm().item())
-    return inside, outside
+    moved = point - centre
+    coordinates = vectors @ moved                                                                        # (k,)
+    return coordinates.norm().item(), (moved - vectors.T @ coordinates).double().norm().item()
 
 
 def descend(model, loss, parts, start, alpha, steps):

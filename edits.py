@@ -128,7 +128,7 @@ def measure(base, checkpoints, threshold=None):
     check_same_shape(sources[0], sources[1:])
     names = list(sources[0][1])
     read = lambda name: (name, measure_tensor(name, [read_tensor(files[name], name) for _, files in sources], threshold))
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(min(8, torch.get_num_threads()), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         bar = tqdm(pool.map(read, names), total=len(names), desc="read weights", unit="tensor", leave=False, delay=3)
         return {name: found for name, found in bar if found}
 
@@ -175,14 +175,18 @@ def measure_tensor(name, tensors, threshold):
             axis = 1 - where[1]
             part = torch.stack([torch.stack([(deltas[e] * deltas[f]).sum(axis) for f in range(E)]) for e in range(E)])
             (channels[:, :, i:j] if axis else channels).add_(part)                                # (E, E, r or C)
+    if not l1.isfinite().all():
+        raise UserError(f"{name} holds numbers that are not finite, in the base or in checkpoint {l1.isfinite().tolist().index(False) + 1} "
+                        "after it: a run that diverged")
     if where and where[2]:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
-    sample = base.reshape(-1)[::max(1, base.numel() >> 14)].float()
+    sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an odd stride, or it would see few of the columns
     ulp = [exponent(sample) * 2.0**-bits(t.dtype) for t in (base, *edited)]
     noise = [math.sqrt(((ulp[0]**2 + u**2) / 12).mean()) * (math.sqrt(rows) + math.sqrt(columns)) for u in ulp[1:]]
     return {"parameters": base.numel(), "shape": shape, "counts": counts, "l1": l1, "linf": linf, "gram": gram,
             "channels": channels, "mlp": where and where[0], "floor": noise,
-            "null": torch.tensor([rounding_null(l1[e].item() / base.numel(), exponent(sample) * 2.0**-7) for e in range(E)]),
+            "null": torch.tensor([rounding_null(l1[e].item() / base.numel(), sample, t.dtype == torch.bfloat16)
+                                  for e, t in enumerate(edited)]),
             "singular": None if not matrix else [spectrum(whole[e]) if exact else sketched_spectrum(probes, images[e])
                                                  for e in range(E)]}
 
@@ -218,20 +222,32 @@ def bits(dtype):
     return round(-math.log2(torch.finfo(dtype).eps))
 
 
-def rounding_null(mean_size, ulp):
-    """Share of parameters that bf16 shows unchanged if an edit of this mean size is dense, normal and blind to position.
+def rounding_null(mean_size, sample, stored_in_bf16):
+    """Share of parameters that bf16 would show unchanged if an edit of this mean size were dense and normal.
 
-    A number somewhere in its cell of width ulp, moved by d, stays in it with probability max(0, 1 - |d| / ulp). With
-    d = sigma z, z normal, s = sigma / ulp and the expectation over z in closed form:
+    A number a that bf16 rounds to r stays in r's cell (r - ulp / 2, r + ulp / 2), moved by a normal d of deviation sigma,
+    with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma): its place in the cell matters, as a
+    base that was itself stored in bf16 sits in the middle of every cell. sigma follows from the mean of |d|, which is
+    sigma sqrt(2 / pi); of an edit that is stored in bf16 only whole steps are left, of mean size
 
-        E max(0, 1 - s |z|) = erf(1 / (s sqrt 2)) - s sqrt(2 / pi) (1 - exp(-1 / (2 s^2))).
+        mean of  2 ulp sum_k Q((k - 1/2) ulp / sigma),     Q = 1 - Phi,
 
-    sigma = mean |d| sqrt(pi / 2): rounding changes the L2 norm of a small edit, but on average not its L1 norm, so this
-    holds for edits stored in bf16 too. mean_size: a float. ulp: (n,) of a sample of the base. Returns a float.
+    which is solved for sigma. mean_size: a float. sample: (n,) fp32 of the base. Returns a float.
     """
-    s = mean_size * math.sqrt(math.pi / 2) / ulp[ulp > 0].double()
-    s = s.clamp(min=1e-12)
-    return (torch.erf(1 / (s * math.sqrt(2))) + s * math.sqrt(2 / math.pi) * torch.expm1(-1 / (2 * s**2))).mean().item()
+    a = sample[sample != 0].double()
+    if mean_size == 0 or len(a) == 0:
+        return 1.0
+    r, ulp = a.bfloat16().double(), exponent(a.bfloat16()).double() * 2.0**-7
+    phi = lambda x: 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    sigma = mean_size * math.sqrt(math.pi / 2)
+    if stored_in_bf16:
+        steps = torch.arange(1, 9)[:, None] - 0.5
+        left = lambda sigma: (2 * ulp[::16] * (1 - phi(steps * ulp[::16] / sigma)).sum(0)).mean().item()
+        low, high = 0.0, sigma + 8 * ulp.max().item()
+        for _ in range(50):
+            sigma = (low + high) / 2
+            low, high = (sigma, high) if left(sigma) < mean_size else (low, sigma)
+    return (phi((r + ulp / 2 - a) / sigma) - phi((r - ulp / 2 - a) / sigma)).mean().item()
 
 
 def spectrum(delta):
@@ -349,15 +365,17 @@ def random_jaccard(sizes):
     have) X is the sum. J = X / (sum a + sum b - X): its expectation is not that of X put into the formula.
     """
     log_choose = lambda n, k: math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    total = torch.ones(1, dtype=torch.float64)                         # P(X = x), x = 0, 1, ..
+    total, least = torch.ones(1, dtype=torch.float64), 0               # P(X = x), x = least, least + 1, ..
     for n, a, b in sizes:
         x = torch.arange(min(a, b) + 1, dtype=torch.float64)
         possible = b - x <= n - a
         logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(float(b)))
         pmf = torch.where(possible, logs.exp(), 0.0)
+        likely = (pmf > 1e-16).nonzero().flatten()                     # of thousands a hundred: sums of many layers stay short
+        pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])
         spread = torch.nn.functional.pad(pmf, (len(total) - 1, len(total) - 1))
         total = torch.nn.functional.conv1d(spread[None, None], total.flip(0)[None, None])[0, 0]
-    x = torch.arange(len(total), dtype=torch.float64)
+    x = least + torch.arange(len(total), dtype=torch.float64)
     index = x / (sum(a + b for _, a, b in sizes) - x).clamp(min=1)
     below = total.cumsum(0)
     low, high = (index[min(int((below < q).sum()), len(x) - 1)].item() for q in (0.025, 0.975))

@@ -9,6 +9,7 @@ tokens, is much the same for all domains, while the gradients of two domains ove
 in single modules they conflict (cosine clearly negative) or agree. A cosine near 0 can also be noise: two halves of one
 domain's own batch show how high a cosine of equal directions could be at all, which `gradient_cosines` puts beside it.
 """
+import math
 from itertools import combinations
 
 import torch
@@ -66,38 +67,40 @@ def policy_gradients(model, rollout, rewards, max_completion_length):
         def loss(model, some, index):
             logps = token_logps(model, some)
             return policy_loss(logps, logps.detach(), None, advantages[index], some.mask, weights[index])[0]
-        gradients.append(gradient(model, loss, parts) if parts else
-                         torch.zeros(sum(p.numel() for p in model.parameters()), device=model.device))
+        gradients.append(gradient(model, loss, parts).cpu() if parts else  # many copies of the parameters: not on the GPU
+                         torch.zeros(sum(p.numel() for p in model.parameters())))
     return torch.stack(gradients)
 
 
 def gradient_cosines(gradients, spans):
-    """Cosine of two domains' gradients per module with its sampling error, and the noise floor: {module: {pair: dict}}.
+    """Cosine of two domains' gradients per module, its sampling error and the noise floor: {module: {pair: dict}}.
 
     gradients: {domain: (PARTS, n)}. spans: {module: list of slices of n}. For a pair (a, b):
-        cosine   <g_a, g_b> / (||g_a|| ||g_b||) of the whole batches
-        ci95     jackknife over the parts, half-width of the t-interval
-        floor    the geometric mean of both domains' cosines between the two halves of their own batch: what the same
-                 gradient would show, seen through half of the samples
+        cosine     <g_a, g_b> / (||g_a|| ||g_b||) of the whole batches
+        error      its standard error, by the jackknife over the parts; ci95: half-width of the t-interval
+        floor      the cosine that equal directions would show through so many samples: the geometric mean of both domains'
+                   reliabilities 2 c / (1 + c), c the cosine of the gradients of two halves of one batch (Spearman-Brown)
+        corrected  cosine / floor: that of the gradients without noise; NaN where the floor is below 0.1
     """
     names = list(gradients)
-    stacked = torch.cat([gradients[name] for name in names])                                      # (D * PARTS, n)
     report = {}
     for module, slices in spans.items():
-        gram = sum((stacked[:, s] @ stacked[:, s].T).double().cpu() for s in slices)
-        gram = gram.view(len(names), PARTS, len(names), PARTS)
-        kept = torch.ones(PARTS, dtype=torch.bool)
-        cosine = lambda keep: cosines(gram[:, keep][..., keep].sum((1, 3)))                 # (D, D)
-        whole = cosine(kept)
+        rows = [[sum((gradients[a][:, s] @ gradients[b][:, s].T).double().cpu() for s in slices) for b in names] for a in names]
+        gram = torch.stack([torch.stack(row, 1) for row in rows])                                 # (D, PARTS, D, PARTS)
+        cosine = lambda keep: cosines(gram[:, keep][..., keep].sum((1, 3)))                       # (D, D)
+        whole = cosine(torch.ones(PARTS, dtype=torch.bool))
         without = torch.stack([cosine(torch.arange(PARTS) != k) for k in range(PARTS)])           # (PARTS, D, D)
         error = ((PARTS - 1) / PARTS * (without - without.mean(0)).square().sum(0)).sqrt()
         first = torch.arange(PARTS) % 2 == 0
         halves = [gram[d, first][:, d, ~first].sum() / (gram[d, first][:, d, first].sum() * gram[d, ~first][:, d, ~first].sum()).sqrt()
                   for d in range(len(names))]
-        report[module] = {f"{a}|{b}": {
-            "cosine": whole[i, j].item(), "ci95": t_quantile(PARTS - 1) * error[i, j].item(), "error": error[i, j].item(),
-            "floor": (halves[i].clamp(min=0) * halves[j].clamp(min=0)).sqrt().item()}
-            for (i, a), (j, b) in combinations(enumerate(names), 2)}
+        reliable = [2 * c.clamp(min=0) / (1 + c.clamp(min=0)) for c in halves]
+        report[module] = {}
+        for (i, a), (j, b) in combinations(enumerate(names), 2):
+            floor = (reliable[i] * reliable[j]).sqrt().item()
+            report[module][f"{a}|{b}"] = {
+                "cosine": whole[i, j].item(), "error": error[i, j].item(), "ci95": t_quantile(PARTS - 1) * error[i, j].item(),
+                "floor": floor, "corrected": whole[i, j].item() / floor if floor > 0.1 else math.nan}
     return report
 
 

@@ -1583,7 +1583,18 @@ def test_without_rows_or_tokenizer_or_domains_the_weights_are_analyzed_and_the_r
 
 def test_a_domain_with_no_correct_completion_is_left_out_in_words():
     out = analyzed("--later", family()["math-qa"])
-    assert "qa: of 32 completions 0 are correct" in out and "math -> math-qa" in out
+    assert "qa: of its 32 completions in qa none is correct" in out and "math -> math-qa" in out
+
+
+def test_an_expert_that_has_not_moved_and_a_single_direction_are_no_crash():
+    f = family()
+    still = WORK / "family" / "still"
+    shutil.copytree(f["base"], still)
+    models.write_json(still / "run.json", models.read_run(f["qa"]))
+    code, out, err = run(analyze.main, "--base", f["base"], f["math"], still, "--prompts", 8, "--max-completion-length", 4, "--directions", 1,
+                         "--refresh", f["again"], "--data", f"math={talker()[1]}", "--json", WORK / "still.json")
+    assert code == 0 and "nothing has moved" in out and "8. Refresh" in out, (out, err)
+    assert claims.read(WORK / "still.json")["sparsity"][str(still)]["unchanged"] == 1
 
 
 def test_hessians_are_taken_of_a_model_whose_attention_has_second_derivatives():
