@@ -129,16 +129,18 @@ def weights(args, report):
     print(f"\n1. Size of the edits: share of {next(iter(report['sparsity'].values()))['parameters']:,} parameters, and norms")
     show([[short(name), *(f"{100 * s[c]:.2f} %" for c in columns), *(f"{s[c]:.3g}" for c in ("L1", "L2", "Linf"))]
           for name, s in report["sparsity"].items()], ["expert", *(c.replace("_", " ") for c in columns), "L1", "L2", "Linf"])
-    print("Mean |delta| by type of module and by layer, and effective rank (sum s^2)^2 / sum s^4, median over matrices (~: from a sketch)")
+    print("Mean |delta| by type of module and by layer, and effective rank (sum s^2)^2 / sum s^4, median over matrices (~: of a "
+          "sketch)")
     report["rank"] = {name: edits.ranks(found, e) for e, name in enumerate(args.experts)}
     table = []
     for group, member in (("by_type", edits.type_of), ("by_layer", lambda tensor: str(edits.layer_of(tensor)))):
         for key in report["sparsity"][args.experts[0]][group]:
             sizes = [report["sparsity"][name][group][key] for name in args.experts]
-            own = {name: [r for tensor, r in report["rank"][name].items() if member(tensor) == key] for name in args.experts}
-            ranks, sharp = [[r["effective_rank"] for r in own[name]] for name in args.experts], all(r["exact"] for r in own[args.experts[0]])
+            own = [[r for tensor, r in report["rank"][name].items() if member(tensor) == key] for name in args.experts]
+            about = "" if all(r["exact"] for r in own[0]) else "~"
             table.append([key if group == "by_type" else f"layer {key}", *(f"{s['L1'] / s['parameters']:.2e}" for s in sizes),
-                          *(f"{'' if sharp else '~'}{torch.tensor(r).median():.1f}" if r else "-" for r in ranks)])
+                          *(f"{about}{torch.tensor([r['effective_rank'] for r in some]).median():.1f}" if some else "-"
+                            for some in own)])
     show(table, ["module", *names, *(f"rank {name}" for name in names)])
 
     grams, neurons = edits.neuron_grams(found)
@@ -154,8 +156,8 @@ def weights(args, report):
             report["neuron_null"][key] = edits.overlap(tops[i], tops[j], layers)
             report["neuron_jaccard"][key] = report["neuron_null"][key]["jaccard"]
         range_of = lambda r: f"{r['expected']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
-        show([[" | ".join(map(short, key.split("|"))), f"{o['jaccard']:.3f}", range_of(o["random"]), range_of(o["random_same_layers"])]
-              for key, o in report["neuron_null"].items()],
+        show([[" | ".join(map(short, key.split("|"))), f"{o['jaccard']:.3f}", range_of(o["random"]),
+               range_of(o["random_same_layers"])] for key, o in report["neuron_null"].items()],
              ["pair", "Jaccard", "random (95 % range)", "random, as many per layer"])
     if pairs:
         modules = edits.module_grams(found)
@@ -170,8 +172,8 @@ def weights(args, report):
             report["cosine"][f"{args.experts[i]}|{args.experts[j]}"] = {"by_module": by, "shared_neurons": shared}
             inner = {m: by[m] for m in blocks(by) if not math.isnan(by[m])} or {"all": by["all"]}
             low, high = min(inner, key=inner.get), max(inner, key=inner.get)
-            rows.append([f"{names[i]} | {names[j]}", f"{by['all']:+.3f}", f"{inner[low]:+.3f} {low}", f"{inner[high]:+.3f} {high}",
-                         "-" if shared is None else f"{shared:+.3f}"])
+            rows.append([f"{names[i]} | {names[j]}", f"{by['all']:+.3f}", f"{inner[low]:+.3f} {low}",
+                         f"{inner[high]:+.3f} {high}", "-" if shared is None else f"{shared:+.3f}"])
         show(rows, ["pair", "all", "lowest", "highest", "shared neurons"])
     return (grams, layers) if grams is not None else None
 
@@ -222,8 +224,8 @@ def routes_and_gradients(args, domains, neurons, report):
         cells = {m: c[f"{a}|{b}"] for m, c in report["gradient_cosine"].items()}
         whole, inner = cells["all"], {m: cells[m] for m in blocks(cells) if not math.isnan(cells[m]["cosine"])} or cells
         ends = [min(inner, key=lambda m: inner[m]["cosine"]), max(inner, key=lambda m: inner[m]["cosine"])]
-        table.append([f"{a} | {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}", f"{whole['corrected']:+.3f}",
-                      *(f"{inner[m]['cosine']:+.3f} ± {inner[m]['ci95']:.3f} {m}" for m in ends)])
+        table.append([f"{a} | {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}",
+                      f"{whole['corrected']:+.3f}", *(f"{inner[m]['cosine']:+.3f} ± {inner[m]['ci95']:.3f} {m}" for m in ends)])
     show(table, ["pair", "all", "floor", "without noise", "most conflicting", "most synergistic"])
 
 
@@ -236,9 +238,8 @@ def rows_of(args, domain, n):
 
 def is_ancestor(name, run):
     """Whether a run.json has a checkpoint among its ancestors: by its place, or by name and seed where that is gone."""
-    own = read_run(name)
-    return any(os.path.realpath(a) == os.path.realpath(name) or
-               not os.path.isdir(a) and short(a) == short(name) and own.get("seed") == run.get("seed") for a in run.get("lineage", []))
+    gone = lambda a: not os.path.isdir(a) and short(a) == short(name) and read_run(name).get("seed") == run.get("seed")
+    return any(os.path.realpath(a) == os.path.realpath(name) or gone(a) for a in run.get("lineage", []))
 
 
 def displacements(args):
@@ -366,24 +367,26 @@ def around(args, anchor, moves, report):
 
 def damage_tables(report):
     """Print 6 and 7 from what `around` found."""
-    print("6. Damage: change of L_A (nats per correct completion of A's own) by delta_B; reach: the t up to which remainder and "
-          "prediction\n   differ by less than 20 % of |g.d| + |d'Hd / 2|; of minus the expected reward, by its own quadratic and by "
+    print("6. Damage: change of L_A (nats per correct completion of A's own) by delta_B, and its expansion; reach: the t up to "
+          "which this is\n   right to 20 % of |g.d| + |d'Hd / 2|; change of minus the expected reward, by its own quadratic and by "
           "importance weights; of the score")
     signed = lambda x: f"{x:+.4f}"
     show([[d["name"], f"{d['lr'] or math.nan:.0e}", f"{d['norm']:.2f}",
            *(signed(d[key]) for key in ("first", "second", "measured", "remainder")), f"{d['reach']:.2f}",
-           signed(d["surrogate_first"] + d["surrogate_second"]), signed(d["surrogate"]), f"{d['points']:+.1f} ± {d['points_ci95']:.1f}"]
+           signed(d["surrogate_first"] + d["surrogate_second"]), signed(d["surrogate"]),
+           f"{d['points']:+.1f} ± {d['points_ci95']:.1f}"]
           for d in report["damage"]],
          ["A -> B, or A + B's edit", "lr", "|d|", "g.d", "d'Hd / 2", "measured", "remainder", "reach", "reward predicted",
           "weighted", "points"])
     print("7. Conflict subspace (ours: leading eigenvectors of H_A, the same for every B), by Lanczos")
     K = len(next(iter(report["subspace"].values()))["eigenvalues"])
-    show([[short(a), f"{s['eigenvalues'][0]:.1f}", f"{s['eigenvalues'][-1]:.2f}", f"{s['trace']:.0f}", f"{s['orthonormality']:.0e}",
-           f"{max(r / abs(v) for r, v in zip(s['residuals'], s['eigenvalues'])):.0e}"] for a, s in report["subspace"].items()],
+    show([[short(a), f"{s['eigenvalues'][0]:.1f}", f"{s['eigenvalues'][-1]:.2f}", f"{s['trace']:.0f}",
+           f"{s['orthonormality']:.0e}", f"{max(r / abs(v) for r, v in zip(s['residuals'], s['eigenvalues'])):.0e}"]
+          for a, s in report["subspace"].items()],
          ["A", "largest", f"number {K}", "trace", "|V'V - 1|", "|Hv - lv| / l, worst"])
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < K] + [K]
-    print(f"Share of the second-order damage in the first k of them; in {K} random directions; in the {K} largest coordinates; and "
-          f"what share of\n|delta_B|^2 lies in the first {K}")
+    print(f"Share of the second-order damage in the first k of them; in {K} random directions; in the {K} largest coordinates;\n"
+          f"and what share of |delta_B|^2 lies in the first {K}")
     show([[d["name"], *(f"{100 * d['eigen_shares'][k - 1]:.0f} %" for k in ks), f"{100 * d['random_share']:.1g} %",
            f"{100 * d['coordinate_share']:.1g} %", f"{100 * d['norm_share']:.2g} %",
            *(str(d[key] or f"> {K}") for key in ("k_for_50", "k_for_90"))] for d in report["damage"]],
@@ -393,15 +396,19 @@ def damage_tables(report):
 def refresh_table(r):
     """Print 8: how far the refreshed model is from theta_A, inside S and outside."""
     print(f"8. Refresh on {r['domain']} from {short(r['anchor'])} + delta_B: distance in S to theta_A, and to the least L_A in S, "
-          f"{r['shift']:.3f} from it;\n   distance outside S; L_A - L_A(theta_A).\n"
+          f"\n   {r['shift']:.3f} from it; distance outside S; L_A - L_A(theta_A).\n"
           "   As taken: AdamW, whose steps have one size in every coordinate, along sampled GRPO gradients: no single alpha.\n"
           f"   As in the theorem: gradient descent on L_A, alpha = 1 / lambda_1 = {r['alpha']:.2g}, mu = {r['mu']:.3g}, the least "
           "curvature in S.")
-    show([[f"{name} {step}", f"{p['in_anchor'][t]:.4f}", f"{p['in_minimum'][t]:.4f}",
-           *([f"{p['bound'][t] * p[key][0]:.4f}" for key in ("in_anchor", "in_minimum")] if name == "theorem" else "--"),
-           f"{p['outside'][t]:.4f}", f"{p['damage'][t]:+.4f}"]
-          for name in ("taken", "theorem") for p in [r[name]] for t, step in enumerate(p["step"]) if name == "taken" or step % 10 == 0],
-         ["step", "in S, to theta_A", "to the least L_A", "bound", "bound", "outside S", "damage left"])
+    rows = []
+    for name in ("taken", "theorem"):
+        p = r[name]
+        for t, step in enumerate(p["step"]):
+            bounds = [f"{p['bound'][t] * p[key][0]:.4f}" if name == "theorem" else "-" for key in ("in_anchor", "in_minimum")]
+            if name == "taken" or step % 10 == 0:
+                rows.append([f"{name} {step}", f"{p['in_anchor'][t]:.4f}", f"{p['in_minimum'][t]:.4f}", *bounds,
+                             f"{p['outside'][t]:.4f}", f"{p['damage'][t]:+.4f}"])
+    show(rows, ["step", "in S, to theta_A", "to the least L_A", "bound", "bound", "outside S", "damage left"])
 
 
 def main():

@@ -52,8 +52,9 @@ def claims(report):
         cells = report["gradient_cosine"]
         whole = [abs(c["corrected"]) for c in cells["all"].values() if not math.isnan(c["corrected"])]
         if whole:                                   # none: the gradients are noise, and nothing can be said of their angle
-            claim("|cosine| of two full policy gradients, freed of noise, below 0.1", "about 0", mean(whole), "", mean(whole) < 0.1)
-        inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if not math.isnan(c["cosine"])]
+            claim("|cosine| of two full policy gradients, freed of noise, below 0.1", "about 0", mean(whole), "",
+                  mean(whole) < 0.1)
+        inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if c["cosine"] == c["cosine"]]
         if inner:
             t = t_quantile(PARTS - 1, 1 - 0.05 / len(inner))  # of so many modules one is low by chance
             for words, sign in (("negative", -1), ("positive", 1)):
@@ -73,8 +74,9 @@ def claims(report):
         claim("part of the way on which the largest damage is predicted to 20 %", "all", worst["reach"], "", worst["reach"] == 1)
         curved = [d for d in harmed if d["second"] > 0]
         K = len(worst["eigen_shares"])
+        largest = [d for d in curved if d is worst]
         for words, some in ((f"second-order damage that {K} directions carry, median over half", curved),
-                            (f"of the largest damage, that {K} directions carry, over half", [worst] if worst in curved else [])):
+                            (f"of the largest damage, that {K} directions carry, over half", largest)):
             if some:
                 carried = median([d["eigen_shares"][-1] for d in some])
                 claim(words, "low-dimensional", 100 * carried, "%", carried > 0.5)
@@ -82,15 +84,16 @@ def claims(report):
             moved = median([d["norm_share"] for d in curved])
             claim(f"of |delta_B|^2, that lies in these {K}: below 5 %", "-", 100 * moved, "%", moved < 0.05)
             control = median([max(d["random_share"], d["coordinate_share"]) for d in curved])
-            claim(f"of the damage, that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control, "%", control < 0.05)
+            claim(f"of the damage, that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control, "%",
+                  control < 0.05)
     if "refresh" in report and report["refresh"]["taken"]["damage"][0] > HARM:
         for name, words in (("taken", "refresh as taken"), ("theorem", "refresh by gradient descent")):
             r = report["refresh"][name]
             left = {key: 100 * r[key][-1] / r[key][0] for key in ("in_anchor", "in_minimum", "outside", "damage")}
             words = f"{words} ({r['step'][-1]} steps)"
             claim(f"{words}: damage that is left, below a fifth", "recovers", left["damage"], "%", left["damage"] < 20)
-            claim(f"{words}: distance to theta_A in S that is left, below half", "contracts", left["in_anchor"], "%", left["in_anchor"] < 50)
-            claim(f"{words}: to the least L_A in S (ours), below half", "contracts", left["in_minimum"], "%", left["in_minimum"] < 50)
+            for key, where in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A in S (ours)")):
+                claim(f"{words}: distance in S {where} that is left, below half", "contracts", left[key], "%", left[key] < 50)
             claim(f"{words}: distance outside S that is left, above 90 %", "stays", left["outside"], "%", left["outside"] > 90)
         for key, words in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A in S (ours)")):
             held = next((t for t in range(1, len(r["step"])) if r[key][t] > 1.001 * r["bound"][t] * r[key][0]), len(r["step"])) - 1
@@ -120,10 +123,14 @@ def over_runs(reports):
     for report in reports:
         for c in claims(report):                    # anew from the numbers, as they were measured
             together.setdefault(c["claim"], []).append(c)
-    alike = lambda same: len(same) > 1 and len({c["value"] for c in same}) == 1  # of the base, which all runs share
-    return [{**same[0], "value": same[0]["value"] if alike(same) else mean_ci(torch.tensor([c["value"] for c in same], dtype=torch.float64)),
-             "holds": f"{'yes' if same[0]['holds'] else 'no'} (one base)" if alike(same) else
-             f"{sum(c['holds'] for c in same)} of {len(same)}"} for same in together.values()]
+    found = []
+    for same in together.values():
+        values, count = [c["value"] for c in same], sum(c["holds"] for c in same)
+        if len(set(values)) == 1 < len(values):     # of the base, which all runs share: one measurement, not several
+            found.append({**same[0], "holds": f"{'yes' if count else 'no'} (one base)"})
+        else:
+            found.append({**same[0], "value": mean_ci(torch.tensor(values, dtype=torch.float64)), "holds": f"{count} of {len(same)}"})
+    return found
 
 
 def read(file):

@@ -149,7 +149,7 @@ def measure_tensor(name, tensors, threshold):
     rows, columns = base.shape
     E, dtype = len(edited), torch.float64 if torch.float64 in {t.dtype for t in (base, *edited)} else torch.float32
     counts = np.zeros((E, len(SHARES) + (threshold is not None)), np.int64)
-    l1, linf, gram = torch.zeros(E, dtype=torch.float64), torch.zeros(E, dtype=torch.float64), torch.zeros(E, E, dtype=torch.float64)
+    l1, linf, gram = (torch.zeros(shape, dtype=torch.float64) for shape in (E, E, (E, E)))
     where = channels_of(name, base)
     channels = torch.zeros(E, E, rows if where and where[1] == 0 else columns, dtype=torch.float64) if where else None
     exact = matrix and min(rows, columns) <= EXACT_UP_TO
@@ -176,8 +176,9 @@ def measure_tensor(name, tensors, threshold):
             part = torch.stack([torch.stack([(deltas[e] * deltas[f]).sum(axis) for f in range(E)]) for e in range(E)])
             (channels[:, :, i:j] if axis else channels).add_(part)                                # (E, E, r or C)
     if not l1.isfinite().all():
-        raise UserError(f"{name} holds numbers that are not finite, in the base or in checkpoint {l1.isfinite().tolist().index(False) + 1} "
-                        "after it: a run that diverged")
+        which = l1.isfinite().tolist().index(False) + 1
+        raise UserError(f"{name} holds numbers that are not finite, in the base or in checkpoint {which} after it: a run "
+                        "that diverged")
     if where and where[2]:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
     sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an odd stride, or it would see few of the columns

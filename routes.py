@@ -92,8 +92,8 @@ def gradient_cosines(gradients, spans):
         without = torch.stack([cosine(torch.arange(PARTS) != k) for k in range(PARTS)])           # (PARTS, D, D)
         error = ((PARTS - 1) / PARTS * (without - without.mean(0)).square().sum(0)).sqrt()
         first = torch.arange(PARTS) % 2 == 0
-        halves = [gram[d, first][:, d, ~first].sum() / (gram[d, first][:, d, first].sum() * gram[d, ~first][:, d, ~first].sum()).sqrt()
-                  for d in range(len(names))]
+        within = lambda d, a, b: gram[d, a][:, d, b].sum()
+        halves = [within(d, first, ~first) / (within(d, first, first) * within(d, ~first, ~first)).sqrt() for d in range(len(names))]
         reliable = [2 * c.clamp(min=0) / (1 + c.clamp(min=0)) for c in halves]
         report[module] = {}
         for (i, a), (j, b) in combinations(enumerate(names), 2):
