@@ -156,7 +156,7 @@ def weights(args, report):
             report["neuron_null"][key] = edits.overlap(tops[i], tops[j], layers)
             report["neuron_jaccard"][key] = report["neuron_null"][key]["jaccard"]
         range_of = lambda r: f"{r['expected']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
-        show([[" | ".join(map(short, key.split("|"))), f"{o['jaccard']:.3f}", range_of(o["random"]),
+        show([[", ".join(map(short, key.split("|"))), f"{o['jaccard']:.3f}", range_of(o["random"]),
                range_of(o["random_same_layers"])] for key, o in report["neuron_null"].items()],
              ["pair", "Jaccard", "random (95 % range)", "random, as many per layer"])
     if pairs:
@@ -172,7 +172,7 @@ def weights(args, report):
             report["cosine"][f"{args.experts[i]}|{args.experts[j]}"] = {"by_module": by, "shared_neurons": shared}
             inner = {m: by[m] for m in blocks(by) if not math.isnan(by[m])} or {"all": by["all"]}
             low, high = min(inner, key=inner.get), max(inner, key=inner.get)
-            rows.append([f"{names[i]} | {names[j]}", f"{by['all']:+.3f}", f"{inner[low]:+.3f} {low}",
+            rows.append([f"{names[i]}, {names[j]}", f"{by['all']:+.3f}", f"{inner[low]:+.3f} {low}",
                          f"{inner[high]:+.3f} {high}", "-" if shared is None else f"{shared:+.3f}"])
         show(rows, ["pair", "all", "lowest", "highest", "shared neurons"])
     return (grams, layers) if grams is not None else None
@@ -211,7 +211,7 @@ def routes_and_gradients(args, domains, neurons, report):
             cosine = lambda mask: edits.cosines(grams[:, :, mask].sum(-1))[i, j].item() if mask.any() else math.nan
             by_layer = {int(l): cosine(both & (layers == l)) for l in layers.unique()}
             report["route_cosine"][key] = {"all": cosine(both), "by_layer": by_layer}
-            table.append([f"{a} | {b}", f"{o['jaccard']:.3f}", f"{edited:.3f}", f"{o['random']['expected']:.3f}",
+            table.append([f"{a}, {b}", f"{o['jaccard']:.3f}", f"{edited:.3f}", f"{o['random']['expected']:.3f}",
                           f"{o['random_same_layers']['expected']:.3f}", f"{cosine(both):+.3f}",
                           " ".join(f"{c:+.2f}" for c in by_layer.values())])
         show(table, ["pair", "routes' Jaccard", "edits'", "random", "random, per layer", "cosine of edits on shared route",
@@ -224,7 +224,7 @@ def routes_and_gradients(args, domains, neurons, report):
         cells = {m: c[f"{a}|{b}"] for m, c in report["gradient_cosine"].items()}
         whole, inner = cells["all"], {m: cells[m] for m in blocks(cells) if not math.isnan(cells[m]["cosine"])} or cells
         ends = [min(inner, key=lambda m: inner[m]["cosine"]), max(inner, key=lambda m: inner[m]["cosine"])]
-        table.append([f"{a} | {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}",
+        table.append([f"{a}, {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}",
                       f"{whole['corrected']:+.3f}", *(f"{inner[m]['cosine']:+.3f} ± {inner[m]['ci95']:.3f} {m}" for m in ends)])
     show(table, ["pair", "all", "floor", "without noise", "most conflicting", "most synergistic"])
 
@@ -376,21 +376,21 @@ def damage_tables(report):
            signed(d["surrogate_first"] + d["surrogate_second"]), signed(d["surrogate"]),
            f"{d['points']:+.1f} ± {d['points_ci95']:.1f}"]
           for d in report["damage"]],
-         ["A -> B, or A + B's edit", "lr", "|d|", "g.d", "d'Hd / 2", "measured", "remainder", "reach", "reward predicted",
+         ["A -> B, or A + B's edit", "lr", "norm", "g.d", "d'Hd / 2", "measured", "remainder", "reach", "reward predicted",
           "weighted", "points"])
     print("7. Conflict subspace (ours: leading eigenvectors of H_A, the same for every B), by Lanczos")
     K = len(next(iter(report["subspace"].values()))["eigenvalues"])
     show([[short(a), f"{s['eigenvalues'][0]:.1f}", f"{s['eigenvalues'][-1]:.2f}", f"{s['trace']:.0f}",
            f"{s['orthonormality']:.0e}", f"{max(r / abs(v) for r, v in zip(s['residuals'], s['eigenvalues'])):.0e}"]
           for a, s in report["subspace"].items()],
-         ["A", "largest", f"number {K}", "trace", "|V'V - 1|", "|Hv - lv| / l, worst"])
+         ["A", "largest", f"number {K}", "trace", "V'V - 1, largest", "Hv - lv over l, worst"])
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < K] + [K]
     print(f"Share of the second-order damage in the first k of them; in {K} random directions; in the {K} largest coordinates;\n"
           f"and what share of |delta_B|^2 lies in the first {K}")
     show([[d["name"], *(f"{100 * d['eigen_shares'][k - 1]:.0f} %" for k in ks), f"{100 * d['random_share']:.1g} %",
            f"{100 * d['coordinate_share']:.1g} %", f"{100 * d['norm_share']:.2g} %",
            *(str(d[key] or f"> {K}") for key in ("k_for_50", "k_for_90"))] for d in report["damage"]],
-         ["A -> B, or A + B's edit", *(f"k = {k}" for k in ks), "random", "largest", "of |d|^2", "k for 50 %", "k for 90 %"])
+         ["A -> B, or A + B's edit", *(f"k = {k}" for k in ks), "random", "largest", "of the norm^2", "k for 50 %", "k for 90 %"])
 
 
 def refresh_table(r):

@@ -35,7 +35,7 @@ def claims(report):
         found.append({"claim": words, "paper": paper, "value": value, "unit": unit, "holds": bool(holds)})
     sparse = list(report["sparsity"].values())
     share = 100 * mean([s["abs_and_rel"] for s in sparse])
-    claim("parameters with |delta| < 1e-7 and a relative change < 1e-3", "77 to 89 %", share, "%", share >= 77)
+    claim("parameters that moved by less than 1e-7, and less than 1e-3 of themselves", "77 to 89 %", share, "%", share >= 77)
     more = 100 * mean([s["bf16_unchanged"] - s["bf16_if_dense"] for s in sparse])
     claim("unchanged in bf16 beyond what a dense edit of that size would be, over 5 points", "-", more, "points", more > 5)
     domain = report.get("domains", {})
@@ -52,7 +52,7 @@ def claims(report):
         cells = report["gradient_cosine"]
         whole = [abs(c["corrected"]) for c in cells["all"].values() if not math.isnan(c["corrected"])]
         if whole:                                   # none: the gradients are noise, and nothing can be said of their angle
-            claim("|cosine| of two full policy gradients, freed of noise, below 0.1", "about 0", mean(whole), "",
+            claim("cosine of two full policy gradients, its size, freed of noise: below 0.1", "about 0", mean(whole), "",
                   mean(whole) < 0.1)
         inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if c["cosine"] == c["cosine"]]
         if inner:
@@ -67,7 +67,7 @@ def claims(report):
         ratio = median([abs(d["first"] / d["second"]) for d in harmed])
         claim("damaged pairs: first-order over second-order term, median below 0.5", "small", ratio, "", ratio < 0.5)
         good = 100 * mean([d["reach"] == 1 for d in harmed])
-        claim("damaged pairs predicted to 20 % (of |g.d| + d'Hd / 2) all the way, over half", "all", good, "%", good > 50)
+        claim("damaged pairs predicted to 20 % of the terms' size all the way, over half", "all", good, "%", good > 50)
         worst = max(harmed, key=lambda d: d["measured"])
         ratio = worst["measured"] / (worst["first"] + worst["second"])
         claim("the largest damage over its prediction, within 20 %", "1", ratio, "", 1 / 1.2 < ratio < 1.2)
@@ -82,7 +82,7 @@ def claims(report):
                 claim(words, "low-dimensional", 100 * carried, "%", carried > 0.5)
         if curved:
             moved = median([d["norm_share"] for d in curved])
-            claim(f"of |delta_B|^2, that lies in these {K}: below 5 %", "-", 100 * moved, "%", moved < 0.05)
+            claim(f"of the squared norm of delta_B, that lies in these {K}: below 5 %", "-", 100 * moved, "%", moved < 0.05)
             control = median([max(d["random_share"], d["coordinate_share"]) for d in curved])
             claim(f"of the damage, that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control, "%",
                   control < 0.05)
@@ -92,10 +92,10 @@ def claims(report):
             left = {key: 100 * r[key][-1] / r[key][0] for key in ("in_anchor", "in_minimum", "outside", "damage")}
             words = f"{words} ({r['step'][-1]} steps)"
             claim(f"{words}: damage that is left, below a fifth", "recovers", left["damage"], "%", left["damage"] < 20)
-            for key, where in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A in S (ours)")):
+            for key, where in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A (ours)")):
                 claim(f"{words}: distance in S {where} that is left, below half", "contracts", left[key], "%", left[key] < 50)
             claim(f"{words}: distance outside S that is left, above 90 %", "stays", left["outside"], "%", left["outside"] > 90)
-        for key, words in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A in S (ours)")):
+        for key, words in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A (ours)")):
             held = next((t for t in range(1, len(r["step"])) if r[key][t] > 1.001 * r["bound"][t] * r[key][0]), len(r["step"])) - 1
             claim(f"descent steps in which the distance in S {words} obeys the theorem's bound", f"all {r['step'][-1]}", held, "",
                   held == r["step"][-1])
