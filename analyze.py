@@ -29,6 +29,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 import curvature
 import edits
@@ -332,7 +333,8 @@ def around(args, anchor, moves, report):
 
     # 6. what happened, and how far the quadratic model sees
     reward_loss = curvature.value(model, curvature.surrogate, scored)
-    for t, delta, (name, _, target, trained) in zip(terms, deltas, moves):
+    bar = lambda items, words: tqdm(list(items), desc=f"{words} {short(anchor)}", leave=False, delay=3)
+    for t, delta, (name, _, target, trained) in bar(zip(terms, deltas, moves), "damage of"):
         measured = curvature.along(model, curvature.nll, correct, theta, delta, TIMES)
         curvature.place(model, theta + delta)
         _, _, after = respond(model, tokenizer, domain, rows, **settings)
@@ -351,12 +353,12 @@ def around(args, anchor, moves, report):
         shift = curvature.bottom(values[curved], S, g)
         kept = sorted(Path(args.refresh).glob("step-*"))
         paths = {"taken": [(0, damaged), *((int(step.name.removeprefix("step-")), vector(str(step))) for step in kept)],
-                 "theorem": enumerate(curvature.descend(model, curvature.nll, correct, damaged, alpha, DESCENT))}
+                 "theorem": enumerate(curvature.descend(model, curvature.nll, correct, damaged, alpha, DESCENT))}  # as it goes
         report["refresh"] = {"checkpoint": args.refresh, "anchor": anchor, "domain": domain, "mu": mu, "alpha": alpha,
                              "shift": shift.norm().item()}
         for name, path in paths.items():
             r = report["refresh"][name] = {key: [] for key in ("step", "in_anchor", "in_minimum", "outside", "damage")}
-            for step, point in path:
+            for step, point in tqdm(path, desc=f"refresh of {short(anchor)}, {name}", leave=False, delay=3):
                 inside, outside = curvature.distances(point, theta, S)
                 curvature.place(model, point)
                 for key, number in zip(r, (step, inside, curvature.distances(point, theta + shift, S)[0], outside,

@@ -129,7 +129,8 @@ def over_runs(reports):
         if len(set(values)) == 1 < len(values):     # of the base, which all runs share: one measurement, not several
             found.append({**same[0], "holds": f"{'yes' if count else 'no'} (one base)"})
         else:
-            found.append({**same[0], "value": mean_ci(torch.tensor(values, dtype=torch.float64)), "holds": f"{count} of {len(same)}"})
+            found.append({**same[0], "value": mean_ci(torch.tensor(values, dtype=torch.float64)),
+                          "holds": f"{count} of {len(same)}"})
     return found
 
 

@@ -13,6 +13,7 @@ import math
 from itertools import combinations
 
 import torch
+from tqdm import tqdm
 
 from curvature import BUDGET, gradient, parameters
 from edits import cosines, module_of
@@ -58,7 +59,7 @@ def policy_gradients(model, rollout, rewards, max_completion_length):
     advantages = group_advantages(rewards).flatten().to(model.device)                             # (N,)
     graded = ~rewards.flatten().isnan().to(model.device)
     gradients = []
-    for part in range(PARTS):
+    for part in tqdm(range(PARTS), desc="policy gradients", leave=False, delay=3):
         mine = rollout.group % PARTS == part
         weights = token_weights(rollout.mask.sum(1), graded & mine, "grpo", max_completion_length)
         live = (mine & graded & (advantages != 0)).nonzero().squeeze(1).tolist()
@@ -93,7 +94,8 @@ def gradient_cosines(gradients, spans):
         error = ((PARTS - 1) / PARTS * (without - without.mean(0)).square().sum(0)).sqrt()
         first = torch.arange(PARTS) % 2 == 0
         within = lambda d, a, b: gram[d, a][:, d, b].sum()
-        halves = [within(d, first, ~first) / (within(d, first, first) * within(d, ~first, ~first)).sqrt() for d in range(len(names))]
+        halves = [within(d, first, ~first) / (within(d, first, first) * within(d, ~first, ~first)).sqrt()
+                  for d in range(len(names))]
         reliable = [2 * c.clamp(min=0) / (1 + c.clamp(min=0)) for c in halves]
         report[module] = {}
         for (i, a), (j, b) in combinations(enumerate(names), 2):
