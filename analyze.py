@@ -309,7 +309,7 @@ def around(args, anchor, moves, report):
                                                    progress=f"curvature of {short(anchor)}")
     curved = values > torch.maximum(residuals, 1e-4 * values[0])  # the rest could be flat
     S, k = vectors[curved], len(values)
-    gram = sum((part @ part.T).double() for part in vectors.split(2**16, 1))  # (k, k), in sums short enough for fp32
+    gram = curvature.inner(vectors, vectors)                                                      # (k, k)
     report.setdefault("subspace", {})[anchor] = spectrum = {
         "eigenvalues": values.tolist(), "residuals": residuals.tolist(), "trace": curvature.trace(hv, n, device=model.device),
         "orthonormality": (gram - torch.eye(k, device=gram.device)).abs().max().item(), "gradient_norm": g.norm().item()}
@@ -322,7 +322,7 @@ def around(args, anchor, moves, report):
                       "eigen_shares": shares, "k_for_50": curvature.needed(shares, 0.5), "k_for_90": curvature.needed(shares, 0.9),
                       "coordinate_share": curvature.coordinate_share(hv, delta, whole, k),
                       "random_share": curvature.random_share(k, n, spectrum["trace"], delta, whole),
-                      "norm_share": (vectors @ delta).square().sum().item() / delta.square().sum().item()})
+                      "norm_share": curvature.inner(vectors, delta).square().sum().item() / delta.double().square().sum().item()})
     del hv                                          # and with it the graph that it keeps
     if scored:                                      # some prompt has better and worse answers
         gs, hs = (f(model, curvature.surrogate, scored) for f in (curvature.gradient, curvature.hessian))

@@ -164,8 +164,17 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
 def orthogonal(vector, basis):
     """What of a vector (n,) is orthogonal to the rows of an orthonormal basis (j, n); twice, for rounding's sake."""
     for _ in range(2):
-        vector = vector - basis.T @ (basis @ vector)
+        vector = vector - basis.T @ inner(basis, vector).float()
     return vector
+
+
+def inner(rows, vector):
+    """Inner products of rows (j, n) with a vector (n,) or with rows (k, n): (j,) or (j, k) fp64.
+
+    In pieces: a sum of millions of products in fp32 is right to three digits only.
+    """
+    pieces = zip(rows.split(2**16, -1), vector.split(2**16, -1))
+    return sum(torch.tensordot(a, b, ([-1], [-1])).double() for a, b in pieces)
 
 
 # ---- damage ------------------------------------------------------------------------------------------------------
@@ -212,7 +221,7 @@ def eigen_shares(values, vectors, delta, second):
     S is here (ours) the span of A's leading eigenvectors, the same for every B; what of B's update lies in it makes the
     conflict. values (k,), vectors (k, n): of lanczos. second: 1/2 delta' H delta, a float above 0.
     """
-    carried = 0.5 * values * (vectors @ delta).double().cpu().square()                                   # (k,)
+    carried = 0.5 * values * inner(vectors, delta).cpu().square()                                        # (k,)
     return (carried.cumsum(0) / second).tolist()
 
 
@@ -252,7 +261,7 @@ def bottom(values, vectors, g):
 
     The theorem takes theta_A for that minimum. After RL with a finite number of steps it is not quite.
     """
-    return -((vectors @ g) / values.to(g)) @ vectors
+    return -(inner(vectors, g) / values.to(g.device)).float() @ vectors
 
 
 def distances(point, centre, vectors):
@@ -263,8 +272,8 @@ def distances(point, centre, vectors):
         || P_S (theta_t - theta_A) ||  <=  (1 - alpha mu_A)^t || P_S delta_B ||,     mu_A the least curvature in S.
     """
     moved = point - centre
-    coordinates = vectors @ moved                                                                        # (k,)
-    return coordinates.norm().item(), (moved - vectors.T @ coordinates).double().norm().item()
+    coordinates = inner(vectors, moved)                                                                  # (k,)
+    return coordinates.norm().item(), (moved - vectors.T @ coordinates.float()).double().norm().item()
 
 
 def descend(model, loss, parts, start, alpha, steps):

@@ -410,6 +410,12 @@ def test_lanczos_survives_repeated_eigenvalues_low_rank_and_more_steps_than_dime
     assert len(values) == 20 and (vectors @ vectors.T - torch.eye(20)).abs().max() < 1e-5
 
 
+def test_inner_products_of_millions_are_right_to_six_digits():
+    x = torch.rand(2, 4_000_000, generator=torch.Generator().manual_seed(0))
+    true = x.double() @ x.double().T
+    assert (curvature.inner(x, x) / true - 1).abs().max() < 1e-6 and (curvature.inner(x, x[0]) / true[:, 0] - 1).abs().max() < 1e-6
+
+
 def test_shares_of_damage_in_eigenvectors_coordinates_and_random_directions_are_those_of_the_dense_matrix():
     torch.manual_seed(0)
     n = 12
