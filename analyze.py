@@ -25,7 +25,7 @@ paper's claims beside the numbers of the run; claims.py has it over several.
 import argparse
 import math
 import os
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import torch
@@ -291,17 +291,13 @@ def around(args, anchor, moves, report):
         return print(f"{short(anchor)}: of its {rewards.numel()} completions in {domain} none is correct: no loss to look at\n")
     theta = curvature.flatten(model.parameters()).detach().clone()
     start, n = curvature.value(model, curvature.nll, correct), len(theta)
-    read = {}                                      # a checkpoint is read once, as several moves may share it
-
-    def vector(name):
-        if name not in read:
-            read[name] = curvature.flatten(load(name, args.device, torch.float32)[0].parameters()).detach()
-        return read[name]
-    for name, source, target, _ in moves:
-        if torch.equal(vector(target), vector(source)):
-            print(f"{name}: nothing has moved, so nothing is damaged\n")
-    moves = [move for move in moves if not torch.equal(vector(move[2]), vector(move[1]))]
-    deltas = [vector(target) - vector(source) for _, source, target, _ in moves]
+    vector = lambda name: curvature.flatten(load(name, args.device, torch.float32)[0].parameters()).detach()
+    sources = {name: theta if name == anchor else vector(name) for name in {move[1] for move in moves}}
+    deltas = {move: vector(move[2]) - sources[move[1]] for move in moves}
+    for move in [move for move, delta in deltas.items() if not delta.any()]:
+        print(f"{move[0]}: nothing has moved, so nothing is damaged\n")
+        del deltas[move]
+    moves, deltas = list(deltas), list(deltas.values())
 
     # 7. the leading curvature of L_A, and what of each displacement lies in it
     g, hv = (f(model, curvature.nll, correct) for f in (curvature.gradient, curvature.hessian))
@@ -352,13 +348,15 @@ def around(args, anchor, moves, report):
         mu, alpha = values[curved][-1].item(), 1 / values[0].item()
         shift = curvature.bottom(values[curved], S, g)
         kept = sorted(Path(args.refresh).glob("step-*"))
-        paths = {"taken": [(0, damaged), *((int(step.name.removeprefix("step-")), vector(str(step))) for step in kept)],
-                 "theorem": enumerate(curvature.descend(model, curvature.nll, correct, damaged, alpha, DESCENT))}  # as it goes
+        steps = ((int(step.name.removeprefix("step-")), vector(str(step))) for step in kept)
+        paths = {"taken": chain([(0, damaged)], steps),     # both as they go, as a path is many copies of a model
+                 "theorem": enumerate(curvature.descend(model, curvature.nll, correct, damaged, alpha, DESCENT))}
         report["refresh"] = {"checkpoint": args.refresh, "anchor": anchor, "domain": domain, "mu": mu, "alpha": alpha,
                              "shift": shift.norm().item()}
         for name, path in paths.items():
             r = report["refresh"][name] = {key: [] for key in ("step", "in_anchor", "in_minimum", "outside", "damage")}
-            for step, point in tqdm(path, desc=f"refresh of {short(anchor)}, {name}", leave=False, delay=3):
+            length = (len(kept) if name == "taken" else DESCENT) + 1
+            for step, point in tqdm(path, total=length, desc=f"refresh of {short(anchor)}, {name}", leave=False, delay=3):
                 inside, outside = curvature.distances(point, theta, S)
                 curvature.place(model, point)
                 for key, number in zip(r, (step, inside, curvature.distances(point, theta + shift, S)[0], outside,

@@ -17,7 +17,8 @@ sample. Away from theta_A it is an upper bound of it up to a constant (Jensen), 
 its Hessian is nearly the Fisher information, so nearly positive. What is said of damage here is said of `nll`, beside
 `surrogate` and the change of the score itself.
 
-Second derivatives need an attention that has them (load(..., attention="eager")); everything is summed in fp32.
+Second derivatives need an attention that has them (load(..., attention="eager")). Vectors are fp32; their inner products
+are summed in fp64, as there are millions of terms.
 """
 import torch
 from tqdm import tqdm

@@ -1,10 +1,11 @@
 """What training changed, from the weights alone: size, sparsity, neurons, direction and rank of an edit.
 
     found = measure("checkpoints/base", ["checkpoints/math", "checkpoints/code"])   # one pass over the files
-    sparsity(found), neuron_magnitudes(found), cosines(found), ranks(found)         # each its own equation
+    sparsity(found, 0), ranks(found, 0)                                             # of the first; each its own equation
+    neuron_grams(found), module_grams(found)                                        # all against all: see cosines, overlap
 
-An edit is delta = theta_expert - theta_base, all parameters of a model. The files are read once, a tensor at a time from
-as many threads as there are cores; a tensor is taken in blocks that fit a core's cache, so that everything that is to be
+An edit is delta = theta_expert - theta_base, all parameters of a model. The files are read once, a tensor at a time in each
+of a few threads, one a core; a tensor is taken in blocks that fit a core's cache, so that everything that is to be
 known about a parameter is computed while it is there. Memory is a few of the largest tensors, whatever the model.
 Sharded or not, with or without a tokenizer: config.json and safetensors are all that is needed.
 
