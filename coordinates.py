@@ -1,0 +1,155 @@
+"""Coordinates: a sparse set of single parameters, picked exactly, kept in a file, and moved back to where they were.
+
+    sets = top(names, lambda name: scores[name], [1000, 10000])      # the 1000 and the 10000 highest of all tensors
+    write("coordinates.safetensors", sets[0], shapes, {"score": "fisher"})
+    chosen, about = read("coordinates.safetensors")                  # {tensor name: flat indices}
+    state = rolled_back(anchor_files, damaged_files, chosen)         # theta_i <- theta_i - beta delta_i, the rest untouched
+
+A coordinate is one number of one tensor. The top fraction is global: a small tensor may give all of its coordinates, a
+large one none. To find it without sorting (or holding) all scores, count instead: the bits of a positive fp32 number, read
+as an integer, have the order of the number. One pass counts the upper 16 bits, a second the lower 16 of those numbers that
+share the upper ones of the k-th largest, and so knows it exactly; a third collects. Scores are computed anew in each pass, a
+tensor at a time. (Radix selection: Alabi et al., "Fast k-selection algorithms for graphics processing units", 2012.)
+"""
+import json
+import zlib
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from edits import read_tensor
+from model import UserError, save_tensors
+
+
+# ---- pick --------------------------------------------------------------------------------------------------------
+
+def top(names, score, counts):
+    """The coordinates with the highest scores over all tensors together: a set per count, {name: (m,) int64 ascending}.
+
+    score: name -> a tensor of scores, 0 or more, any shape; called three times per tensor, so it has to be a function.
+    counts: sizes of the sets. A score of 0 is never picked, so a set can be smaller; of scores equal to the smallest that
+    is picked, the first by tensor and index are taken, so it is never larger. Exact in fp32. Raises UserError if a score is
+    negative or not finite.
+    """
+    upper = sum(torch.bincount(keys(name, score) >> 16, minlength=2**15) for name in names)
+    counts = [min(k, int(upper.sum()) - sum(int((keys(name, score) == 0).sum()) for name in names)) for k in counts]
+    bins = [kth_largest(upper, k) for k in counts]                     # (upper bits, how many are above them)
+    lower = {high: torch.zeros(2**16, dtype=torch.int64, device=upper.device) for high, _ in bins}
+    for name in names:
+        key = keys(name, score)
+        for high in lower:
+            lower[high] += torch.bincount(key[key >> 16 == high] & 0xFFFF, minlength=2**16)
+    limits = []                                                        # (the k-th largest key, how many equal it and are taken)
+    for k, (high, above) in zip(counts, bins):
+        low, more = kth_largest(lower[high], k - above)
+        limits.append((high << 16 | low, k - above - more))
+    sets = [{} for _ in counts]
+    for name in names:
+        key = keys(name, score)
+        for j, (limit, ties) in enumerate(limits):
+            equal = (key == limit).nonzero().squeeze(1)[:ties]
+            limits[j] = (limit, ties - len(equal))
+            picked = torch.cat([(key > limit).nonzero().squeeze(1), equal]).sort().values.cpu()
+            if len(picked) and counts[j]:
+                sets[j][name] = picked
+    return sets
+
+
+def keys(name, score):
+    """Scores of one tensor as integers of the same order: (n,) int32, the bits of fp32 numbers without a sign."""
+    values = score(name).reshape(-1)
+    if values.dtype == torch.int32:                                    # keys already: see `random`
+        return values
+    values = values.float()
+    if not (values >= 0).all() or values.isinf().any():
+        raise UserError(f"the scores of {name} are not all finite and 0 or more: the model has diverged on these rows")
+    return (values + 0.0).view(torch.int32)                            # -0.0 has a sign
+
+
+def kth_largest(histogram, k):
+    """Where the k-th largest lies: its bin, and how many members are in higher bins; histogram (bins,), k >= 1."""
+    above = histogram.flip(0).cumsum(0).flip(0)                        # (bins,) members of this bin and of all higher ones
+    found = int((above >= max(k, 1)).sum()) - 1
+    return max(found, 0), int(above[found] - histogram[found]) if found >= 0 else 0
+
+
+def random(shapes, seed=0):
+    """A score function for `top` that makes every set of a size equally likely: (n,) int32, uniform over 2^31 - 1 values.
+
+    The numbers of a tensor depend on (seed, name) alone, so that each pass sees the same.
+    """
+    def score(name):
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        return torch.randint(1, 2**31 - 1, shapes[name], generator=generator, dtype=torch.int32)
+    return score
+
+
+def size(chosen):
+    """How many coordinates a set has."""
+    return sum(map(len, chosen.values()))
+
+
+# ---- keep --------------------------------------------------------------------------------------------------------
+
+def write(path, chosen, shapes, about):
+    """Write a set: a safetensors file with the flat indices of each tensor, 4 bytes each (8 where it is that large).
+
+    shapes: {name: shape} of every tensor of the model, so that a model of another shape is refused. about: a dict of plain
+    values that says where the set is from.
+    """
+    tensors = {name: index.to(torch.int32 if shapes[name].numel() < 2**31 else torch.int64) for name, index in chosen.items()}
+    about = {**about, "coordinates": size(chosen), "shapes": {name: list(shape) for name, shape in shapes.items()}}
+    save_tensors(tensors, path, {"about": json.dumps(about)})
+
+
+def read(path):
+    """A set that `write` wrote: {name: (m,) int64}, and what it says about itself. Raises UserError if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            chosen = {name: file.get_tensor(name).long() for name in file.keys()}
+        sizes = {name: torch.Size(shape).numel() for name, shape in about["shapes"].items()}
+        sound = all(index.ndim == 1 and bool((index >= 0).all()) and bool((index < sizes[name]).all()) for name, index in chosen.items())
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path} holds no coordinates: write them with rollback.py --out")
+    return chosen, about
+
+
+def check_fits(path, about, shapes, where):
+    """UserError that names the first tensor in which a model differs from the one that a set was picked from."""
+    for name in sorted(about["shapes"].keys() | shapes.keys()):
+        of_set, of_model = about["shapes"].get(name), list(shapes[name]) if name in shapes else None
+        if of_set != of_model:
+            words = [f"{what} has {'no such tensor' if shape is None else shape}"
+                     for what, shape in ((f"the model of {path}", of_set), (where, of_model))]
+            raise UserError(f"these coordinates are of another architecture, first at {name}: {'; '.join(words)}")
+
+
+# ---- move back ---------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def roll_back(theta, anchor, index, strength=1.0):
+    """theta_i <- theta_i - beta (theta_i - anchor_i) at the flat indices of one tensor, in place.
+
+    With strength beta = 1 the anchor's numbers are copied, bit for bit; below it, bf16 is computed with in fp32. theta has to
+    be contiguous.
+    """
+    flat, index = theta.view(-1), index.to(theta.device)
+    exact = torch.promote_types(theta.dtype, torch.float32)
+    old, target = flat[index].to(exact), anchor.to(theta.device).reshape(-1)[index].to(exact)
+    flat[index] = (target if strength == 1 else old + strength * (target - old)).to(theta.dtype)
+
+
+def rolled_back(anchor, damaged, chosen, strength=1.0):
+    """The weights of a damaged checkpoint with a set of coordinates rolled back: {name: tensor}, in its own precision.
+
+    anchor, damaged: {name: file}, of edits.tensor_files. A tensor of each at a time, besides the result.
+    """
+    state = {}
+    for name, file in damaged.items():
+        state[name] = read_tensor(file, name).contiguous()
+        if name in chosen:
+            roll_back(state[name], read_tensor(anchor[name], name), chosen[name], strength)
+    return state

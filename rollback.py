@@ -1,0 +1,501 @@
+"""Rollback: undo a sparse set of a later training's changes, and the damaged domain comes back without a training step.
+
+    python rollback.py --anchor checkpoints/code-math --damaged checkpoints/code-math-qa --domain math --out checkpoints/rolled
+    python rollback.py --anchor checkpoints/s?-code-math --damaged checkpoints/s?-code-math-qa-cw --domain math \\
+        --score fisher fisher+route fisher+sign curvature gradient --fraction 0.001 0.01 0.05 0.2 \\
+        --beside refresh checkpoints/s?-refreshed --json rollback.json            # a table over seeds
+    python rollback.py --anchor checkpoints/s1-code-math --damaged checkpoints/s1-code-math-qa --domain math \\
+        --coordinates checkpoints/rolled/coordinates.safetensors --out checkpoints/rolled-1
+
+Training on A ended at theta_A (the anchor); training on B added delta and damaged A. Of all coordinates i a set C is undone,
+
+    theta_i <- theta_i - beta delta_i     for i in C,     C the share rho of coordinates with the highest score s_i,
+
+each copied from the anchor if beta = 1. L_A is minus the mean log-probability of A's own correct answers, `nll` of
+curvature.py, on training rows. Scores:
+
+    fisher        s_i = F_i delta_i^2,   F_i = mean over correct answers k of (d/dtheta_i log pi(o_k))^2 at theta_A
+    fisher+route  ... in neurons on the active route of both domains (MLP channels among a tenth most active in each) alone
+    fisher+sign   ... where the first-order sign is harmful, g_i delta_i > 0, g the gradient of L_A at theta_A
+    gradient      s_i = g_i(theta) (theta - theta_A)_i, g_i(theta) the gradient of L_A where the weights now are: a share STEP of
+                  the coordinates at a time, looked at again after each, until L_A is back at the anchor's
+    curvature     likewise, with g(theta) = g + sum_j lambda_j v_j v_j' (theta - theta_A), analyze.py's leading eigenpairs of H_A
+
+The first is the paper's proxy of its conflict coordinates (arXiv 2606.02398; its construction is not public, so this one is
+ours): the diagonal of the second-order damage 1/2 delta' H_A delta, the empirical Fisher in place of H_A. F takes squares per
+answer, then the mean: the square of the mean gradient would be about 0 near A's optimum, where gradients cancel.
+
+What the diagonal does not see: 1/2 delta' H delta is a sum over pairs, and damage lies in a few directions v_j with nearly all
+coordinates in each. What counts is v_j . (delta - delta_C), which the rest of delta may oppose. Of a correlated move,
+fisher+sign undoes the one half: v_j . delta_C adds up to several times v_j . delta, and the weights end far on the other side
+of the anchor. `gradient` has every pair in it, and no second derivative: g(theta) = g + H (theta - theta_A) + ..; the sign in
+its score is that of now, so what would overshoot is no longer picked.
+
+Controls of each size: a random set, and the largest |delta|. Full rollback is the anchor, with B's gain gone as well.
+"""
+import argparse
+import math
+import os
+import time
+from functools import partial
+from itertools import chain, product
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import coordinates
+import curvature
+import edits
+from domains import DOMAINS, check_domain
+from evaluate import evaluate, mean_ci, respond
+from interference import change, number, scores, show, won_back
+from model import UserError, check_directory, cli, load, read_run, save, stage, write_json
+from routes import activity
+from rows import evaluation_rows, sources
+
+SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
+CONTROLS = ("largest delta", "random")
+FULL = "full rollback: the anchor"
+STEP = 0.0005      # of the coordinates: as many are rolled back between two looks at the gradient
+DIRECTIONS = 48    # leading eigenpairs for `curvature`, as many as in analyze.py
+ROUTE = 0.1        # of the neurons that are most active on a domain's tokens are its route, as in analyze.py
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--anchor", nargs="+", required=True, metavar="CKPT", help="theta_A, trained on the domain; several for a "
+                        "table over seeds")
+    parser.add_argument("--damaged", nargs="+", required=True, metavar="CKPT", help="trained on from it; as many, in the same order")
+    parser.add_argument("--domain", required=True, help=f"the damaged one: {', '.join(DOMAINS)}")
+    group = parser.add_argument_group("the set")
+    group.add_argument("--score", nargs="+", default=["fisher"], choices=SCORES, help="(default fisher)")
+    group.add_argument("--fraction", nargs="+", type=float, default=[0.001], help="of the parameters (default 0.001)")
+    group.add_argument("--strength", type=float, default=1.0, help="beta, in (0, 1] (default 1)")
+    group.add_argument("--coordinates", metavar="FILE", help="take this set, written by another run, in place of a score")
+    group.add_argument("--prompts", type=int, default=256, help="training rows that the anchor answers (default 256)")
+    group.add_argument("--samples", type=int, default=4, help="answers to each (default 4)")
+    group.add_argument("--later", default=None, metavar="DOMAINS", help="what was trained after the anchor (default: by run.json)")
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE", help="as in evaluate.py (default: synthetic)")
+    group.add_argument("--eval-prompts", type=int, default=200, help="per domain, 0 for none (default 200)")
+    group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
+    group.add_argument("--beside", nargs="+", action="append", default=[], metavar=("LABEL", "CKPT"),
+                       help="one more row: any other checkpoints, as many as anchors; may come several times")
+    group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", default=None, metavar="DIR", help="write the checkpoint and its coordinates.safetensors; of several "
+                       "scores or fractions, each to DIR/SCORE-FRACTION")
+    group.add_argument("--overwrite", action="store_true", help="replace what stands in --out")
+    group.add_argument("--json", metavar="FILE", help="write every number")
+    group.add_argument("--plot", metavar="FILE", help="draw the domains against the fraction (needs matplotlib)")
+    args = parser.parse_args()
+    check_domain(args.domain)
+    for name in chain(args.anchor, args.damaged, *(names for _, *names in args.beside)):
+        check_directory(name)
+    if len(args.damaged) != len(args.anchor) or any(len(names) != len(args.anchor) for _, *names in args.beside):
+        raise UserError(f"--damaged and each --beside need as many checkpoints as --anchor, which has {len(args.anchor)}")
+    if not all(0 < f <= 1 for f in [*args.fraction, args.strength]):
+        raise UserError("--fraction and --strength must lie in (0, 1]")
+    args.fraction = sorted(set(args.fraction))
+    for name, least in (("prompts", 1), ("samples", 1), ("max_completion_length", 1), ("eval_prompts", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
+    if args.coordinates and (len(args.anchor) > 1 or args.score != ["fisher"]):
+        raise UserError("--coordinates is one set, for one anchor and one damaged checkpoint, in place of a --score")
+    if args.out and len(args.anchor) > 1:
+        raise UserError("--out takes one anchor and one damaged checkpoint")
+    if args.out and os.path.realpath(args.out) in map(os.path.realpath, (*args.anchor, *args.damaged)):
+        raise UserError(f"--out {args.out} is a checkpoint that is read: choose another directory")
+    for place in (place_of(args, *which) for which in product(args.score, args.fraction) if args.out):
+        if place.exists() and not (args.overwrite and (place / "coordinates.safetensors").is_file()):
+            raise UserError(f"{place} exists: --overwrite replaces what this script wrote; else choose another --out")
+    if not (args.out or args.eval_prompts):
+        raise UserError("nothing to do: give --out, or --eval-prompts above 0")
+    for path in filter(None, (args.json, args.plot)):
+        if not Path(path).resolve().parent.is_dir() or Path(path).is_dir():
+            raise UserError(f"cannot write {path}: its directory is missing, or it is a directory itself")
+    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
+    args.data = sources(args.data, DOMAINS)
+    if args.data and args.domain not in args.data:
+        raise UserError(f"--data names no rows of {args.domain}, whose damage is to be undone")
+    return args
+
+
+def place_of(args, score, fraction):
+    """The directory of one rolled-back checkpoint: --out, or one below it where there are several."""
+    return Path(args.out) if len(args.score) * len(args.fraction) == 1 else Path(args.out) / f"{score}-{fraction:g}"
+
+
+# ---- scores ------------------------------------------------------------------------------------------------------
+
+def fisher(model, rollout, rewards):
+    """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
+
+    Over the correct completions o_k (reward 1) of a rollout, one backward pass each; rewards (N,). A parameter's gradient
+    is squared and let go as soon as it is there, so no more than F itself, one copy of the parameters, is held.
+    """
+    correct = (rewards == 1).nonzero().squeeze(1).tolist()
+    F = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+
+    def square(name):
+        def hook(p):
+            F[name].addcmul_(p.grad, p.grad, value=1 / len(correct))
+            p.grad = None
+        return hook
+    hooks = [p.register_post_accumulate_grad_hook(square(name)) for name, p in model.named_parameters()]
+    try:
+        for k in tqdm(correct, desc="Fisher", unit="answer", leave=False, delay=3):
+            curvature.nll(model, rollout.rows([k]), torch.ones(1, device=model.device)).backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return F
+
+
+def slopes(model, parts):
+    """L_A at the model's weights and its gradient: a float, {name: gradient}, the parameters' own .grad."""
+    model.zero_grad(set_to_none=False)
+    loss = 0.0
+    for part in parts:
+        share = curvature.nll(model, *part)
+        share.backward()
+        loss += share.item()
+    return loss, {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+
+
+def leading(model, parts):
+    """What the quadratic model of L_A needs, at the anchor: g (n,), eigenvalues (k,), eigenvectors (k, n), theta_A (n,)."""
+    hv = curvature.hessian(model, curvature.nll, parts)
+    n = sum(p.numel() for p in model.parameters())
+    values, vectors, residuals = curvature.lanczos(hv, n, min(DIRECTIONS, n), device=model.device, progress="curvature")
+    curved = values > torch.maximum(residuals, 1e-4 * values[0])       # the rest could be flat
+    theta = curvature.flatten(model.parameters()).detach().clone()
+    return curvature.gradient(model, curvature.nll, parts), values[curved], vectors[curved], theta
+
+
+def quadratic_slopes(model, g, values, vectors, theta):
+    """Value and gradient, as of `slopes`, of the quadratic model with the curvature of k eigenpairs alone:
+
+        q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A.
+    """
+    x = curvature.flatten(model.parameters()).detach() - theta                                           # (n,)
+    c, values = curvature.inner(vectors, x), values.to(x.device)                                         # (k,)
+    slope = g + (values * c).float() @ vectors                                                           # (n,)
+    q = torch.dot(g.double(), x.double()) + 0.5 * (values * c.square()).sum()
+    return q.item(), {name: part for (name, _), part in zip(model.named_parameters(), curvature.unflatten(model, slope))}
+
+
+def rescored(model, loss_and_slopes, goal, anchor, counts):
+    """Sets of the given sizes (ascending), grown in steps of the share STEP of all coordinates, the score taken anew for each:
+
+        s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta where the sets so far are rolled back,
+
+    to first order what L_A falls by if coordinate i goes back as well. It ends when the loss is no longer above `goal`,
+    or no coordinate would lower it: the larger sets are then what there is. What is rolled back has theta_i = theta_A,i and
+    so score 0. Of a step that crosses a size, the best are taken for it: a set does not depend on what other sizes are
+    asked for. anchor: a function name -> tensor. The model starts at theta_B and is left where the last set has led.
+    """
+    parameters = dict(model.named_parameters())
+    step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))
+    grown, sets, todo = {}, [], list(counts)
+    join = lambda more: {name: torch.cat([grown[name], more[name]]).sort().values if name in grown and name in more else
+                         more.get(name, grown.get(name)) for name in grown.keys() | more.keys()}
+    with tqdm(total=counts[-1], desc="rescored", unit="coordinate", leave=False, delay=3) as bar:
+        while todo:
+            loss, slope = loss_and_slopes()
+            if loss <= goal:
+                break
+            score = lambda name: (slope[name] * (parameters[name].detach() - anchor(name))).clamp(min=0)
+            held = coordinates.size(grown)
+            sizes = [k - held for k in todo if k - held <= step]
+            *partial, whole = coordinates.top(list(parameters), score, [*sizes, step])
+            if not whole:
+                break
+            sets += map(join, partial)
+            del todo[:len(sizes)]
+            for name, index in whole.items():
+                coordinates.roll_back(parameters[name], anchor(name), index)
+            grown = join(whole)
+            bar.update(coordinates.size(whole))
+    return sets + [grown] * len(todo)
+
+
+def on_route(model, active):
+    """The neurons on the route of the first domain and of any other: name -> mask that multiplies a tensor's scores, or 0.
+
+    active: of each domain, the activity of all neurons (n,), MLPs in the model's order.
+    """
+    routes = [edits.top(a, ROUTE) for a in active]
+    shared = routes[0] & torch.stack(routes[1:]).any(0)                                                  # (n,)
+    mlps = [(name.removesuffix(".down_proj"), m) for name, m in model.named_modules() if name.endswith("down_proj")]
+    mine = dict(zip((name for name, _ in mlps), shared.split([m.in_features for _, m in mlps])))
+
+    def mask(name, tensor):
+        where = edits.channels_of(name, tensor)
+        if not where:
+            return 0.0
+        channels = mine[where[0]].to(tensor)
+        return torch.cat([channels, channels])[:, None] if where[2] else channels[:, None] if where[1] == 0 else channels
+    return mask
+
+
+# ---- one pair ----------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def place(model, weights):
+    """Put weights(name) into the model, parameter by parameter."""
+    for name, p in model.named_parameters():
+        p.copy_(weights(name))
+
+
+def pick(args, model, A, B, answers, later, seed):
+    """The sets of all scores: {(score, fraction): {name: indices}}, seconds {score: float}, and what `leading` found or None.
+
+    model: the anchor, in fp32; it is left at the anchor. A, B: functions name -> tensor. answers: {domain: (Rollout, rewards
+    (N,))} of the anchor. later: the domains trained after it. seed: of the random sets.
+    """
+    names, shapes = zip(*((name, p.shape) for name, p in model.named_parameters()))
+    counts = [max(1, round(f * sum(map(torch.Size.numel, shapes)))) for f in args.fraction]
+    parts = curvature.own_correct(*answers[args.domain])
+    delta = lambda name: B(name) - A(name)
+    began, before = time.perf_counter(), {}
+
+    # at the anchor
+    loss, g = slopes(model, parts)
+    g = {name: slope.clone() for name, slope in g.items()} if "fisher+sign" in args.score else None
+    if any(score.startswith("fisher") for score in args.score):
+        F = fisher(model, *answers[args.domain])
+        before["fisher"], began = time.perf_counter() - began, time.perf_counter()
+    if "fisher+route" in args.score:
+        route = on_route(model, [activity(model, answers[d][0]) for d in (args.domain, *later)])
+        began = time.perf_counter()
+    spectrum = None
+    if "curvature" in args.score:
+        spectrum = leading(model, parts)
+        before["curvature"] = time.perf_counter() - began
+
+    damage = lambda name: F[name] * delta(name)**2                     # twice the diagonal of the second-order term
+    ways = {"fisher": lambda: coordinates.top(names, damage, counts),
+            "fisher+route": lambda: coordinates.top(names, lambda name: damage(name) * route(name, F[name]), counts),
+            "fisher+sign": lambda: coordinates.top(names, lambda name: damage(name) * (g[name] * delta(name) > 0), counts),
+            "gradient": lambda: rescored(model, partial(slopes, model, parts), loss, A, counts),
+            "curvature": lambda: rescored(model, partial(quadratic_slopes, model, *spectrum), 0.0, A, counts),
+            "largest delta": lambda: coordinates.top(names, lambda name: delta(name).abs(), counts),
+            "random": lambda: coordinates.top(names, coordinates.random(dict(zip(names, shapes)), seed), counts)}
+    sets, seconds = {}, {}
+    for score in [*args.score, *(CONTROLS if args.eval_prompts else ())]:
+        began = time.perf_counter()
+        place(model, B)
+        sets |= {(score, f): chosen for f, chosen in zip(args.fraction, ways[score]())}
+        seconds[score] = time.perf_counter() - began + before.get(score.partition("+")[0], 0.0)
+    place(model, A)
+    return sets, seconds, spectrum
+
+
+def recover(args, anchor, damaged, beside, seed):
+    """Pick the sets of one pair, write what --out asks for, and evaluate: a report, the rows of `tables`.
+
+    beside: {label: checkpoint}, evaluated as well. seed: of the random sets.
+    """
+    files = {name: edits.tensor_files(name) for name in (anchor, damaged)}
+    edits.check_same_shape((anchor, files[anchor]), [(damaged, files[damaged])])
+    model, tokenizer = load(anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else "sdpa")
+    device, shapes = model.device, {name: p.shape for name, p in model.named_parameters()}
+    if missing := sorted(shapes.keys() - files[anchor].keys()):
+        raise UserError(f"{anchor} stores its weights under other names than transformers, which misses {missing[0]}: load it and "
+                        "save it again with save_pretrained")
+    stored = lambda where, name: edits.read_tensor(files[where][name], name)
+    A, B = (lambda name, where=where: stored(where, name).to(device, torch.float32) for where in (anchor, damaged))
+    squared = sum((B(name) - A(name)).double().square().sum().item() for name in shapes)
+    n = sum(map(torch.Size.numel, shapes.values()))
+    if not squared:
+        raise UserError(f"{damaged} has the weights of {anchor}: there is nothing to roll back")
+
+    later = later_domains(args, anchor, damaged)
+    settings = {"samples": args.samples, "temperature": 1.0, "max_completion_length": args.max_completion_length}
+    answers = {}                                    # to training rows: no test row may decide what is picked
+    for domain in (args.domain, *(later if "fisher+route" in args.score else ())):
+        rows = evaluation_rows(domain, args.data.get(domain), "", args.prompts, "train")
+        rollout, _, rewards = respond(model, tokenizer, domain, rows, **settings)
+        answers[domain] = rollout, rewards.flatten()
+    parts = curvature.own_correct(*answers[args.domain])
+    if not parts:
+        raise UserError(f"none of the answers of {anchor} in {args.domain} is correct: is it the expert? more --prompts?")
+    spectrum, seconds = None, {}
+    if args.coordinates:
+        chosen, about = coordinates.read(args.coordinates)
+        coordinates.check_fits(args.coordinates, about, shapes, damaged)
+        sets = {("saved", coordinates.size(chosen) / n): chosen}
+    else:
+        sets, seconds, spectrum = pick(args, model, A, B, answers, later, seed)
+    del model                                       # not two at once
+
+    def rolled(chosen, name):
+        theta = stored(damaged, name)
+        if name in chosen:
+            coordinates.roll_back(theta, stored(anchor, name), chosen[name], args.strength)
+        return theta
+
+    model, tokenizer = load(damaged, args.device)
+    for (score, fraction), chosen in sets.items():
+        if args.out and score not in CONTROLS:
+            out, run = place_of(args, score, fraction), read_run(damaged)
+            save(model, tokenizer, out, {
+                "parent": damaged, "lineage": [*run.get("lineage", []), damaged], "anchor": anchor, "domain": args.domain,
+                "seed": run.get("seed"), "args": vars(args), "steps": 0, "finished": True, "metrics": {},
+                "recipe": [*run.get("recipe", [Path(damaged).name]), f"rollback:{score}:{fraction:g} 0"]},
+                {name: rolled(chosen, name) for name in files[damaged]})
+            coordinates.write(out / "coordinates.safetensors", chosen, shapes,
+                              {"anchor": anchor, "damaged": damaged, "score": score, "fraction": fraction})
+            print(f"{out}: {coordinates.size(chosen)} of {n} coordinates rolled back")
+
+    report = {"anchor": anchor, "damaged": damaged, "domain": args.domain, "later": later, "rows": []}
+    if not args.eval_prompts:
+        return report
+    test = {d: evaluation_rows(d, args.data.get(d), "", args.eval_prompts, "test") for d in args.data or DOMAINS}
+    settings |= {"samples": 4}                      # of evaluate.py
+
+    def row(label, model, **facts):
+        report["rows"].append({"label": label, **facts, "loss": curvature.value(model, curvature.nll, parts),
+                               **evaluate(model, tokenizer, test, **settings)})
+    row("damaged", model)
+    for (score, fraction), chosen in tqdm(sets.items(), desc="evaluate sets", leave=False, delay=3):
+        place(model, partial(rolled, chosen))
+        facts = {"score": score, "fraction": fraction, "coordinates": coordinates.size(chosen), "seconds": seconds.get(score),
+                 "share": coordinates.size(chosen) / n,
+                 "norm_share": sum((B(name) - rolled(chosen, name).to(B(name))).double().square().sum().item()
+                                   for name in chosen) / squared}
+        if spectrum:
+            _, values, vectors, theta = spectrum
+            damage = lambda weights: (values.to(device) * curvature.inner(vectors, weights - theta).square()).sum().item()
+            whole = damage(curvature.flatten([B(name) for name in shapes]))
+            facts["in_S"] = damage(curvature.flatten([rolled(chosen, name).to(theta) for name in shapes])) / whole
+        row(f"{score} {100 * fraction:.3g} %", model, **facts)
+    place(model, A)
+    row(FULL, model)
+    for label, name in beside.items():
+        row(label, load(name, args.device)[0])
+    return report
+
+
+def later_domains(args, anchor, damaged):
+    """The domains that were trained between two checkpoints, by their recipes or by --later."""
+    before, after = (read_run(name).get("recipe", []) for name in (anchor, damaged))
+    stages = after[len(before):] if after[:len(before)] == before else []
+    found = args.later.split(",") if args.later else [d for text in stages for d in stage(text)[0] if d in DOMAINS]
+    for name in found:
+        check_domain(name)
+    if not found and "fisher+route" in args.score:
+        raise UserError(f"{damaged} has no run.json that says what it was trained on after {anchor}: name the domains with --later")
+    return [d for d in dict.fromkeys(found) if d != args.domain]
+
+
+# ---- what came of it -----------------------------------------------------------------------------------------------
+
+def by_label(reports):
+    """The rows of all reports: {label: {number of the report: row}}."""
+    runs = {}
+    for i, report in enumerate(reports):
+        for row in report["rows"]:
+            runs.setdefault(row["label"], {})[i] = row
+    return runs
+
+
+def tables(reports):
+    """Print scores, shares and claims over one report or several: mean and 95 % interval, over seeds where there are several.
+
+        won back = (S_A(rolled back) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))      of means over seeds
+        kept     = (S_B(rolled back) - S_B(anchor)) / (S_B(damaged) - S_B(anchor))       B's gain; none where B had no gain
+    """
+    runs = by_label(reports)
+    damaged, full, domain = runs["damaged"], runs[FULL], reports[0]["domain"]
+    domains = [d for d in DOMAINS if d in damaged[0]]
+    gained = lambda mean, half: mean > half
+    later = [d for d in domains if all(d in r["later"] for r in reports) and gained(*change(damaged, full, d))]
+    fell = change(damaged, full, domain)
+    print(f"\n{len(reports)} pair{'s' * (len(reports) > 1)}: points, and the paired change from damaged (95 % over "
+          f"{'seeds' if len(reports) > 1 else 'prompts'})")
+    cell = lambda now, label, d: number(now) if label == "damaged" else f"{now[0]:.1f} ({number(change(runs[label], damaged, *d), '+')})"
+    show([[label, *(cell(now, label, d) for now, d in zip(scores(some, domains), [*([d] for d in domains), domains]))]
+          for label, some in runs.items()], ["", *domains, "average"])
+    if fell[0] + fell[1] >= 0:
+        return print(f"{domain} has not fallen by more than chance ({number(fell, '+')}): there is nothing to win back\n")
+
+    back = {label: won_back(some, damaged, full, domain) for label, some in runs.items()}
+    kept = {label: {d: won_back(some, full, damaged, d) for d in later} for label, some in runs.items()}
+    mean = lambda label, key: mean_ci(torch.tensor([math.nan if row.get(key) is None else row[key] for row in runs[label].values()],
+                                                 dtype=torch.float64))
+    loss = lambda label: (mean(label, "loss")[0] - mean(FULL, "loss")[0]) / (mean("damaged", "loss")[0] - mean(FULL, "loss")[0])
+    percent = lambda x: "-" if math.isnan(x) else f"{100 * x:.3g} %"
+    print(f"Of the fall of {domain}, won back; of the later gains, kept; and at which price")
+    show([[label, percent(mean(label, "share")[0]), percent(mean(label, "norm_share")[0]), number(back[label]) + " %",
+           "-" if math.isnan(mean(label, "norm_share")[0]) else f"{back[label][0] / 100 / mean(label, 'norm_share')[0]:.1f}",
+           *(number(kept[label][d]) + " %" for d in later), percent(loss(label)), percent(mean(label, "in_S")[0]),
+           "-" if math.isnan(mean(label, "seconds")[0]) else f"{mean(label, 'seconds')[0]:.0f}"] for label in runs],
+         ["", "coordinates", "of the norm^2", "won back", "per norm^2", *(f"{d} kept" for d in later), "loss left", "left in S", "seconds"])
+
+    sizes = {}                                      # {fraction: {score: label}}
+    for label, some in runs.items():
+        if "score" in some[0] and some[0]["score"] != "saved":
+            sizes.setdefault(some[0]["fraction"], {})[some[0]["score"]] = label
+    claims = []
+    for fraction, labels in sizes.items():
+        best = max((label for score, label in labels.items() if score in SCORES), key=lambda label: back[label][0])
+        gain, chance = back[best], back[labels["random"]]
+        if fraction == min(sizes) and "fisher" in labels:
+            claims.append((f"paper: rollback of a proxy conflict set ({labels['fisher']}) recovers {domain} in part",
+                           number(back[labels["fisher"]]) + " %", gained(*change(runs[labels["fisher"]], damaged, domain))
+                           and gained(*change(full, runs[labels["fisher"]], domain))))
+        for size, least in ((0.01, 50), (0.05, 90)):
+            if fraction == size:
+                claims.append((f"{best} wins back at least {least} % of what full rollback does", number(gain) + " %", gain[0] >= least))
+        if fraction <= 0.05:
+            claims.append((f"{best}: at least three times what a random set of {100 * fraction:.3g} % does", number(chance) + " %",
+                           gain[0] >= 3 * chance[0]))
+            claims += [(f"{best}: {d} keeps at least 95 % of its gain", number(kept[best][d]) + " %", kept[best][d][0] >= 95) for d in later]
+    show([[words, ours, "yes" if holds else "no"] for words, ours, holds in claims], ["claim", "here", "holds"])
+
+
+def plot(file, reports):
+    """Won back, and kept of the later gains, against the size of the set, score by score."""
+    try:
+        import matplotlib
+    except ImportError:
+        return print(f"matplotlib is not installed, so {file} is not drawn: pip install matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    runs, domain = by_label(reports), reports[0]["domain"]
+    shown = [d for d in DOMAINS if d == domain or all(d in r["later"] for r in reports) and d in runs["damaged"][0]]
+    _, axes = plt.subplots(1, len(shown), figsize=(4.3 * len(shown), 4), squeeze=False)
+    for axis, d in zip(axes[0], shown):
+        for label, style in (("damaged", ":"), (FULL, "--")):
+            axis.axhline(scores(runs[label], [d])[0][0], color="gray", linestyle=style, label=label)
+        for score in dict.fromkeys(row["score"] for row in reports[0]["rows"] if "score" in row):
+            points = [(some[0]["fraction"], *scores(some, [d])[0]) for some in runs.values() if some[0].get("score") == score]
+            x, mean, half = (torch.tensor(column) for column in zip(*points))
+            line, = axis.plot(100 * x, mean, marker="o", label=score, linestyle="-" if score in SCORES else "-.")
+            axis.fill_between(100 * x, mean - half, mean + half, color=line.get_color(), alpha=0.12)
+        axis.set_xscale("log"), axis.set_xlabel("coordinates rolled back, %"), axis.grid(alpha=0.3)
+        axis.set_title(f"{d}: {'damaged' if d == domain else 'trained later'}")
+    axes[0][0].set_ylabel("held-out score (avg@4 x 100)"), axes[0][0].legend(fontsize=7)
+    plt.savefig(file, dpi=110, bbox_inches="tight"), plt.close()
+    print(f"{file}: drawn")
+
+
+def main():
+    args = parse()
+    reports = []
+    for i, (anchor, damaged) in enumerate(zip(args.anchor, args.damaged)):
+        reports.append(recover(args, anchor, damaged, {label: names[i] for label, *names in args.beside}, seed=i))
+        if args.json:                               # after each pair: an error in the next one loses nothing
+            write_json(args.json, reports)
+    if args.eval_prompts:
+        tables(reports)
+        if args.plot:
+            plot(args.plot, reports)
+
+
+if __name__ == "__main__":
+    cli(main)
