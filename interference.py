@@ -55,8 +55,8 @@ def read(files):
 
 def label(recipe, usual):
     """'code > math > qa > cw > math (10)': steps in brackets where they are not the usual ones."""
-    stages = [("+" if "+" in s else "/").join(stage(s)[0]) + f" ({stage(s)[1]})" for s in recipe[1:]]
-    return " > ".join(s.removesuffix(f" ({usual})") for s in stages) or recipe[0]
+    stages = [s.rpartition(" ")[0] + f" ({stage(s)[1]})" for s in recipe[1:]]
+    return " > ".join(s.removesuffix(f" ({usual})").removesuffix(" (0)") for s in stages) or recipe[0]
 
 
 def over_seeds(values):
@@ -99,7 +99,8 @@ def won_back(refreshed, damaged, peak, domain):
 def matrix(runs, domains):
     """{(later, earlier): (mean, half-width)}: I(later -> earlier) for every pair of stages; of several, the longest."""
     cells = {}
-    for recipe in sorted((r for r in runs if len(r) == 3), key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
+    plain = (r for r in runs if len(r) == 3 and ":" not in r[1] + r[2])  # nothing protected
+    for recipe in sorted(plain, key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
         (earlier, _), (later, _) = stage(recipe[1]), stage(recipe[2])
         if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs and earlier[0] in domains:
             cells[later[0], earlier[0]] = change(runs[recipe], runs[recipe[:-1]], earlier[0])
@@ -170,7 +171,8 @@ def main():
 
     # A pair of stages that no longer sequence goes through belongs to the matrix alone.
     longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
-    order = lambda recipe: (len(recipe), [(len(names), DOMAINS.index(names[0])) for names, _ in map(stage, recipe[1:])])
+    place = lambda name: DOMAINS.index(name) if name in DOMAINS else len(DOMAINS)  # a rollback is no domain
+    order = lambda recipe: (len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe)
     rows = {recipe: scores(runs[recipe], domains) for recipe in sorted(runs, key=order)
             if len(recipe) != 3 or not longer or recipe in longer}
     best = max((recipe for recipe in rows if len(runs[recipe]) == seeds), key=lambda recipe: rows[recipe][-1][0])

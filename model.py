@@ -201,7 +201,9 @@ def read_run(path):
 def stage(text):
     """Domains and steps of a recipe's stage: "math 100" -> (["math"], 100); "math+qa 10" (mixed), "math/qa 10" (in turn).
 
-    Not of its first, which names the model that all began with.
+    Behind a colon stands how: "qa:protected 100", "rollback:fisher:0.001 0". Not of its first, which names the model that
+    all began with.
     """
     names, _, steps = text.rpartition(" ")
+    names = names.partition(":")[0]
     return names.replace("+", "/").split("/"), int(steps)

@@ -20,15 +20,18 @@ class Policy:
     """A model (loaded in fp32) that computes in compute_dtype, and fp32 masters that AdamW moves.
 
     With compute_dtype fp32 the masters are the model's own weights. Gradients are summed over micro-batches in fp32.
+    frozen: {parameter name: flat indices} of coordinates that never move.
     """
 
-    def __init__(self, model, compute_dtype, gradient_checkpointing=False):
+    def __init__(self, model, compute_dtype, gradient_checkpointing=False, frozen=None):
         self.model = model
         self.parameters = list(model.parameters())  # tied weights come once
         self.masters = [p.detach().clone() if compute_dtype != torch.float32 else p for p in self.parameters]
         if compute_dtype != torch.float32:
             for p in self.parameters:               # not model.to(): rotary frequencies have to stay fp32
                 p.data = p.data.to(compute_dtype)
+        frozen = frozen or {}
+        self.frozen = [(m, frozen[name].to(m.device)) for (name, _), m in zip(model.named_parameters(), self.masters) if name in frozen]
         for module in model.modules():              # dropout would sample from one policy and score another
             for name in ("attention_dropout", "p"):
                 if isinstance(getattr(module, name, None), float):
@@ -49,6 +52,9 @@ class Policy:
 
     def step(self, lr, max_grad_norm):
         """Clip, move the weights, clear the gradient; returns its norm. A non-finite gradient moves nothing."""
+        for master, index in self.frozen:           # a gradient of 0 from the start: AdamW's moments and step are 0 too
+            if master.grad is not None:
+                master.grad.view(-1)[index] = 0
         norm = torch.nn.utils.clip_grad_norm_(self.masters, max_grad_norm).item()
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:

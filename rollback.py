@@ -55,7 +55,7 @@ from routes import activity
 from rows import evaluation_rows, sources
 
 SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
-CONTROLS = ("largest delta", "random")
+CONTROLS = ("largest", "random")
 FULL = "full rollback: the anchor"
 STEP = 0.0005      # of the coordinates: as many are rolled back between two looks at the gradient
 DIRECTIONS = 48    # leading eigenpairs for `curvature`, as many as in analyze.py
@@ -69,7 +69,8 @@ def parse():
     parser.add_argument("--damaged", nargs="+", required=True, metavar="CKPT", help="trained on from it; as many, in the same order")
     parser.add_argument("--domain", required=True, help=f"the damaged one: {', '.join(DOMAINS)}")
     group = parser.add_argument_group("the set")
-    group.add_argument("--score", nargs="+", default=["fisher"], choices=SCORES, help="(default fisher)")
+    group.add_argument("--score", nargs="+", default=["fisher"], choices=(*SCORES, *CONTROLS), help="several for a "
+                       "table, in which the controls always are (default fisher)")
     group.add_argument("--fraction", nargs="+", type=float, default=[0.001], help="of the parameters (default 0.001)")
     group.add_argument("--strength", type=float, default=1.0, help="beta, in (0, 1] (default 1)")
     group.add_argument("--coordinates", metavar="FILE", help="take this set, written by another run, in place of a score")
@@ -282,10 +283,10 @@ def pick(args, model, A, B, answers, later, seed):
             "fisher+sign": lambda: coordinates.top(names, lambda name: damage(name) * (g[name] * delta(name) > 0), counts),
             "gradient": lambda: rescored(model, partial(slopes, model, parts), loss, A, counts),
             "curvature": lambda: rescored(model, partial(quadratic_slopes, model, *spectrum), 0.0, A, counts),
-            "largest delta": lambda: coordinates.top(names, lambda name: delta(name).abs(), counts),
+            "largest": lambda: coordinates.top(names, lambda name: delta(name).abs(), counts),
             "random": lambda: coordinates.top(names, coordinates.random(dict(zip(names, shapes)), seed), counts)}
     sets, seconds = {}, {}
-    for score in [*args.score, *(CONTROLS if args.eval_prompts else ())]:
+    for score in dict.fromkeys([*args.score, *(CONTROLS if args.eval_prompts else ())]):
         began = time.perf_counter()
         place(model, B)
         sets |= {(score, f): chosen for f, chosen in zip(args.fraction, ways[score]())}
@@ -340,7 +341,7 @@ def recover(args, anchor, damaged, beside, seed):
 
     model, tokenizer = load(damaged, args.device)
     for (score, fraction), chosen in sets.items():
-        if args.out and score not in CONTROLS:
+        if args.out and score in (*args.score, "saved"):
             out, run = place_of(args, score, fraction), read_run(damaged)
             save(model, tokenizer, out, {
                 "parent": damaged, "lineage": [*run.get("lineage", []), damaged], "anchor": anchor, "domain": args.domain,

@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import coordinates
 import domains
 from evaluate import evaluate, paired
 from judge import llm_judge, rubric
@@ -101,6 +102,8 @@ def add_settings(parser):
                        help="padded tokens per forward pass; gradients are accumulated over as many passes as that "
                             "takes, and do not depend on it (default 16384)")
     group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping (default 1.0)")
+    group.add_argument("--protect", metavar="COORDINATES", default=None, help="leave these coordinates, picked by rollback.py, where "
+                       "they are")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more compute")
     group = parser.add_argument_group("evaluation and files")
     group.add_argument("--eval-domains", default=None, help="domains to validate on (default: "
@@ -174,6 +177,14 @@ def check_prompt_lengths(args, config, tokenizer, rows):
         text = domains.prompt(domain, row)
         if len(text.encode("utf-8", "replace")) + overhead > limit:  # a token is a byte or more
             encode(tokenizer, [text], limit)
+
+
+def protected(args, model):
+    """The coordinates of --protect, {parameter name: flat indices}, or None; UserError if they are of another model."""
+    if args.protect:
+        chosen, about = coordinates.read(args.protect)
+        coordinates.check_fits(args.protect, about, {name: p.shape for name, p in model.named_parameters()}, args.init)
+        return chosen
 
 
 # ---- the algorithm ---------------------------------------------------------------------------------------------
@@ -319,7 +330,8 @@ def train(args, stop=None):
         return earlier | {"metrics": numbers(earlier["metrics"])}
     model, tokenizer = load(args.init, args.device, torch.float32)
     device = model.device
-    policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing)
+    policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing,
+                    protected(args, model))
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
     rows = {domain: None if source == "synthetic" else
@@ -340,7 +352,7 @@ def train(args, stop=None):
 
     def done(steps):
         """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
-        names = ("+" if args.schedule == "mixed" else "/").join(args.domains)
+        names = ("+" if args.schedule == "mixed" else "/").join(args.domains) + ":protected" * bool(args.protect)
         run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{names} {steps}"])
 
     done(earlier["steps"] if earlier else 0)
