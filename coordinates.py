@@ -31,8 +31,11 @@ def top(names, score, counts):
     is picked, the first by tensor and index are taken, so it is never larger. Exact in fp32. Raises UserError if a score is
     negative or not finite.
     """
-    upper = sum(torch.bincount(keys(name, score) >> 16, minlength=2**15) for name in names)
-    counts = [min(k, int(upper.sum()) - sum(int((keys(name, score) == 0).sum()) for name in names)) for k in counts]
+    upper, positive = 0, 0
+    for name in names:
+        key = keys(name, score)
+        upper, positive = upper + torch.bincount(key >> 16, minlength=2**15), positive + int((key > 0).sum())
+    counts = [min(k, positive) for k in counts]
     bins = [kth_largest(upper, k) for k in counts]                     # (upper bits, how many are above them)
     lower = {high: torch.zeros(2**16, dtype=torch.int64, device=upper.device) for high, _ in bins}
     for name in names:

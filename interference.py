@@ -169,12 +169,12 @@ def main():
     print(f"score x 100 and its 95 % interval, over seeds, or over prompts where there is one seed; stages of {usual} steps "
           "unless they say otherwise\n")
 
-    # A pair of stages that no longer sequence goes through belongs to the matrix alone.
+    # A pair of plain stages that no longer sequence goes through belongs to the matrix alone.
     longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
     place = lambda name: DOMAINS.index(name) if name in DOMAINS else len(DOMAINS)  # a rollback is no domain
     order = lambda recipe: (len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe)
     rows = {recipe: scores(runs[recipe], domains) for recipe in sorted(runs, key=order)
-            if len(recipe) != 3 or not longer or recipe in longer}
+            if len(recipe) != 3 or not longer or recipe in longer or ":" in recipe[1] + recipe[2]}
     best = max((recipe for recipe in rows if len(runs[recipe]) == seeds), key=lambda recipe: rows[recipe][-1][0])
     show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(number, row), str(len(runs[recipe]))]
           for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])

@@ -7,31 +7,24 @@
     python rollback.py --anchor checkpoints/s1-code-math --damaged checkpoints/s1-code-math-qa --domain math \\
         --coordinates checkpoints/rolled/coordinates.safetensors --out checkpoints/rolled-1
 
-Training on A ended at theta_A (the anchor); training on B added delta and damaged A. Of all coordinates i a set C is undone,
+Training on A ended at theta_A (the anchor); training on B added delta and damaged A. A set C of coordinates is undone,
 
-    theta_i <- theta_i - beta delta_i     for i in C,     C the share rho of coordinates with the highest score s_i,
+    theta_i <- theta_i - beta delta_i     for i in C,     C the share rho of all coordinates with the highest score s_i,
 
-each copied from the anchor if beta = 1. L_A is minus the mean log-probability of A's own correct answers, `nll` of
-curvature.py, on training rows. Scores:
+copied from the anchor if beta = 1. L_A is minus the mean log-probability of A's own correct answers to training rows (nll of
+curvature.py). Scores (conflict.py says why):
 
-    fisher        s_i = F_i delta_i^2,   F_i = mean over correct answers k of (d/dtheta_i log pi(o_k))^2 at theta_A
-    fisher+route  ... in neurons on the active route of both domains (MLP channels among a tenth most active in each) alone
-    fisher+sign   ... where the first-order sign is harmful, g_i delta_i > 0, g the gradient of L_A at theta_A
-    gradient      s_i = g_i(theta) (theta - theta_A)_i, g_i(theta) the gradient of L_A where the weights now are: a share STEP of
-                  the coordinates at a time, looked at again after each, until L_A is back at the anchor's
-    curvature     likewise, with g(theta) = g + sum_j lambda_j v_j v_j' (theta - theta_A), analyze.py's leading eigenpairs of H_A
+    fisher        s_i = F_i delta_i^2,     F_i = mean over correct answers o_k of (d/dtheta_i log pi(o_k))^2 at theta_A
+    fisher+route  ... in neurons that are among a tenth most active on both domains' tokens, and nowhere else
+    fisher+sign   ... where the first-order sign is harmful: g_i delta_i > 0, g the gradient of L_A at theta_A
+    gradient      s_i = g_i(theta) (theta - theta_A)_i, g(theta) the gradient of L_A where the weights now are: a twentieth of a
+                  percent of the coordinates goes back, then all are scored anew, until L_A is back at the anchor's
+    curvature     likewise, with g(theta) = g + sum_j lambda_j v_j v_j' (theta - theta_A): 48 eigenpairs of H_A, as in analyze.py
 
-The first is the paper's proxy of its conflict coordinates (arXiv 2606.02398; its construction is not public, so this one is
-ours): the diagonal of the second-order damage 1/2 delta' H_A delta, the empirical Fisher in place of H_A. F takes squares per
-answer, then the mean: the square of the mean gradient would be about 0 near A's optimum, where gradients cancel.
-
-What the diagonal does not see: 1/2 delta' H delta is a sum over pairs, and damage lies in a few directions v_j with nearly all
-coordinates in each. What counts is v_j . (delta - delta_C), which the rest of delta may oppose. Of a correlated move,
-fisher+sign undoes the one half: v_j . delta_C adds up to several times v_j . delta, and the weights end far on the other side
-of the anchor. `gradient` has every pair in it, and no second derivative: g(theta) = g + H (theta - theta_A) + ..; the sign in
-its score is that of now, so what would overshoot is no longer picked.
-
-Controls of each size: a random set, and the largest |delta|. Full rollback is the anchor, with B's gain gone as well.
+The first is the paper's proxy of its conflict coordinates (arXiv 2606.02398; how it is built is not in the public text, so this is
+ours): the diagonal of the second-order damage 1/2 delta' H_A delta, the empirical Fisher in place of H_A. Gradients are squared
+answer by answer, then averaged: the square of the mean gradient would be near 0 where A has converged. Controls of each size:
+a random set, and the largest |delta|. Full rollback is the anchor itself, with B's gain gone as well.
 """
 import argparse
 import math
@@ -47,6 +40,7 @@ from tqdm import tqdm
 import coordinates
 import curvature
 import edits
+from conflict import fisher, leading, on_route, quadratic_slopes, rescored, slopes
 from domains import DOMAINS, check_domain
 from evaluate import evaluate, mean_ci, respond
 from interference import change, number, scores, show, won_back
@@ -57,9 +51,6 @@ from rows import evaluation_rows, sources
 SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
 CONTROLS = ("largest", "random")
 FULL = "full rollback: the anchor"
-STEP = 0.0005      # of the coordinates: as many are rolled back between two looks at the gradient
-DIRECTIONS = 48    # leading eigenpairs for `curvature`, as many as in analyze.py
-ROUTE = 0.1        # of the neurons that are most active on a domain's tokens are its route, as in analyze.py
 
 
 def parse():
@@ -72,7 +63,8 @@ def parse():
     group.add_argument("--score", nargs="+", default=["fisher"], choices=(*SCORES, *CONTROLS), help="several for a "
                        "table, in which the controls always are (default fisher)")
     group.add_argument("--fraction", nargs="+", type=float, default=[0.001], help="of the parameters (default 0.001)")
-    group.add_argument("--strength", type=float, default=1.0, help="beta, in (0, 1] (default 1)")
+    group.add_argument("--strength", type=float, default=1.0, help="beta, in (0, 1], of the rollback; sets are picked as if it "
+                       "were 1 (default 1)")
     group.add_argument("--coordinates", metavar="FILE", help="take this set, written by another run, in place of a score")
     group.add_argument("--prompts", type=int, default=256, help="training rows that the anchor answers (default 256)")
     group.add_argument("--samples", type=int, default=4, help="answers to each (default 4)")
@@ -96,6 +88,9 @@ def parse():
         check_directory(name)
     if len(args.damaged) != len(args.anchor) or any(len(names) != len(args.anchor) for _, *names in args.beside):
         raise UserError(f"--damaged and each --beside need as many checkpoints as --anchor, which has {len(args.anchor)}")
+    labels = ["damaged", FULL, *(label for label, *_ in args.beside)]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"--beside: a row is named twice in {', '.join(labels)}")
     if not all(0 < f <= 1 for f in [*args.fraction, args.strength]):
         raise UserError("--fraction and --strength must lie in (0, 1]")
     args.fraction = sorted(set(args.fraction))
@@ -127,119 +122,6 @@ def parse():
 def place_of(args, score, fraction):
     """The directory of one rolled-back checkpoint: --out, or one below it where there are several."""
     return Path(args.out) if len(args.score) * len(args.fraction) == 1 else Path(args.out) / f"{score}-{fraction:g}"
-
-
-# ---- scores ------------------------------------------------------------------------------------------------------
-
-def fisher(model, rollout, rewards):
-    """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
-
-    Over the correct completions o_k (reward 1) of a rollout, one backward pass each; rewards (N,). A parameter's gradient
-    is squared and let go as soon as it is there, so no more than F itself, one copy of the parameters, is held.
-    """
-    correct = (rewards == 1).nonzero().squeeze(1).tolist()
-    F = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-
-    def square(name):
-        def hook(p):
-            F[name].addcmul_(p.grad, p.grad, value=1 / len(correct))
-            p.grad = None
-        return hook
-    hooks = [p.register_post_accumulate_grad_hook(square(name)) for name, p in model.named_parameters()]
-    try:
-        for k in tqdm(correct, desc="Fisher", unit="answer", leave=False, delay=3):
-            curvature.nll(model, rollout.rows([k]), torch.ones(1, device=model.device)).backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return F
-
-
-def slopes(model, parts):
-    """L_A at the model's weights and its gradient: a float, {name: gradient}, the parameters' own .grad."""
-    model.zero_grad(set_to_none=False)
-    loss = 0.0
-    for part in parts:
-        share = curvature.nll(model, *part)
-        share.backward()
-        loss += share.item()
-    return loss, {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
-
-
-def leading(model, parts):
-    """What the quadratic model of L_A needs, at the anchor: g (n,), eigenvalues (k,), eigenvectors (k, n), theta_A (n,)."""
-    hv = curvature.hessian(model, curvature.nll, parts)
-    n = sum(p.numel() for p in model.parameters())
-    values, vectors, residuals = curvature.lanczos(hv, n, min(DIRECTIONS, n), device=model.device, progress="curvature")
-    curved = values > torch.maximum(residuals, 1e-4 * values[0])       # the rest could be flat
-    theta = curvature.flatten(model.parameters()).detach().clone()
-    return curvature.gradient(model, curvature.nll, parts), values[curved], vectors[curved], theta
-
-
-def quadratic_slopes(model, g, values, vectors, theta):
-    """Value and gradient, as of `slopes`, of the quadratic model with the curvature of k eigenpairs alone:
-
-        q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A.
-    """
-    x = curvature.flatten(model.parameters()).detach() - theta                                           # (n,)
-    c, values = curvature.inner(vectors, x), values.to(x.device)                                         # (k,)
-    slope = g + (values * c).float() @ vectors                                                           # (n,)
-    q = torch.dot(g.double(), x.double()) + 0.5 * (values * c.square()).sum()
-    return q.item(), {name: part for (name, _), part in zip(model.named_parameters(), curvature.unflatten(model, slope))}
-
-
-def rescored(model, loss_and_slopes, goal, anchor, counts):
-    """Sets of the given sizes (ascending), grown in steps of the share STEP of all coordinates, the score taken anew for each:
-
-        s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta where the sets so far are rolled back,
-
-    to first order what L_A falls by if coordinate i goes back as well. It ends when the loss is no longer above `goal`,
-    or no coordinate would lower it: the larger sets are then what there is. What is rolled back has theta_i = theta_A,i and
-    so score 0. Of a step that crosses a size, the best are taken for it: a set does not depend on what other sizes are
-    asked for. anchor: a function name -> tensor. The model starts at theta_B and is left where the last set has led.
-    """
-    parameters = dict(model.named_parameters())
-    step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))
-    grown, sets, todo = {}, [], list(counts)
-    join = lambda more: {name: torch.cat([grown[name], more[name]]).sort().values if name in grown and name in more else
-                         more.get(name, grown.get(name)) for name in grown.keys() | more.keys()}
-    with tqdm(total=counts[-1], desc="rescored", unit="coordinate", leave=False, delay=3) as bar:
-        while todo:
-            loss, slope = loss_and_slopes()
-            if loss <= goal:
-                break
-            score = lambda name: (slope[name] * (parameters[name].detach() - anchor(name))).clamp(min=0)
-            held = coordinates.size(grown)
-            sizes = [k - held for k in todo if k - held <= step]
-            *partial, whole = coordinates.top(list(parameters), score, [*sizes, step])
-            if not whole:
-                break
-            sets += map(join, partial)
-            del todo[:len(sizes)]
-            for name, index in whole.items():
-                coordinates.roll_back(parameters[name], anchor(name), index)
-            grown = join(whole)
-            bar.update(coordinates.size(whole))
-    return sets + [grown] * len(todo)
-
-
-def on_route(model, active):
-    """The neurons on the route of the first domain and of any other: name -> mask that multiplies a tensor's scores, or 0.
-
-    active: of each domain, the activity of all neurons (n,), MLPs in the model's order.
-    """
-    routes = [edits.top(a, ROUTE) for a in active]
-    shared = routes[0] & torch.stack(routes[1:]).any(0)                                                  # (n,)
-    mlps = [(name.removesuffix(".down_proj"), m) for name, m in model.named_modules() if name.endswith("down_proj")]
-    mine = dict(zip((name for name, _ in mlps), shared.split([m.in_features for _, m in mlps])))
-
-    def mask(name, tensor):
-        where = edits.channels_of(name, tensor)
-        if not where:
-            return 0.0
-        channels = mine[where[0]].to(tensor)
-        return torch.cat([channels, channels])[:, None] if where[2] else channels[:, None] if where[1] == 0 else channels
-    return mask
 
 
 # ---- one pair ----------------------------------------------------------------------------------------------------

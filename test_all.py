@@ -30,6 +30,7 @@ import torch
 
 import analyze
 import claims
+import coordinates
 import domains
 import evaluate
 import interference
@@ -38,6 +39,7 @@ import model as models
 import policy as policies
 import refresh
 import resume
+import rollback
 import rollout as rollouts
 import rows as rows_module
 import train_grpo
@@ -1651,8 +1653,188 @@ def test_resume_refuses_other_settings_and_other_data():
     assert code == 2 and "other rows" in err
 
 
+def rolled_back(out, *argv, code=0, anchor=None, damaged=None):
+    """rollback.py on the family, with Math as the damaged domain: its stdout, or stderr where it fails."""
+    got, stdout, stderr = run(rollback.main, "--anchor", anchor or family()["math"], "--damaged", damaged or family()["math-qa"], "--domain",
+                              "math", "--data", f"math={talker()[1]}", "qa=synthetic", "--prompts", 16, "--max-completion-length", 4,
+                              "--eval-prompts", 8, *(["--out", out] if out else []), *argv)
+    assert got == code, (got, stdout, stderr)
+    return stdout if code == 0 else stderr
+
+
+def test_a_rolled_back_checkpoint_has_the_anchors_numbers_at_its_coordinates_and_the_damaged_ones_elsewhere():
+    out = WORK / "rolled"
+    text = rolled_back(out, "--fraction", 0.01, "--json", WORK / "rolled.json")
+    anchor, damaged, rolled = (weights(x) for x in (family()["math"], family()["math-qa"], out))
+    chosen, about = coordinates.read(out / "coordinates.safetensors")
+    n = sum(t.numel() for t in damaged.values())
+    assert coordinates.size(chosen) == round(0.01 * n) and f"{round(0.01 * n)} of {n} coordinates" in text
+    for name, tensor in damaged.items():
+        back = torch.zeros(tensor.numel(), dtype=torch.bool).index_fill(0, chosen.get(name, torch.tensor([], dtype=torch.int64)), True)
+        assert torch.equal(rolled[name], torch.where(back.view_as(tensor), anchor[name], tensor)), name
+    lineage = models.read_run(out)
+    assert lineage["recipe"] == [*models.read_run(family()["math-qa"])["recipe"], "rollback:fisher:0.01 0"]
+    assert lineage["parent"] == family()["math-qa"] == about["damaged"] and lineage["anchor"] == family()["math"] == about["anchor"]
+    report, = json.loads((WORK / "rolled.json").read_text())
+    assert report["later"] == ["qa"]
+    labels = [row["label"] for row in report["rows"]]
+    assert labels == ["damaged", "fisher 1 %", "largest 1 %", "random 1 %", rollback.FULL] and all(f"| {label} " in text for label in labels)
+    delta = torch.cat([(damaged[name] - anchor[name]).flatten() for name in damaged])
+    undone = torch.cat([(damaged[name] - rolled[name]).flatten() for name in damaged])
+    row = report["rows"][1]
+    assert row["coordinates"] == round(0.01 * n) and abs(row["norm_share"] - undone.square().sum() / delta.square().sum()) < 1e-5
+    # the same score as evaluate.py's
+    assert run(evaluate.main, out, "--data", f"math={talker()[1]}", "--held-out", "--domains", "math", "--prompts", 8,
+               "--max-completion-length", 4, "--json", WORK / "rolled-eval.json")[0] == 0
+    assert json.loads((WORK / "rolled-eval.json").read_text())[str(out)]["math"]["prompt_scores"] == row["math"]["prompt_scores"]
+    # the whole of delta is the anchor; half of it half-way
+    rolled_back(WORK / "all", "--score", "largest", "--fraction", 1, "--eval-prompts", 0)
+    assert same_weights(WORK / "all", family()["math"])
+    rolled_back(WORK / "half", "--score", "largest", "--fraction", 1, "--eval-prompts", 0, "--strength", 0.5)
+    assert all(torch.allclose(t, (anchor[name] + damaged[name]) / 2, atol=1e-7) for name, t in weights(WORK / "half").items())
+
+
+def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_files_give_the_same():
+    scores = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature", "largest", "random")
+    rolled_back(WORK / "many", "--score", *scores, "--fraction", 0.02, 0.001, "--json", WORK / "many.json", "--beside", "refresh",
+                family()["again"])
+    rows = {row["label"]: row for row in json.loads((WORK / "many.json").read_text())[0]["rows"]}
+    assert {f"{score} {share} %" for score in scores for share in ("0.1", "2")} | {"damaged", "refresh", rollback.FULL} == rows.keys()
+    n = sum(t.numel() for t in weights(family()["math"]).values())
+    for score in scores:
+        small, large = (coordinates.read(WORK / "many" / f"{score}-{f}" / "coordinates.safetensors")[0] for f in ("0.001", "0.02"))
+        assert all(set(index.tolist()) <= set(large[name].tolist()) for name, index in small.items())
+        assert coordinates.size(small) == rows[f"{score} 0.1 %"]["coordinates"] <= round(0.001 * n)
+        assert coordinates.size(large) == round(0.02 * n) or score in ("gradient", "curvature")
+        assert models.load(str(WORK / "many" / f"{score}-0.02"))
+        if score == "fisher+route":
+            assert large and all("mlp" in name for name in large)
+    assert rows["gradient 2 %"]["loss"] < rows["damaged"]["loss"] and 0 <= rows["gradient 2 %"]["in_S"]
+    for name in ("math", "math-qa"):                 # the same weights in several files
+        model, tokenizer = models.load(family()[name])
+        model.save_pretrained(WORK / f"sharded-{name}", max_shard_size="20KB")
+        tokenizer.save_pretrained(WORK / f"sharded-{name}")
+        assert len(list((WORK / f"sharded-{name}").glob("*.safetensors"))) > 1
+    shards = {"anchor": WORK / "sharded-math", "damaged": WORK / "sharded-math-qa"}
+    rolled_back(WORK / "from-shards", "--fraction", 0.02, "--eval-prompts", 0, **shards)
+    assert same_weights(WORK / "from-shards", WORK / "many" / "fisher-0.02")
+    assert "--later" in rolled_back(None, "--score", "fisher+route", code=2, **shards)  # no run.json says what was trained
+    rolled_back(WORK / "from-shards-2", "--score", "fisher+route", "--fraction", 0.02, "--later", "qa", "--eval-prompts", 0, **shards)
+    assert same_weights(WORK / "from-shards-2", WORK / "many" / "fisher+route-0.02")
+
+
+def test_saved_coordinates_are_applied_to_another_checkpoint():
+    source = WORK / "many" / "fisher-0.02" / "coordinates.safetensors"
+    if not source.exists():
+        rolled_back(WORK / "many", "--fraction", 0.02, 0.001)
+    text = rolled_back(WORK / "other", "--coordinates", source, anchor=family()["math"], damaged=family()["again"])
+    anchor, other, rolled = (weights(x) for x in (family()["math"], family()["again"], WORK / "other"))
+    chosen, _ = coordinates.read(source)
+    moved = {name: (rolled[name] != other[name]).flatten().nonzero().flatten() for name in other}
+    assert all(set(index.tolist()) <= set(chosen[name].tolist() if name in chosen else []) for name, index in moved.items())
+    assert all(torch.equal(rolled[name].flatten()[index], anchor[name].flatten()[index]) for name, index in chosen.items())
+    assert "| saved 2 % " in text
+
+
+def test_a_table_over_several_pairs_and_its_picture():
+    both = family()["math"], family()["math"]
+    code, text, err = run(rollback.main, "--anchor", *both, "--damaged", family()["math-qa"], family()["again"], "--domain", "math", "--data",
+                          f"math={talker()[1]}", "qa=synthetic", "--prompts", 8, "--max-completion-length", 4, "--eval-prompts", 8, "--plot",
+                          WORK / "rolled.png", "--beside", "refresh", family()["again"], family()["again"], "--json", WORK / "pairs.json")
+    assert code == 0 and "2 pairs" in text and "over seeds" in text and "| refresh " in text, err
+    assert len(json.loads((WORK / "pairs.json").read_text())) == 2
+    try:
+        import matplotlib  # noqa: F401
+        assert (WORK / "rolled.png").stat().st_size > 5000
+    except ImportError:
+        assert "matplotlib is not installed" in text
+
+
+def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
+    out = WORK / "kept-safe"
+    rolled_back(out, "--eval-prompts", 0)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    other = tiny_of_another_shape()
+    for words, argv, more in (
+            ("--overwrite replaces", ["--eval-prompts", 0], {}), ("must lie in (0, 1]", ["--fraction", 0], {}),
+            ("must lie in (0, 1]", ["--strength", 1.5], {}), ("as many checkpoints as --anchor", ["--beside", "refresh"], {}),
+            ("not of one architecture, first at", ["--overwrite"], {"damaged": other}), ("nothing to roll back", ["--overwrite"], {"damaged": family()["math"]}),
+            ("no checkpoint at", ["--overwrite"], {"anchor": "checkpoints/none"}), ("a checkpoint that is read", ["--overwrite", "--out", family()["math"]], {}),
+            ("holds no coordinates", ["--overwrite", "--coordinates", talker()[1]], {}), ("in place of a --score", ["--coordinates", "x", "--score", "gradient"], {}),
+            ("--prompts must be", ["--prompts", 0], {}), ("cannot write", ["--overwrite", "--json", "/nowhere/x.json"], {}),
+            ("name a .png", ["--overwrite", "--plot", "x"], {}), ("twice", ["--beside", "a", family()["again"], "--beside", "a", family()["again"]], {})):
+        err = rolled_back(out, *argv, code=2, **more)
+        assert words in err and err.count("\n") == 1 and "Traceback" not in err, (words, err)
+    assert "nothing to do" in rolled_back(None, "--eval-prompts", 0, code=2)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    rolled_back(WORK / "family" / "math" / "x" / "..", "--overwrite", code=2)           # another name of the anchor's own directory
+    rolled_back(out, "--overwrite", "--fraction", 0.05, "--eval-prompts", 0)
+    assert coordinates.size(coordinates.read(out / "coordinates.safetensors")[0]) > 100
+
+
+@lru_cache
+def tiny_of_another_shape():
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    _, model, tokenizer = tiny()
+    wide = Qwen3ForCausalLM(Qwen3Config(**{**model.config.to_dict(), "intermediate_size": 80}))
+    models.save(wide, tokenizer, WORK / "wide", {"parent": None})
+    return str(WORK / "wide")
+
+
+def test_protected_coordinates_do_not_move_while_the_others_do_also_in_bf16_and_after_an_interruption():
+    source = WORK / "protect"
+    if not source.exists():
+        rolled_back(source, "--fraction", 0.05, "--eval-prompts", 0)
+    chosen, _ = coordinates.read(source / "coordinates.safetensors")
+    init, options = family()["math"], ("--init", family()["math"], "--domain", "qa", "--inner-updates", 2, "--protect",
+                                       source / "coordinates.safetensors")
+    calm = with_reward(lively, lambda: train(WORK / "protected", *options, "--steps", 4))
+    free = with_reward(lively, lambda: train(WORK / "unprotected", *options[:-2], "--steps", 4))
+    before, after, other = weights(init), weights(calm), weights(free)
+    for name, tensor in before.items():
+        index = chosen.get(name, torch.tensor([], dtype=torch.int64))
+        assert torch.equal(after[name].flatten()[index], tensor.flatten()[index]), name
+        rest = torch.ones(tensor.numel(), dtype=torch.bool).index_fill(0, index, False)
+        assert (after[name] != tensor).flatten()[rest].double().mean() > 0.9 * (other[name] != tensor).double().mean() > 0, name
+    assert models.read_run(calm)["recipe"][-1] == "qa:protected 4" and models.stage("qa:protected 4") == (["qa"], 4)
+    calls = []
+
+    def dies(domain, completions, rows):
+        calls.append(1)
+        if len(calls) == 4:
+            raise models.UserError("pulled the plug")
+        return lively(domain, completions, rows)
+    with_reward(dies, lambda: train(WORK / "protected-2", *options, "--steps", 4, "--save-every", 2, code=2))
+    with_reward(lively, lambda: train(WORK / "protected-2", *options, "--steps", 4, "--resume"))
+    assert same_weights(calm, WORK / "protected-2")
+    policy = policies.Policy(models.load(init)[0], torch.bfloat16, frozen=chosen)
+    (sum((p.float() ** 2).sum() for p in policy.parameters)).backward()
+    for p, master in zip(policy.parameters, policy.masters):
+        master.grad, p.grad = p.grad.float(), None
+    policy.step(1e-2, 1.0)
+    moved = policy.state_dict()
+    assert all(torch.equal(moved[name].flatten()[index], before[name].flatten()[index]) for name, index in chosen.items())
+    assert any((moved[name] != before[name]).any() for name in before)
+    got = train(WORK / "never", "--init", tiny_of_another_shape(), *options[2:], code=2)
+    assert not got.exists()
+
+
+def test_a_protected_stage_and_a_rollback_are_rows_of_their_own_and_no_part_of_the_matrix():
+    runs = {("base",): 50, ("base", "math 9"): 70, ("base", "math 9", "qa 9"): 60, ("base", "math 9", "qa:protected 9"): 69,
+            ("base", "math 9", "qa 9", "rollback:fisher:0.01 0"): 65}
+    entry = lambda recipe, s, seed: {"recipe": list(recipe), "seed": seed, "evaluated": {}, "training": {},
+                                     **{d: {"score": s, "ci95": 1.0, "prompt_scores": {"a": s, "b": s}} for d in ("math", "qa")}}
+    for seed in (0, 1):
+        (WORK / f"kinds{seed}.json").write_text(json.dumps({f"{r}": entry(r, s + seed, seed) for r, s in runs.items()}))
+    code, text, err = run(interference.main, WORK / "kinds0.json", WORK / "kinds1.json")
+    assert code == 0, err
+    for label in ("math > qa", "math > qa:protected", "math > qa > rollback:fisher:0.01"):
+        assert any(line.startswith(f"| {label} ") or line.startswith(f"| **{label}** ") for line in text.splitlines()), text
+    assert "-10.0" in text.split("I(later")[1] and "-1.0" not in text.split("I(later")[1]
+
+
 def test_every_flag_is_read_somewhere():
-    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "warmup.py"):
+    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "warmup.py"):
         source = "".join((ROOT / name).read_text() for name in (script, "resume.py", "rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
@@ -1789,7 +1971,9 @@ def test_every_script_runs_end_to_end_from_the_command_line():
                  ["evaluate.py", str(WORK / "cli"), str(WORK / "cli-qa"), "--prompts", "2", "--samples", "1", "--max-completion-length",
                   "4", "--json", str(WORK / "cli.json")], ["interference.py", str(WORK / "cli.json")],
                  ["analyze.py", "--base", talker()[0], str(WORK / "cli"), "--json", str(WORK / "analysis.json"), "--weights-only"],
-                 ["claims.py", str(WORK / "analysis.json")], ["analyze.py", "--help"], ["claims.py", "--help"],
+                 ["claims.py", str(WORK / "analysis.json")], ["rollback.py", "--anchor", str(WORK / "cli"), "--damaged", str(WORK / "cli-qa"),
+                  "--domain", "math", "--data", f"math={talker()[1]}", "--prompts", "4", "--eval-prompts", "2", "--out", str(WORK / "cli-rolled"),
+                  "--max-completion-length", "4"], ["rollback.py", "--help"], ["analyze.py", "--help"], ["claims.py", "--help"],
                  ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"], ["refresh.py", "--help"],
                  ["interference.py", "--help"]):
         done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
@@ -1813,8 +1997,9 @@ def test_nothing_imports_in_circles_and_requirements_are_the_four():
 
 import test_analyze
 import test_math_answer
+import test_rollback
 import test_sandbox
-for module in (test_analyze, test_math_answer, test_sandbox):
+for module in (test_analyze, test_math_answer, test_rollback, test_sandbox):
     globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
 
 

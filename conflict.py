@@ -1,0 +1,143 @@
+"""Conflict: which single parameters carry the damage that later training did to an earlier domain.
+
+    F = fisher(model, rollout, rewards)                                # at theta_A: {name: F_i}
+    sets = top(names, lambda name: F[name] * delta(name)**2, [471])    # the paper's proxy, the diagonal (coordinates.py)
+    sets = rescored(model, partial(slopes, model, parts), loss_at_anchor, anchor, [471, 4710])    # with all pairs in it
+
+Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A) = g . delta + 1/2 delta' H delta.
+But which part is its own? On the diagonal, 1/2 H_ii delta_i^2, with the empirical Fisher in place of H. Yet damage is a sum over
+pairs, and lies in a few directions v_j (analyze.py) in which nearly all coordinates have a share: what counts is what is left of
+v_j . delta, sum_i v_ji delta_i, and a coordinate counts by its sign in it. If i is undone, I falls to first order by
+
+    delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
+
+the row of H and not its diagonal, at no second derivative. As soon as some coordinates are back, the rest are to be scored anew:
+where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more would overshoot. That is why
+the harmful sign at the anchor, g_i delta_i > 0, is no good filter: it is never looked at again, so the one half of a correlated
+move is undone and the other stays.
+"""
+import torch
+from tqdm import tqdm
+
+import coordinates
+import curvature
+import edits
+from model import UserError
+
+STEP = 0.0005      # of the coordinates: as many are rolled back between two looks at the gradient
+DIRECTIONS = 48    # leading eigenpairs of the quadratic model, as many as in analyze.py
+ROUTE = 0.1        # of the neurons that are most active on a domain's tokens are its route, as in analyze.py
+
+
+def fisher(model, rollout, rewards):
+    """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
+
+    Over the correct completions o_k (reward 1) of a rollout, one backward pass each; rewards (N,). A parameter's gradient
+    is squared and let go as soon as it is there, so no more than F itself, one copy of the parameters, is held.
+    """
+    correct = (rewards == 1).nonzero().squeeze(1).tolist()
+    F = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    model.zero_grad()                               # what stands there would be added to the first answer's gradient
+
+    def square(name):
+        def hook(p):
+            F[name].addcmul_(p.grad, p.grad, value=1 / len(correct))
+            p.grad = None
+        return hook
+    hooks = [p.register_post_accumulate_grad_hook(square(name)) for name, p in model.named_parameters()]
+    try:
+        for k in tqdm(correct, desc="Fisher", unit="answer", leave=False, delay=3):
+            curvature.nll(model, rollout.rows([k]), torch.ones(1, device=model.device)).backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return F
+
+
+def on_route(model, active):
+    """The neurons on the route of the first domain and of any other: name -> mask that multiplies a tensor's scores, or 0.
+
+    active: of each domain, the activity of all neurons (n,), MLPs in the model's order.
+    """
+    if len(active) < 2 or any(a is None for a in active):
+        raise UserError("a shared route needs two domains, and a model whose MLPs have a down_proj that reads their channels")
+    routes = [edits.top(a, ROUTE) for a in active]
+    shared = routes[0] & torch.stack(routes[1:]).any(0)                                                  # (n,)
+    mlps = [(name.removesuffix(".down_proj"), m) for name, m in model.named_modules() if name.endswith("down_proj")]
+    mine = dict(zip((name for name, _ in mlps), shared.split([m.in_features for _, m in mlps])))
+
+    def mask(name, tensor):
+        where = edits.channels_of(name, tensor)
+        if not where:
+            return 0.0
+        channels = mine[where[0]].to(tensor)
+        return torch.cat([channels, channels])[:, None] if where[2] else channels[:, None] if where[1] == 0 else channels
+    return mask
+
+
+def slopes(model, parts):
+    """L_A at the model's weights and its gradient: a float, {name: gradient}, the parameters' own .grad."""
+    model.zero_grad(set_to_none=False)
+    loss = 0.0
+    for part in parts:
+        share = curvature.nll(model, *part)
+        share.backward()
+        loss += share.item()
+    return loss, {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+
+
+def leading(model, parts):
+    """What the quadratic model of L_A needs, at the anchor: g (n,), eigenvalues (k,), eigenvectors (k, n), theta_A (n,)."""
+    hv = curvature.hessian(model, curvature.nll, parts)
+    n = sum(p.numel() for p in model.parameters())
+    values, vectors, residuals = curvature.lanczos(hv, n, min(DIRECTIONS, n), device=model.device, progress="curvature")
+    curved = values > torch.maximum(residuals, 1e-4 * values[0])       # the rest could be flat
+    theta = curvature.flatten(model.parameters()).detach().clone()
+    return curvature.gradient(model, curvature.nll, parts), values[curved], vectors[curved], theta
+
+
+def quadratic_slopes(model, g, values, vectors, theta):
+    """Value and gradient, as of `slopes`, of the quadratic model with the curvature of k eigenpairs alone:
+
+        q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A.
+    """
+    x = curvature.flatten(model.parameters()).detach() - theta                                           # (n,)
+    c, values = curvature.inner(vectors, x), values.to(x.device)                                         # (k,)
+    slope = g + (values * c).float() @ vectors                                                           # (n,)
+    q = torch.dot(g.double(), x.double()) + 0.5 * (values * c.square()).sum()
+    return q.item(), {name: part for (name, _), part in zip(model.named_parameters(), curvature.unflatten(model, slope))}
+
+
+def rescored(model, loss_and_slopes, goal, anchor, counts):
+    """Sets of the given sizes (ascending), grown in steps of the share STEP of all coordinates, the score taken anew for each:
+
+        s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta where the sets so far are rolled back,
+
+    to first order what L_A falls by if coordinate i goes back as well. It ends when the loss is no longer above `goal`,
+    or no coordinate would lower it: the larger sets are then what there is. What is rolled back has theta_i = theta_A,i and
+    so score 0. Of a step that crosses a size, the best are taken for it: a set does not depend on what other sizes are
+    asked for. anchor: a function name -> tensor. The model starts at theta_B and is left where the last set has led.
+    """
+    parameters = dict(model.named_parameters())
+    step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))
+    grown, sets, todo = {}, [], list(counts)
+    join = lambda more: {name: torch.cat([grown[name], more[name]]).sort().values if name in grown and name in more else
+                         more.get(name, grown.get(name)) for name in grown.keys() | more.keys()}
+    with tqdm(total=counts[-1], desc="rescored", unit="coordinate", leave=False, delay=3) as bar:
+        while todo:
+            loss, slope = loss_and_slopes()
+            if loss <= goal:
+                break
+            score = lambda name: (slope[name] * (parameters[name].detach() - anchor(name))).clamp(min=0)
+            held = coordinates.size(grown)
+            sizes = [k - held for k in todo if k - held <= step]
+            *partial, whole = coordinates.top(list(parameters), score, [*sizes, step])
+            if not whole:
+                break
+            sets += map(join, partial)
+            del todo[:len(sizes)]
+            for name, index in whole.items():
+                coordinates.roll_back(parameters[name], anchor(name), index)
+            grown = join(whole)
+            bar.update(coordinates.size(whole))
+    return sets + [grown] * len(todo)

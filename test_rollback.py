@@ -1,0 +1,341 @@
+"""Claims about rollback.py: sets of coordinates against brute force, scores against autograd, tables against hand-worked numbers.
+
+Run by test_all.py, which has those that train and evaluate.
+"""
+import contextlib
+import io
+import itertools
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+
+import conflict
+import coordinates
+import curvature
+import rollback
+from test_analyze import checkpoint, in_small_batches, raises, sequence_logps, small, weights, whole_hessian
+
+WORK = Path(tempfile.mkdtemp(prefix="test_rollback_"))
+
+
+def flat(chosen, shapes):
+    """A set as indices into all tensors one after the other: a Python set."""
+    starts = dict(zip(shapes, itertools.accumulate([0] + [torch.Size(shape).numel() for shape in shapes.values()])))
+    return {starts[name] + i for name, index in chosen.items() for i in index.tolist()}
+
+
+# ---- coordinates.py ----------------------------------------------------------------------------------------------
+
+def test_the_top_fraction_is_that_of_a_sort_of_all_scores_exactly_whatever_their_size_ties_and_zeros():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator).abs()
+    cases = {"normal": {"a": draw(30, 7), "b": draw(1), "c": draw(400)},
+             "forty decades": {"a": 10 ** (40 * torch.rand(50, 4, generator=generator) - 30), "b": draw(99) * 1e-43},
+             "two upper halves": {"a": 1 + torch.rand(300, generator=generator) / 200, "b": 1 + torch.rand(300, generator=generator) / 200},
+             "many zeros": {"a": draw(20, 20) * (torch.rand(20, 20, generator=generator) < 0.1), "b": torch.zeros(50), "c": -torch.zeros(5)},
+             "many ties": {"a": torch.randint(0, 4, (20, 20), generator=generator).float(), "b": torch.full((50,), 2.0)},
+             "half precision": {"a": draw(300).bfloat16(), "b": draw(40, 3).half()}}
+    for case, scores in cases.items():
+        shapes = {name: tensor.shape for name, tensor in scores.items()}
+        values = torch.cat([tensor.flatten().float() for tensor in scores.values()])
+        positive = int((values > 0).sum())
+        order = values.argsort(descending=True, stable=True).tolist()           # of equal ones, the first come first
+        counts = [1, 2, 17, positive - 1, positive, len(values)]
+        sets = coordinates.top(list(scores), scores.get, counts)
+        for k, chosen in zip(counts, sets):
+            assert flat(chosen, shapes) == set(order[:min(k, positive)]), (case, k)
+            assert coordinates.size(chosen) == min(k, positive)
+            assert all(len(index) and (index.diff() > 0).all() for index in chosen.values())
+        alone = [coordinates.top(list(scores), scores.get, [k])[0] for k in counts]
+        assert [flat(a, shapes) for a in alone] == [flat(b, shapes) for b in sets]
+    assert coordinates.top(["a"], lambda name: torch.zeros(5), [3]) == [{}]
+
+
+def test_scores_that_are_no_scores_are_an_error_with_the_tensors_name():
+    for bad in (math.nan, math.inf, -1.0):
+        raises(lambda: coordinates.top(["ok", "w"], lambda name: torch.tensor([1.0, bad if name == "w" else 2.0]), [1]), "scores of w")
+
+
+def test_scores_are_asked_for_a_tensor_at_a_time_and_never_all_held():
+    import weakref
+    alive, most, asked = weakref.WeakSet(), [0], []
+
+    def score(name):
+        tensor = torch.rand(1000)
+        alive.add(tensor)
+        most[0] = max(most[0], len(alive))
+        asked.append(name)
+        return tensor
+    with contextlib.suppress(Exception):                               # random each time: no set, but the passes are made
+        coordinates.top([f"t{i}" for i in range(20)], score, [100, 5000])
+    assert asked == [f"t{i}" for i in range(20)] * 3 and most[0] <= 2, most
+
+
+def test_a_random_set_has_its_size_and_every_coordinate_the_same_chance():
+    shapes = {"small": torch.Size([3]), "large": torch.Size([5, 8])}
+    hits = torch.zeros(43)
+    for seed in range(400):
+        chosen, = coordinates.top(list(shapes), coordinates.random(shapes, seed), [7])
+        assert coordinates.size(chosen) == 7
+        hits[list(flat(chosen, shapes))] += 1
+    expected, sigma = 400 * 7 / 43, math.sqrt(400 * 7 / 43 * 36 / 43)
+    assert (hits - expected).abs().max() < 4.5 * sigma, hits
+    again = [coordinates.top(list(shapes), coordinates.random(shapes, seed), [7])[0] for seed in (1, 1, 2)]
+    assert flat(again[0], shapes) == flat(again[1], shapes) != flat(again[2], shapes)
+
+
+def test_a_set_comes_back_from_its_file_in_four_bytes_a_coordinate_and_fits_its_architecture_alone():
+    shapes = {"model.a.weight": torch.Size([300, 50]), "model.b.bias": torch.Size([9])}
+    chosen = {"model.a.weight": torch.arange(0, 15000, 3), "model.b.bias": torch.tensor([8])}
+    path = WORK / "set.safetensors"
+    coordinates.write(path, chosen, shapes, {"score": "fisher", "fraction": 0.3})
+    again, about = coordinates.read(path)
+    assert again.keys() == chosen.keys() and all(torch.equal(again[name], chosen[name]) for name in chosen)
+    assert about["score"] == "fisher" and about["coordinates"] == 5001 and path.stat().st_size < 4 * 5001 + 1000
+    coordinates.check_fits(path, about, shapes, "x")
+    raises(lambda: coordinates.check_fits(path, about, {**shapes, "model.b.bias": torch.Size([8])}, "x"), "model.b.bias", "[9]", "[8]")
+    raises(lambda: coordinates.check_fits(path, about, {"model.b.bias": torch.Size([9])}, "x"), "first at model.a.weight", "no such tensor")
+    raises(lambda: coordinates.check_fits(path, about, {**shapes, "extra": torch.Size([1])}, "x"), "extra", "no such tensor")
+    coordinates.write(path, {"model.b.bias": torch.tensor([9])}, shapes, {})       # beyond its tensor
+    raises(lambda: coordinates.read(path), "holds no coordinates")
+    for text in (b"", b"no safetensors at all"):
+        (WORK / "other.safetensors").write_bytes(text)
+        raises(lambda: coordinates.read(WORK / "other.safetensors"), "holds no coordinates")
+    raises(lambda: coordinates.read(Path(checkpoint("plain", weights())) / "model.safetensors"), "holds no coordinates")
+    raises(lambda: coordinates.read(WORK / "missing.safetensors"), "holds no coordinates")
+
+
+def test_rolled_back_coordinates_are_the_anchors_bit_for_bit_or_a_part_of_the_way_and_the_rest_is_untouched():
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        anchor, damaged = (torch.randn(6, 5, generator=generator).to(dtype) for _ in range(2))
+        index = torch.tensor([0, 7, 29])
+        theta = damaged.clone()
+        coordinates.roll_back(theta, anchor, index)
+        back = torch.zeros(30, dtype=torch.bool).index_fill(0, index, True).view(6, 5)
+        assert torch.equal(theta, torch.where(back, anchor, damaged)) and theta.dtype == dtype
+    theta = torch.tensor([1.0, 2.0, 4.0])
+    coordinates.roll_back(theta, torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0, 2]), strength=0.25)
+    assert theta.tolist() == [0.75, 2.0, 3.25]                                      # theta - beta delta
+    theta = torch.tensor([1.0, 3.0]).bfloat16()
+    coordinates.roll_back(theta, torch.tensor([1.0, 1.0]).bfloat16(), torch.tensor([1]), strength=0.3)
+    assert theta.tolist() == [1.0, torch.tensor(2.4).bfloat16().item()]             # the mean in fp32, then rounded once
+
+
+# ---- conflict.py -------------------------------------------------------------------------------------------------
+
+def own_gradients():
+    """Gradient of -log pi of each correct completion of `small`, each alone: (K, n) fp64."""
+    model, rollout, rewards = small()
+    correct = (rewards.flatten() == 1).nonzero().flatten().tolist()
+    params = list(model.parameters())
+    return torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(-sequence_logps(model, rollout, k), params)]) for k in correct]).double()
+
+
+def test_the_fisher_averages_the_squares_of_each_answers_gradient_and_not_the_square_of_their_mean():
+    model, rollout, rewards = small()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)                                    # what an earlier pass left
+    held = []                                                          # gradients that exist when another one is ready
+    watch = [p.register_post_accumulate_grad_hook(lambda p: held.append(sum(q.grad is not None for q in model.parameters())))
+             for p in model.parameters()]
+    F = conflict.fisher(model, rollout, rewards.flatten())
+    [hook.remove() for hook in watch]
+    assert len(held) >= len(F) and max(held) == 1                      # so no second copy of the parameters
+    assert list(F) == [name for name, _ in model.named_parameters()] and all(p.grad is None for p in model.parameters())
+    got, each = curvature.flatten(F.values()).double(), own_gradients()
+    assert torch.allclose(got, each.square().mean(0), rtol=1e-3, atol=1e-7)
+    wrong = each.mean(0).square()
+    assert got.sum() > 2 * wrong.sum()                                 # near an optimum it would be many times as much
+    order = lambda values: set(values.topk(16).indices.tolist())
+    assert order(got) != order(wrong)                                  # and others would be picked
+    _, slope = conflict.slopes(model, curvature.own_correct(rollout, rewards.flatten()))
+    assert any(g.any() for g in slope.values())                        # no hook has stayed that lets gradients go
+    model.zero_grad()
+
+
+def test_loss_and_slopes_are_those_of_autograd_in_one_batch_or_many():
+    model, rollout, rewards = small()
+    each, (g, _) = own_gradients(), whole_hessian()
+    for _ in range(2):                                                 # the second is not added to the first
+        loss, slope = in_small_batches(lambda: conflict.slopes(model, curvature.own_correct(rollout, rewards.flatten())))
+        assert torch.allclose(curvature.flatten(slope.values()).double(), g, rtol=1e-3, atol=1e-6)
+        assert torch.allclose(each.mean(0), g, rtol=1e-3, atol=1e-6)
+    direct = -sum(sequence_logps(model, rollout, k).item() for k in (rewards.flatten() == 1).nonzero().flatten().tolist()) / len(each)
+    assert abs(loss - direct) < 1e-5
+    model.zero_grad()
+
+
+def test_the_quadratic_model_with_all_eigenpairs_is_the_taylor_expansion_and_with_some_its_part_in_s():
+    model, rollout, rewards = small()
+    g, H = whole_hessian()
+    theta = curvature.flatten(model.parameters()).detach().clone()
+    values, vectors = torch.linalg.eigh(H)
+    x = 0.1 * torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
+    try:
+        curvature.place(model, theta + x)
+        q, slope = conflict.quadratic_slopes(model, g.float(), values, vectors.T.float(), theta)
+        assert abs(q - (g @ x.double() + 0.5 * x.double() @ H @ x.double()).item()) < 1e-4 * abs(q) + 1e-5
+        assert torch.allclose(curvature.flatten(slope.values()).double(), g + H @ x.double(), rtol=1e-3, atol=1e-4)
+        curvature.place(model, theta)
+        parts = curvature.own_correct(rollout, rewards.flatten())
+        old, conflict.DIRECTIONS = conflict.DIRECTIONS, 5
+        try:
+            got_g, found, V, at = conflict.leading(model, parts)
+        finally:
+            conflict.DIRECTIONS = old
+        assert torch.allclose(got_g.double(), g, rtol=1e-3, atol=1e-5) and torch.equal(at, theta)
+        assert torch.allclose(found, values.flip(0)[:5], rtol=1e-3) and V.shape == (5, len(theta))
+    finally:
+        curvature.place(model, theta)
+
+
+class Bowl(torch.nn.Module):
+    """L = g . x + 1/2 x' H x around the anchor 0: weights with a known loss, in two tensors."""
+
+    def __init__(self, delta, H, g=None):
+        super().__init__()
+        self.a = torch.nn.Parameter(delta[:4].clone().view(2, 2))
+        self.b = torch.nn.Parameter(delta[4:].clone())
+        self.H, self.g = H, torch.zeros(len(delta)) if g is None else g
+
+    def x(self):
+        return curvature.flatten(self.parameters())
+
+    def look(self):
+        x = self.x().detach()
+        slope = self.g + self.H @ x
+        return (self.g @ x + 0.5 * x @ self.H @ x).item(), {"a": slope[:4].view(2, 2), "b": slope[4:]}
+
+    def grow(self, counts, goal=-math.inf):
+        shapes = {"a": (2, 2), "b": (len(self.b),)}
+        sets = conflict.rescored(self, self.look, goal, lambda name: torch.zeros(shapes[name]), counts)
+        return [flat(chosen, shapes) for chosen in sets]
+
+
+def one_at_a_time(action):
+    old, conflict.STEP = conflict.STEP, 1e-9
+    try:
+        return action()
+    finally:
+        conflict.STEP = old
+
+
+def test_rescoring_stops_where_nothing_is_left_to_undo_while_the_harmful_sign_undoes_one_half_of_a_correlated_move():
+    # Twelve coordinates move; in the one direction of curvature the moves cancel but for 2: +1 seven times, -1 five times.
+    delta = torch.tensor([1.0] * 7 + [-1.0] * 5)
+    v = torch.ones(12)
+    damage = lambda x: 0.5 * (v @ x).square().item()
+    g = 0.1 * v                                                        # A has not quite converged along v
+    harmful = delta.where(g * delta > 0, torch.zeros(()))              # the filter's set: all +1
+    undone = delta - harmful
+    assert damage(delta) == 2.0 and damage(undone) == 12.5             # v . x goes from 2 to -5: far on the other side
+    bowl = Bowl(delta, torch.outer(v, v))
+    sets = one_at_a_time(lambda: bowl.grow([1, 2, 6, 12]))
+    assert [len(s) for s in sets] == [1, 2, 2, 2] and sets[0] < sets[1] == sets[2]      # the third would overshoot
+    assert all(delta[i] == 1 for i in sets[1]) and damage(bowl.x().detach()) == 0.0
+    # the diagonal sees no difference between any of them: all H_ii delta_i^2 are 1
+    assert (torch.outer(v, v).diagonal() * delta**2).unique().tolist() == [1.0]
+
+
+def test_rescored_sets_are_nested_exact_in_size_and_do_not_depend_on_the_sizes_asked_for():
+    generator = torch.Generator().manual_seed(3)
+    root = torch.randn(40, 40, generator=generator)
+    delta, H = torch.randn(40, generator=generator), root @ root.T + 5 * torch.eye(40)
+    old, conflict.STEP = conflict.STEP, 4 / 40
+    try:
+        all_sizes = [1, 3, 4, 5, 9, 14]
+        together = Bowl(delta, H).grow(all_sizes)
+        alone = [Bowl(delta, H).grow([k])[0] for k in all_sizes]
+    finally:
+        conflict.STEP = old
+    assert together == alone and [len(s) for s in together] == all_sizes
+    assert all(a <= b for a, b in zip(together, together[1:]))
+
+
+def test_rescoring_picks_the_coordinate_of_largest_first_order_fall_and_ends_at_the_goal():
+    generator = torch.Generator().manual_seed(1)
+    root = torch.randn(10, 10, generator=generator)
+    delta, H, g = torch.randn(10, generator=generator), root @ root.T, 0.1 * torch.randn(10, generator=generator)
+    x, order, loss = delta.clone(), [], [(g @ delta + 0.5 * delta @ H @ delta).item()]
+    while True:                                                        # by hand, one after the other
+        fall = (g + H @ x) * x
+        if loss[-1] <= 0.5 or fall.max() <= 0:
+            break
+        order.append(int(fall.argmax()))
+        x[order[-1]] = 0
+        loss.append((g @ x + 0.5 * x @ H @ x).item())
+    sets = one_at_a_time(lambda: Bowl(delta, H, g).grow(list(range(1, 11)), goal=0.5))
+    assert len(order) > 2 and [len(s) for s in sets] == [min(k, len(order)) for k in range(1, 11)]
+    assert all(s == set(order[:len(s)]) for s in sets)
+    assert one_at_a_time(lambda: Bowl(delta, H, g).grow([5], goal=1e9)) == [set()]     # no damage: nothing is undone
+
+
+def test_the_shared_route_keeps_the_coordinates_of_neurons_that_both_domains_use_and_nothing_else():
+    model, _, _ = small()                                              # two MLPs of six channels
+    first, second, third = (torch.zeros(12, dtype=torch.float64) for _ in range(3))
+    first[[2, 9]], second[[2, 3]], third[[9, 4]] = 1.0, 1.0, 1.0       # the three most active would be more than a tenth
+    old, conflict.ROUTE = conflict.ROUTE, 2 / 12
+    try:
+        mask = conflict.on_route(model, [first, second, third])
+        kept = {name: (torch.ones_like(p) * mask(name, p)).nonzero().tolist() for name, p in model.named_parameters()}
+        fused = mask("model.layers.1.mlp.gate_up_proj.weight", torch.ones(12, 4))
+    finally:
+        conflict.ROUTE = old
+    for layer, channel in ((0, 2), (1, 3)):
+        mlp = f"model.layers.{layer}.mlp."
+        assert kept.pop(mlp + "gate_proj.weight") == kept.pop(mlp + "up_proj.weight") == [[channel, c] for c in range(4)]
+        assert kept.pop(mlp + "down_proj.weight") == [[r, channel] for r in range(4)]
+    assert not any(kept.values())
+    assert fused.flatten().nonzero().flatten().tolist() == [3, 9]      # gate and up of channel 3
+    raises(lambda: conflict.on_route(model, [first]), "two domains")
+    raises(lambda: conflict.on_route(model, [None, None]), "down_proj")
+
+
+# ---- rollback.py: tables -----------------------------------------------------------------------------------------
+
+def a_report(math_scores, qa_scores, later=("qa",)):
+    """A report whose rows have these scores, three prompts each: {label: points}."""
+    rows = []
+    for label in math_scores:
+        score, _, share = label.rpartition(" ")[0].rpartition(" ")
+        facts = {"score": score, "fraction": float(share) / 100, "share": float(share) / 100, "norm_share": 0.1, "coordinates": 5,
+                 "seconds": 2.0} if label.endswith("%") else {}
+        domain = lambda s: {"score": s, "ci95": 1.0, "prompt_scores": {"x": s - 5, "y": s, "z": s + 5}}
+        rows.append({"label": label, **facts, "loss": 1 - math_scores[label] / 100, "math": domain(math_scores[label]),
+                     "qa": domain(qa_scores[label])})
+    return {"domain": "math", "later": list(later), "rows": rows}
+
+
+def test_won_back_kept_and_claims_are_those_worked_by_hand():
+    labels = ["damaged", "fisher 1 %", "gradient 1 %", "largest 1 %", "random 1 %", rollback.FULL]
+    maths = [dict(zip(labels, m)) for m in ((50, 55, 60, 51, 51, 70), (60, 67, 74, 60, 62, 80))]
+    qas = [dict(zip(labels, q)) for q in ((80, 79, 80, 80, 80, 60), (80, 78, 79, 80, 80, 60))]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        rollback.tables([a_report(m, q) for m, q in zip(maths, qas)])
+    text = out.getvalue()
+    row = lambda label, n: [cell.strip() for cell in [line for line in text.splitlines() if line.startswith(f"| {label} ")][n].split("|")[1:-1]]
+    assert row("fisher 1 %", 0)[1].startswith("61.0 (+6.0")            # mean of 55 and 67; of +5 and +7
+    share = row("fisher 1 %", 1)
+    assert share[1:3] == ["1 %", "10 %"] and share[3].startswith("30.0 ±") and share[4] == "3.0"   # 6 of 20; per share of the norm
+    assert share[5].startswith("92.5")                                 # of 20 points of qa, 1.5 are lost
+    assert row("gradient 1 %", 1)[3].startswith("60.0") and row("random 1 %", 1)[3].startswith("7.5")
+    claim = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in text.splitlines() if line.endswith((" yes |", " no |"))}
+    assert claim["gradient 1 % wins back at least 50 % of what full rollback does"] == "yes"
+    assert claim["gradient 1 %: at least three times what a random set of 1 % does"] == "yes"
+    assert claim["gradient 1 %: qa keeps at least 95 % of its gain"] == "yes"       # 97.5 %
+    assert len(claim) == 4
+
+
+def test_tables_say_so_where_nothing_has_fallen_and_one_pair_has_intervals_over_prompts():
+    labels = ["damaged", "fisher 0.1 %", "largest 0.1 %", "random 0.1 %", rollback.FULL]
+    same = dict.fromkeys(labels, 50)
+    for reports, words in (([a_report(same, same)], "nothing to win back"), ([a_report(dict(zip(labels, (50, 60, 50, 50, 70))), same)], "± ")):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            rollback.tables(reports)
+        assert words in out.getvalue() and "over prompts" in out.getvalue()
+    assert "won back" in out.getvalue() and "qa kept" not in out.getvalue()         # qa had no gain to keep
