@@ -97,8 +97,8 @@ def parse():
     for name, least in (("prompts", 1), ("samples", 1), ("max_completion_length", 1), ("eval_prompts", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
-    if args.coordinates and (len(args.anchor) > 1 or args.score != ["fisher"]):
-        raise UserError("--coordinates is one set, for one anchor and one damaged checkpoint, in place of a --score")
+    if args.coordinates and (len(args.anchor) > 1 or args.score != ["fisher"] or len(args.fraction) > 1):
+        raise UserError("--coordinates is one set, for one anchor and one damaged checkpoint, in place of a --score and a --fraction")
     if args.out and len(args.anchor) > 1:
         raise UserError("--out takes one anchor and one damaged checkpoint")
     if args.out and os.path.realpath(args.out) in map(os.path.realpath, (*args.anchor, *args.damaged)):
@@ -178,7 +178,7 @@ def pick(args, model, A, B, answers, later, seed):
 
 
 def recover(args, anchor, damaged, beside, seed):
-    """Pick the sets of one pair, write what --out asks for, and evaluate: a report, the rows of `tables`.
+    """Pick the sets of one pair, write what --out asks for, and evaluate: a report for `tables`.
 
     beside: {label: checkpoint}, evaluated as well. seed: of the random sets.
     """
@@ -191,31 +191,28 @@ def recover(args, anchor, damaged, beside, seed):
                         "save it again with save_pretrained")
     stored = lambda where, name: edits.read_tensor(files[where][name], name)
     A, B = (lambda name, where=where: stored(where, name).to(device, torch.float32) for where in (anchor, damaged))
-    squared = sum((B(name) - A(name)).double().square().sum().item() for name in shapes)
-    n = sum(map(torch.Size.numel, shapes.values()))
-    if not squared:
+    if not any((B(name) != A(name)).any() for name in shapes):
         raise UserError(f"{damaged} has the weights of {anchor}: there is nothing to roll back")
+    chosen, about = coordinates.read(args.coordinates) if args.coordinates else (None, None)
+    if chosen:
+        coordinates.check_fits(args.coordinates, about, shapes, damaged)
 
     later = later_domains(args, anchor, damaged)
-    settings = {"samples": args.samples, "temperature": 1.0, "max_completion_length": args.max_completion_length}
+    settings = {"temperature": 1.0, "max_completion_length": args.max_completion_length}
     answers = {}                                    # to training rows: no test row may decide what is picked
     for domain in (args.domain, *(later if "fisher+route" in args.score else ())):
         rows = evaluation_rows(domain, args.data.get(domain), "", args.prompts, "train")
-        rollout, _, rewards = respond(model, tokenizer, domain, rows, **settings)
+        rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, **settings)
         answers[domain] = rollout, rewards.flatten()
     parts = curvature.own_correct(*answers[args.domain])
     if not parts:
         raise UserError(f"none of the answers of {anchor} in {args.domain} is correct: is it the expert? more --prompts?")
-    spectrum, seconds = None, {}
-    if args.coordinates:
-        chosen, about = coordinates.read(args.coordinates)
-        coordinates.check_fits(args.coordinates, about, shapes, damaged)
-        sets = {("saved", coordinates.size(chosen) / n): chosen}
-    else:
-        sets, seconds, spectrum = pick(args, model, A, B, answers, later, seed)
+    sets, seconds, spectrum = pick(args, model, A, B, answers, later, seed) if chosen is None else \
+        ({("saved", coordinates.size(chosen) / sum(map(torch.Size.numel, shapes.values()))): chosen}, {}, None)
     del model                                       # not two at once
 
     def rolled(chosen, name):
+        """One tensor of the damaged checkpoint, in its own precision, with a set of coordinates rolled back."""
         theta = stored(damaged, name)
         if name in chosen:
             coordinates.roll_back(theta, stored(anchor, name), chosen[name], args.strength)
@@ -232,35 +229,39 @@ def recover(args, anchor, damaged, beside, seed):
                 {name: rolled(chosen, name) for name in files[damaged]})
             coordinates.write(out / "coordinates.safetensors", chosen, shapes,
                               {"anchor": anchor, "damaged": damaged, "score": score, "fraction": fraction})
-            print(f"{out}: {coordinates.size(chosen)} of {n} coordinates rolled back")
+            print(f"{out}: {coordinates.size(chosen)} coordinates rolled back")
 
     report = {"anchor": anchor, "damaged": damaged, "domain": args.domain, "later": later, "rows": []}
-    if not args.eval_prompts:
-        return report
-    test = {d: evaluation_rows(d, args.data.get(d), "", args.eval_prompts, "test") for d in args.data or DOMAINS}
-    settings |= {"samples": 4}                      # of evaluate.py
-
-    def row(label, model, **facts):
-        report["rows"].append({"label": label, **facts, "loss": curvature.value(model, curvature.nll, parts),
-                               **evaluate(model, tokenizer, test, **settings)})
-    row("damaged", model)
-    for (score, fraction), chosen in tqdm(sets.items(), desc="evaluate sets", leave=False, delay=3):
-        place(model, partial(rolled, chosen))
-        facts = {"score": score, "fraction": fraction, "coordinates": coordinates.size(chosen), "seconds": seconds.get(score),
-                 "share": coordinates.size(chosen) / n,
-                 "norm_share": sum((B(name) - rolled(chosen, name).to(B(name))).double().square().sum().item()
-                                   for name in chosen) / squared}
-        if spectrum:
-            _, values, vectors, theta = spectrum
-            damage = lambda weights: (values.to(device) * curvature.inner(vectors, weights - theta).square()).sum().item()
-            whole = damage(curvature.flatten([B(name) for name in shapes]))
-            facts["in_S"] = damage(curvature.flatten([rolled(chosen, name).to(theta) for name in shapes])) / whole
-        row(f"{score} {100 * fraction:.3g} %", model, **facts)
-    place(model, A)
-    row(FULL, model)
-    for label, name in beside.items():
-        row(label, load(name, args.device)[0])
+    if args.eval_prompts:
+        test = {d: evaluation_rows(d, args.data.get(d), "", args.eval_prompts, "test") for d in args.data or DOMAINS}
+        label = lambda score, fraction: f"{score} {100 * fraction:.3g} %"
+        facts = {label(*which): {"score": which[0], "fraction": which[1], "seconds": seconds.get(which[0]),
+                                 **price(chosen, partial(rolled, chosen), A, B, shapes, spectrum)} for which, chosen in sets.items()}
+        weights = {"damaged": B, **{label(*which): partial(rolled, chosen) for which, chosen in sets.items()}, FULL: A}
+        for name in tqdm([*weights, *beside], desc="evaluate", unit="row", leave=False, delay=3):
+            if name in weights:
+                place(model, weights[name])
+            else:
+                model = load(beside[name], args.device)[0]
+            report["rows"].append({"label": name, **facts.get(name, {}), "loss": curvature.value(model, curvature.nll, parts),
+                                   **evaluate(model, tokenizer, test, samples=4, **settings)})  # as evaluate.py does
     return report
+
+
+def price(chosen, rolled, A, B, shapes, spectrum):
+    """What a rollback undoes: coordinates, their share, share of || delta ||^2; of the damage in S, what is left (or None).
+
+        left in S = sum_j lambda_j (v_j . (theta - theta_A))^2 / sum_j lambda_j (v_j . delta)^2,     v_j of `leading`.
+    """
+    squared = lambda one, other, names: sum((one(name) - other(name).to(one(name))).double().square().sum().item() for name in names)
+    facts = {"coordinates": coordinates.size(chosen), "share": coordinates.size(chosen) / sum(map(torch.Size.numel, shapes.values())),
+             "norm_share": squared(B, rolled, chosen) / squared(B, A, shapes)}
+    if spectrum:
+        _, values, vectors, theta = spectrum
+        damage = lambda weights: (values.to(theta.device) * curvature.inner(
+            vectors, curvature.flatten([weights(name).to(theta) for name in shapes]) - theta).square()).sum().item()
+        facts["in_S"] = damage(rolled) / damage(B)
+    return facts
 
 
 def later_domains(args, anchor, damaged):
