@@ -121,23 +121,29 @@ def rescored(model, loss_and_slopes, goal, anchor, counts):
     parameters = dict(model.named_parameters())
     step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))
     grown, sets, todo = {}, [], list(counts)
-    join = lambda more: {name: torch.cat([grown[name], more[name]]).sort().values if name in grown and name in more else
-                         more.get(name, grown.get(name)) for name in grown.keys() | more.keys()}
     with tqdm(total=counts[-1], desc="rescored", unit="coordinate", leave=False, delay=3) as bar:
         while todo:
             loss, slope = loss_and_slopes()
             if loss <= goal:
                 break
-            score = lambda name: (slope[name] * (parameters[name].detach() - anchor(name))).clamp(min=0)
+            for name, p in parameters.items():      # the scores take the place of the gradient
+                slope[name].mul_(p.detach() - anchor(name)).clamp_(min=0)
             held = coordinates.size(grown)
             sizes = [k - held for k in todo if k - held <= step]
-            *partial, whole = coordinates.top(list(parameters), score, [*sizes, step])
-            if not whole:
+            *smaller, found = coordinates.top(list(parameters), slope.get, [*sizes, step])
+            if not found:
                 break
-            sets += map(join, partial)
-            del todo[:len(sizes)]
-            for name, index in whole.items():
+            while todo and todo[0] <= held + coordinates.size(found):
+                sets.append(union(grown, smaller.pop(0)))
+                del todo[0]
+            for name, index in found.items():
                 coordinates.roll_back(parameters[name], anchor(name), index)
-            grown = join(whole)
-            bar.update(coordinates.size(whole))
+            grown = union(grown, found)
+            bar.update(coordinates.size(found))
     return sets + [grown] * len(todo)
+
+
+def union(one, other):
+    """Two sets that have nothing in common, as one."""
+    both = {name: torch.cat([one[name], other[name]]).sort().values for name in one.keys() & other.keys()}
+    return {**one, **other, **both}

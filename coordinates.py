@@ -1,9 +1,9 @@
 """Coordinates: a sparse set of single parameters, picked exactly, kept in a file, and moved back to where they were.
 
     sets = top(names, lambda name: scores[name], [1000, 10000])      # the 1000 and the 10000 highest of all tensors
-    write("coordinates.safetensors", sets[0], shapes, {"score": "fisher"})
+    write("coordinates.safetensors", sets[0], shapes, {"score": "fisher", "fraction": 0.001})
     chosen, about = read("coordinates.safetensors")                  # {tensor name: flat indices}
-    state = rolled_back(anchor_files, damaged_files, chosen)         # theta_i <- theta_i - beta delta_i, the rest untouched
+    roll_back(theta, anchor, chosen[name], strength)                 # of one tensor: theta_i <- theta_i - beta delta_i
 
 A coordinate is one number of one tensor. The top fraction is global: a small tensor may give all of its coordinates, a
 large one none. To find it without sorting (or holding) all scores, count instead: the bits of a positive fp32 number, read
@@ -16,54 +16,54 @@ import zlib
 
 import torch
 from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
 
-from edits import read_tensor
 from model import UserError, save_tensors
 
 
 # ---- pick --------------------------------------------------------------------------------------------------------
 
 def top(names, score, counts):
-    """The coordinates with the highest scores over all tensors together: a set per count, {name: (m,) int64 ascending}.
+    """The coordinates with the highest scores over all tensors together: a set per count, {name: (m,) int32 or 64, ascending}.
 
     score: name -> a tensor of scores, 0 or more, any shape; called three times per tensor, so it has to be a function.
     counts: sizes of the sets. A score of 0 is never picked, so a set can be smaller; of scores equal to the smallest that
     is picked, the first by tensor and index are taken, so it is never larger. Exact in fp32. Raises UserError if a score is
     negative or not finite.
     """
+    passes = lambda which: ((name, keys(name, score)) for name in tqdm(names, desc=f"pick, pass {which}", leave=False, delay=3))
     upper, positive = 0, 0
-    for name in names:
-        key = keys(name, score)
+    for _, key in passes(1):
         upper, positive = upper + torch.bincount(key >> 16, minlength=2**15), positive + int((key > 0).sum())
     counts = [min(k, positive) for k in counts]
     bins = [kth_largest(upper, k) for k in counts]                     # (upper bits, how many are above them)
-    lower = {high: torch.zeros(2**16, dtype=torch.int64, device=upper.device) for high, _ in bins}
-    for name in names:
-        key = keys(name, score)
+    lower = {high: 0 for high, _ in bins}
+    for _, key in passes(2):
         for high in lower:
-            lower[high] += torch.bincount(key[key >> 16 == high] & 0xFFFF, minlength=2**16)
+            lower[high] = lower[high] + torch.bincount(key[key >> 16 == high] & 0xFFFF, minlength=2**16)
     limits = []                                                        # (the k-th largest key, how many equal it and are taken)
     for k, (high, above) in zip(counts, bins):
         low, more = kth_largest(lower[high], k - above)
         limits.append((high << 16 | low, k - above - more))
     sets = [{} for _ in counts]
-    for name in names:
-        key = keys(name, score)
+    for name, key in passes(3):
         for j, (limit, ties) in enumerate(limits):
             equal = (key == limit).nonzero().squeeze(1)[:ties]
             limits[j] = (limit, ties - len(equal))
-            picked = torch.cat([(key > limit).nonzero().squeeze(1), equal]).sort().values.cpu()
+            picked = torch.cat([(key > limit).nonzero().squeeze(1), equal]).sort().values
             if len(picked) and counts[j]:
-                sets[j][name] = picked
+                sets[j][name] = picked.to("cpu", index_type(len(key)))
     return sets
+
+
+def index_type(numel):
+    """4 bytes per index, or 8 where a tensor has that many elements."""
+    return torch.int32 if numel < 2**31 else torch.int64
 
 
 def keys(name, score):
     """Scores of one tensor as integers of the same order: (n,) int32, the bits of fp32 numbers without a sign."""
-    values = score(name).reshape(-1)
-    if values.dtype == torch.int32:                                    # keys already: see `random`
-        return values
-    values = values.float()
+    values = score(name).reshape(-1).float()
     if not (values >= 0).all() or values.isinf().any():
         raise UserError(f"the scores of {name} are not all finite and 0 or more: the model has diverged on these rows")
     return (values + 0.0).view(torch.int32)                            # -0.0 has a sign
@@ -76,15 +76,14 @@ def kth_largest(histogram, k):
     return max(found, 0), int(above[found] - histogram[found]) if found >= 0 else 0
 
 
-def random(shapes, seed=0):
-    """A score function for `top` that makes every set of a size equally likely: (n,) int32, uniform over 2^31 - 1 values.
+def random(name, shape, seed=0):
+    """Random scores of one tensor, fp32, that make every set of a size equally likely: all bits but the sign are random.
 
-    The numbers of a tensor depend on (seed, name) alone, so that each pass sees the same.
+    They depend on (seed, name) alone, so that each pass of `top` sees the same. Of 2^31 - 2^23 - 1 positive finite numbers, few
+    come twice.
     """
-    def score(name):
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-        return torch.randint(1, 2**31 - 1, shapes[name], generator=generator, dtype=torch.int32)
-    return score
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+    return torch.randint(1, 0x7F800000, shape, generator=generator, dtype=torch.int32).view(torch.float32)
 
 
 def size(chosen):
@@ -98,22 +97,22 @@ def write(path, chosen, shapes, about):
     """Write a set: a safetensors file with the flat indices of each tensor, 4 bytes each (8 where it is that large).
 
     shapes: {name: shape} of every tensor of the model, so that a model of another shape is refused. about: a dict of plain
-    values that says where the set is from.
+    values that says where the set is from, its "score" and "fraction" at least.
     """
-    tensors = {name: index.to(torch.int32 if shapes[name].numel() < 2**31 else torch.int64) for name, index in chosen.items()}
+    tensors = {name: index.to(index_type(shapes[name].numel())) for name, index in chosen.items()}
     about = {**about, "coordinates": size(chosen), "shapes": {name: list(shape) for name, shape in shapes.items()}}
     save_tensors(tensors, path, {"about": json.dumps(about)})
 
 
 def read(path):
-    """A set that `write` wrote: {name: (m,) int64}, and what it says about itself. Raises UserError if it is none."""
+    """A set that `write` wrote: {name: (m,) indices}, and what it says about itself. Raises UserError if it is none."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
-            chosen = {name: file.get_tensor(name).long() for name in file.keys()}
+            chosen = {name: file.get_tensor(name) for name in file.keys()}
         sizes = {name: torch.Size(shape).numel() for name, shape in about["shapes"].items()}
-        sound = all(index.ndim == 1 and bool((index >= 0).all()) and bool((index < sizes[name]).all()) for name, index in chosen.items())
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        sound = {"score", "fraction"} <= about.keys() and all(index.ndim == 1 and bool((index >= 0).all()) and bool((index < sizes[name]).all()) for name, index in chosen.items())
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         sound = False
     if not sound:
         raise UserError(f"{path} holds no coordinates: write them with rollback.py --out")
@@ -139,20 +138,7 @@ def roll_back(theta, anchor, index, strength=1.0):
     With strength beta = 1 the anchor's numbers are copied, bit for bit; below it, bf16 is computed with in fp32. theta has to
     be contiguous.
     """
-    flat, index = theta.view(-1), index.to(theta.device)
+    flat, index = theta.view(-1), index.to(theta.device).long()
     exact = torch.promote_types(theta.dtype, torch.float32)
     old, target = flat[index].to(exact), anchor.to(theta.device).reshape(-1)[index].to(exact)
     flat[index] = (target if strength == 1 else old + strength * (target - old)).to(theta.dtype)
-
-
-def rolled_back(anchor, damaged, chosen, strength=1.0):
-    """The weights of a damaged checkpoint with a set of coordinates rolled back: {name: tensor}, in its own precision.
-
-    anchor, damaged: {name: file}, of edits.tensor_files. A tensor of each at a time, besides the result.
-    """
-    state = {}
-    for name, file in damaged.items():
-        state[name] = read_tensor(file, name).contiguous()
-        if name in chosen:
-            roll_back(state[name], read_tensor(anchor[name], name), chosen[name], strength)
-    return state

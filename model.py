@@ -108,14 +108,15 @@ def end_ids(model, tokenizer):
     return sorted({tokenizer.eos_token_id, *more})
 
 
-def save(model, tokenizer, out, run, state_dict=None):
+def save(model, tokenizer, out, run, state_dict=None, more=None):
     """Write a standard Hugging Face directory atomically, `run` (a dict) as run.json in it.
 
     A new directory appears whole, by one rename. In an existing one each file is replaced by a rename, run.json
     last, so that at every moment the directory loads. `state_dict` overrides the weights (fp32 master weights).
+    more: a function that writes further files into the directory that it is given.
     """
     from transformers.utils import logging
-    out = Path(out)
+    out = Path(os.path.abspath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     run = {**run, "versions": {name: version(name) for name in ("torch", "transformers", "datasets")}}
     tmp = out.with_name(f".{out.name}.tmp")
@@ -130,6 +131,8 @@ def save(model, tokenizer, out, run, state_dict=None):
             write_json(tmp / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
         tokenizer.save_pretrained(tmp)
         write_json(tmp / "run.json", run)
+        if more:
+            more(tmp)
         for path in tmp.iterdir():
             with open(path, "rb") as f:
                 os.fsync(f.fileno())

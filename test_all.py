@@ -31,6 +31,7 @@ import torch
 import analyze
 import claims
 import coordinates
+import curvature
 import domains
 import evaluate
 import interference
@@ -1670,7 +1671,7 @@ def test_a_rolled_back_checkpoint_has_the_anchors_numbers_at_its_coordinates_and
     n = sum(t.numel() for t in damaged.values())
     assert coordinates.size(chosen) == round(0.01 * n) and f"{out}: {round(0.01 * n)} coordinates rolled back" in text
     for name, tensor in damaged.items():
-        back = torch.zeros(tensor.numel(), dtype=torch.bool).index_fill(0, chosen.get(name, torch.tensor([], dtype=torch.int64)), True)
+        back = torch.zeros(tensor.numel(), dtype=torch.bool).index_fill(0, chosen.get(name, torch.tensor([])).long(), True)
         assert torch.equal(rolled[name], torch.where(back.view_as(tensor), anchor[name], tensor)), name
     lineage = models.read_run(out)
     assert lineage["recipe"] == [*models.read_run(family()["math-qa"])["recipe"], "rollback:fisher:0.01 0"]
@@ -1682,7 +1683,7 @@ def test_a_rolled_back_checkpoint_has_the_anchors_numbers_at_its_coordinates_and
     delta = torch.cat([(damaged[name] - anchor[name]).flatten() for name in damaged])
     undone = torch.cat([(damaged[name] - rolled[name]).flatten() for name in damaged])
     row = report["rows"][1]
-    assert row["coordinates"] == round(0.01 * n) and abs(row["norm_share"] - undone.square().sum() / delta.square().sum()) < 1e-5
+    assert row["coordinates"] == round(0.01 * n) and abs(row["norm_share"] - undone.norm() / delta.norm()) < 1e-5
     # the same score as evaluate.py's
     assert run(evaluate.main, out, "--data", f"math={talker()[1]}", "--held-out", "--domains", "math", "--prompts", 8,
                "--max-completion-length", 4, "--json", WORK / "rolled-eval.json")[0] == 0
@@ -1709,7 +1710,20 @@ def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_fi
         assert models.load(str(WORK / "many" / f"{score}-0.02"))
         if score == "fisher+route":
             assert large and all("mlp" in name for name in large)
-    assert rows["gradient 2 %"]["loss"] < rows["damaged"]["loss"] and 0 <= rows["gradient 2 %"]["in_S"]
+        assert 0 <= rows[f"{score} 2 %"]["in_S"] < math.inf
+    # rows and losses are those of the checkpoints that they are called by, as evaluate.py and curvature.py see them
+    names = {"damaged": family()["math-qa"], rollback.FULL: family()["math"], "refresh": family()["again"],
+             "curvature 2 %": str(WORK / "many" / "curvature-0.02")}
+    assert run(evaluate.main, *names.values(), "--data", f"math={talker()[1]}", "--held-out", "--domains", "math", "--prompts", 8,
+               "--max-completion-length", 4, "--json", WORK / "many-eval.json")[0] == 0
+    scores_of = json.loads((WORK / "many-eval.json").read_text())
+    model, tokenizer = models.load(family()["math"])
+    held_out = rows_module.evaluation_rows("math", talker()[1], "", 16, "validation")
+    answers, _, rewards = evaluate.respond(model, tokenizer, "math", held_out, samples=4, temperature=1.0, max_completion_length=4)
+    parts = curvature.own_correct(answers, rewards.flatten())
+    for label, name in names.items():
+        assert scores_of[name]["math"]["prompt_scores"] == rows[label]["math"]["prompt_scores"], label
+        assert abs(curvature.value(models.load(name)[0], curvature.nll, parts) - rows[label]["loss"]) < 1e-5, label
     for name in ("math", "math-qa"):                 # the same weights in several files
         model, tokenizer = models.load(family()[name])
         model.save_pretrained(WORK / f"sharded-{name}", max_shard_size="20KB")
@@ -1762,9 +1776,27 @@ def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
             ("no checkpoint at", ["--overwrite"], {"anchor": "checkpoints/none"}), ("a checkpoint that is read", ["--overwrite", "--out", family()["math"]], {}),
             ("holds no coordinates", ["--overwrite", "--coordinates", talker()[1]], {}), ("in place of a --score", ["--coordinates", "x", "--score", "gradient"], {}),
             ("--prompts must be", ["--prompts", 0], {}), ("cannot write", ["--overwrite", "--json", "/nowhere/x.json"], {}),
-            ("name a .png", ["--overwrite", "--plot", "x"], {}), ("twice", ["--beside", "a", family()["again"], "--beside", "a", family()["again"]], {})):
+            ("name a .png", ["--overwrite", "--plot", "x"], {}), ("would be called 'a'", ["--beside", "a", family()["again"], "--beside", "a", family()["again"]], {})):
         err = rolled_back(out, *argv, code=2, **more)
         assert words in err and err.count("\n") == 1 and "Traceback" not in err, (words, err)
+    several = WORK / "several"
+    rolled_back(several, "--score", "largest", "--fraction", 0.3, 0.6, "--eval-prompts", 0)
+    kept = (several / "largest-0.3" / "model.safetensors").read_bytes()
+    for read in ({"damaged": several / "largest-0.3"}, {"anchor": several / "largest-0.6"}):       # places below --out are read
+        assert "is read" in rolled_back(several, "--score", "largest", "--fraction", 0.3, 0.6, "--overwrite", code=2, **read)
+    assert "is read" in rolled_back(out, "--overwrite", "--beside", "mine", out, code=2)
+    assert (several / "largest-0.3" / "model.safetensors").read_bytes() == kept
+    assert "exists" in rolled_back(out / "run.json", "--score", "fisher", "largest", code=2)
+    plain = WORK / "plain-anchor"                    # a hub model: no run.json
+    shutil.copytree(family()["math"], plain)
+    (plain / "run.json").unlink()
+    rolled_back(WORK / "from-plain", "--eval-prompts", 0, anchor=plain, damaged=family()["again"])
+    assert models.read_run(WORK / "from-plain")["rolled_back"] == "math" and models.read_run(WORK / "from-plain")["domain"] is None
+    assert "| largest 5 % " in rolled_back(None, "--score", "largest", "--fraction", 0.05)        # controls alone
+    broken = WORK / "broken.safetensors"
+    models.save_tensors({"a": torch.zeros(1, dtype=torch.int32)}, broken, {"about": json.dumps({"shapes": [], "score": "x", "fraction": 1})})
+    assert "holds no coordinates" in rolled_back(None, "--coordinates", broken, code=2)
+    assert "holds no coordinates" in rolled_back(None, "--coordinates", "", code=2)
     assert "nothing to do" in rolled_back(None, "--eval-prompts", 0, code=2)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     rolled_back(WORK / "family" / "math" / "x" / "..", "--overwrite", code=2)           # another name of the anchor's own directory
@@ -1783,8 +1815,7 @@ def tiny_of_another_shape():
 
 def test_protected_coordinates_do_not_move_while_the_others_do_also_in_bf16_and_after_an_interruption():
     source = WORK / "protect"
-    if not source.exists():
-        rolled_back(source, "--fraction", 0.05, "--eval-prompts", 0)
+    rolled_back(source, "--fraction", 0.05, "--eval-prompts", 0)
     chosen, _ = coordinates.read(source / "coordinates.safetensors")
     init, options = family()["math"], ("--init", family()["math"], "--domain", "qa", "--inner-updates", 2, "--protect",
                                        source / "coordinates.safetensors")
@@ -1792,11 +1823,12 @@ def test_protected_coordinates_do_not_move_while_the_others_do_also_in_bf16_and_
     free = with_reward(lively, lambda: train(WORK / "unprotected", *options[:-2], "--steps", 4))
     before, after, other = weights(init), weights(calm), weights(free)
     for name, tensor in before.items():
-        index = chosen.get(name, torch.tensor([], dtype=torch.int64))
+        index = chosen.get(name, torch.tensor([])).long()
         assert torch.equal(after[name].flatten()[index], tensor.flatten()[index]), name
         rest = torch.ones(tensor.numel(), dtype=torch.bool).index_fill(0, index, False)
         assert (after[name] != tensor).flatten()[rest].double().mean() > 0.9 * (other[name] != tensor).double().mean() > 0, name
-    assert models.read_run(calm)["recipe"][-1] == "qa:protected 4" and models.stage("qa:protected 4") == (["qa"], 4)
+    assert models.read_run(calm)["recipe"][-1] == "qa:protected-fisher-0.05 4"
+    assert models.stage("qa:protected-fisher-0.05 4") == (["qa"], 4)
     calls = []
 
     def dies(domain, completions, rows):
@@ -1805,6 +1837,10 @@ def test_protected_coordinates_do_not_move_while_the_others_do_also_in_bf16_and_
             raise models.UserError("pulled the plug")
         return lively(domain, completions, rows)
     with_reward(dies, lambda: train(WORK / "protected-2", *options, "--steps", 4, "--save-every", 2, code=2))
+    right = (source / "coordinates.safetensors").read_bytes()
+    rolled_back(source, "--fraction", 0.05, "--score", "random", "--eval-prompts", 0, "--overwrite")
+    with_reward(lively, lambda: train(WORK / "protected-2", *options, "--steps", 4, "--resume", code=2))    # another set is there
+    (source / "coordinates.safetensors").write_bytes(right)
     with_reward(lively, lambda: train(WORK / "protected-2", *options, "--steps", 4, "--resume"))
     assert same_weights(calm, WORK / "protected-2")
     policy = policies.Policy(models.load(init)[0], torch.bfloat16, frozen=chosen)
