@@ -1,11 +1,11 @@
 """Rollback: undo a sparse set of a later training's changes, and the damaged domain comes back without a training step.
 
     python rollback.py --anchor checkpoints/code-math --damaged checkpoints/code-math-qa --domain math --out checkpoints/rolled
-    python rollback.py --anchor checkpoints/s?-code-math --damaged checkpoints/s?-code-math-qa-cw --domain math \\
-        --score fisher fisher+route fisher+sign curvature gradient --fraction 0.001 0.01 0.05 0.2 \\
-        --beside refresh checkpoints/s?-refreshed --json rollback.json            # a table over seeds
-    python rollback.py --anchor checkpoints/s1-code-math --damaged checkpoints/s1-code-math-qa --domain math \\
-        --coordinates checkpoints/rolled/coordinates.safetensors --out checkpoints/rolled-1
+    python rollback.py --anchor checkpoints/s0-code-math --damaged checkpoints/s0-code-math-qa-cw --domain math \\
+        --score fisher gradient --fraction 0.001 0.01 0.05 --beside refresh=checkpoints/s0-refreshed --json s0.json
+    python rollback.py --anchor checkpoints/code-math --damaged checkpoints/code-math-qa-cw --domain math \\
+        --coordinates checkpoints/rolled/coordinates.safetensors --out checkpoints/rolled-2
+    python recovery.py s?.json                                                    # a table over seeds
 
 Training on A ended at theta_A (the anchor); training on B added delta and damaged A. A set C of coordinates is undone,
 
@@ -24,15 +24,18 @@ curvature.py). Scores (conflict.py says why):
 The first is the paper's proxy of its conflict coordinates (arXiv 2606.02398; how it is built is not in the public text, so this is
 ours): the diagonal of the second-order damage 1/2 delta' H_A delta, the empirical Fisher in place of H_A. Gradients are squared
 answer by answer, then averaged: the square of the mean gradient would be near 0 where A has converged. Controls of each size:
-a random set, and the largest |delta|. Full rollback is the anchor itself, with B's gain gone as well.
+a random set (of those that moved), and the largest |delta|. Full rollback is the anchor itself, with B's gain gone as well.
+
+A set has at most the size that is asked for: a score of 0 is never picked, and the last two scores end when the damage is gone.
+Memory, in copies of the parameters in fp32 besides the model: one (fisher, gradient), two (fisher+sign), and three times as many
+as there are eigenpairs (curvature, as in analyze.py). Tensors of the two checkpoints are read from disk as they are needed.
 """
 import argparse
-import math
 import os
 import time
 from collections import Counter
 from functools import partial
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -43,22 +46,17 @@ import curvature
 import edits
 from conflict import fisher, leading, on_route, quadratic_slopes, rescored, slopes
 from domains import DOMAINS, check_domain
-from evaluate import evaluate, mean_ci, respond
-from interference import change, number, scores, show, won_back
+from evaluate import evaluate, respond
 from model import UserError, check_directory, cli, load, read_run, save, stage, write_json
+from recovery import CONTROLS, FULL, SCORES, tables
 from routes import activity
 from rows import evaluation_rows, sources
-
-SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
-CONTROLS = ("largest", "random")
-FULL = "full rollback: the anchor"
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--anchor", nargs="+", required=True, metavar="CKPT", help="theta_A, trained on the domain; several for a "
-                        "table over seeds")
-    parser.add_argument("--damaged", nargs="+", required=True, metavar="CKPT", help="trained on from it; as many, in the same order")
+    parser.add_argument("--anchor", required=True, metavar="CKPT", help="theta_A, trained on the domain")
+    parser.add_argument("--damaged", required=True, metavar="CKPT", help="trained on from it")
     parser.add_argument("--domain", required=True, help=f"the damaged one: {', '.join(DOMAINS)}")
     group = parser.add_argument_group("the set")
     group.add_argument("--score", nargs="+", default=["fisher"], choices=(*SCORES, *CONTROLS), help="several for a "
@@ -74,50 +72,46 @@ def parse():
     group.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE", help="as in evaluate.py (default: synthetic)")
     group.add_argument("--eval-prompts", type=int, default=200, help="per domain, 0 for none (default 200)")
     group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
-    group.add_argument("--beside", nargs="+", action="append", default=[], metavar=("LABEL", "CKPT"),
-                       help="one more row: any other checkpoints, as many as anchors; may come several times")
+    group.add_argument("--beside", nargs="+", default=[], metavar="LABEL=CKPT", help="rows of other checkpoints: a refresh, say")
     group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     group = parser.add_argument_group("output")
     group.add_argument("--out", default=None, metavar="DIR", help="write the checkpoint and its coordinates.safetensors; of several "
                        "scores or fractions, each to DIR/SCORE-FRACTION")
     group.add_argument("--overwrite", action="store_true", help="replace what stands in --out")
-    group.add_argument("--json", metavar="FILE", help="write every number")
-    group.add_argument("--plot", metavar="FILE", help="draw the domains against the fraction (needs matplotlib)")
+    group.add_argument("--json", metavar="FILE", help="write every number; recovery.py makes a table over seeds of it")
     args = parser.parse_args()
     check_domain(args.domain)
-    for name in chain(args.anchor, args.damaged, *(names for _, *names in args.beside)):
+    args.score = list(dict.fromkeys(args.score))
+    if wrong := [text for text in args.beside if not all(text.partition("="))]:
+        raise UserError(f"--beside {wrong[0]}: write LABEL=CHECKPOINT")
+    beside = [text.partition("=")[::2] for text in args.beside]
+    for name in (args.anchor, args.damaged, *(name for _, name in beside)):
         check_directory(name)
-    if len(args.damaged) != len(args.anchor) or any(len(names) != len(args.anchor) for _, *names in args.beside):
-        raise UserError(f"--damaged and each --beside need as many checkpoints as --anchor, which has {len(args.anchor)}")
-    if args.coordinates is not None and (len(args.anchor) > 1 or args.score != ["fisher"] or args.fraction):
-        raise UserError("--coordinates is one set, for one anchor and one damaged checkpoint, in place of a --score and a --fraction")
+    if args.coordinates is not None and (args.score != ["fisher"] or args.fraction):
+        raise UserError("--coordinates is a set in place of a --score and a --fraction")
     args.fraction = sorted(set(args.fraction or [0.001]))
     if not all(0 < f <= 1 for f in [*args.fraction, args.strength]):
         raise UserError("--fraction and --strength must lie in (0, 1]")
-    labels = [label_of(*which) for which in product(dict.fromkeys([*args.score, *CONTROLS]), args.fraction)]
-    labels += ["damaged", FULL, *(label for label, *_ in args.beside)]
+    labels = [label_of(*which) for which in product({*args.score, *CONTROLS}, args.fraction)]
+    labels += ["damaged", FULL, *(label for label, _ in beside)]
     if twice := [label for label, times in Counter(labels).items() if times > 1]:
         raise UserError(f"two rows would be called '{twice[0]}': give --beside another label, or fractions that differ in six digits")
     for name, least in (("prompts", 1), ("samples", 1), ("max_completion_length", 1), ("eval_prompts", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
-    if args.out and len(args.anchor) > 1:
-        raise UserError("--out takes one anchor and one damaged checkpoint")
-    read = set(map(os.path.realpath, chain(args.anchor, args.damaged, *(names for _, *names in args.beside))))
+    args.beside = dict(beside)
+    read = set(map(os.path.realpath, (args.anchor, args.damaged, *args.beside.values())))
     for place in (place_of(args, *which) for which in product(args.score, args.fraction) if args.out):
         if os.path.realpath(place) in read:
             raise UserError(f"{place} is a checkpoint that is read: choose another --out")
         if place.exists() and not (args.overwrite and (place / "coordinates.safetensors").is_file()) or place.parent.is_file():
             raise UserError(f"{place} exists: --overwrite replaces what this script wrote; else choose another --out")
-    if not args.eval_prompts and (args.json or args.plot or args.beside):
-        raise UserError("--json, --plot and --beside are about the evaluation: give --eval-prompts a number above 0")
+    if not args.eval_prompts and (args.json or args.beside):
+        raise UserError("--json and --beside are about the evaluation: give --eval-prompts a number above 0")
     if not (args.out or args.eval_prompts):
         raise UserError("nothing to do: give --out, or --eval-prompts above 0")
-    for path in filter(None, (args.json, args.plot)):
-        if not Path(path).resolve().parent.is_dir() or Path(path).is_dir():
-            raise UserError(f"cannot write {path}: its directory is missing, or it is a directory itself")
-    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
+    if args.json and (not Path(args.json).resolve().parent.is_dir() or Path(args.json).is_dir()):
+        raise UserError(f"cannot write {args.json}: its directory is missing, or it is a directory itself")
     args.data = sources(args.data, DOMAINS)
     if args.data and args.domain not in args.data:
         raise UserError(f"--data names no rows of {args.domain}, whose damage is to be undone")
@@ -134,7 +128,7 @@ def label_of(score, fraction):
     return f"{score} {100 * fraction:g} %"
 
 
-# ---- one pair ----------------------------------------------------------------------------------------------------
+# ---- the sets and what they give -----------------------------------------------------------------------------------
 
 @torch.no_grad()
 def put(model, weights):
@@ -193,11 +187,9 @@ def pick(args, model, A, B, answers, parts, later, seed):
     return sets, seconds, spectrum
 
 
-def recover(args, files, anchor, damaged, beside, seed):
-    """Pick the sets of one pair, write what --out asks for, and evaluate: a report for `tables`.
-
-    files: {checkpoint: {tensor name: file}}. beside: {label: checkpoint}, evaluated as well. seed: of the random sets.
-    """
+def recover(args, files):
+    """Pick the sets, write what --out asks for, and evaluate: a report for recovery.py. files: {checkpoint: {tensor: file}}."""
+    anchor, damaged = args.anchor, args.damaged
     model, tokenizer = load(anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else "sdpa")
     device, shapes = model.device, {name: p.shape for name, p in model.named_parameters()}
     if missing := sorted(shapes.keys() - files[anchor].keys()):
@@ -232,7 +224,7 @@ def recover(args, files, anchor, damaged, beside, seed):
         share = coordinates.size(chosen) / sum(map(torch.Size.numel, shapes.values()))
         sets, seconds, spectrum = {("saved", float(f"{share:.3g}")): chosen}, {}, None
     else:
-        sets, seconds, spectrum = pick(args, model, A, B, given, parts, later, seed)
+        sets, seconds, spectrum = pick(args, model, A, B, given, parts, later, read_run(damaged).get("seed") or 0)
     del model                                       # not two at once
 
     def rolled(chosen, name):
@@ -266,7 +258,7 @@ def recover(args, files, anchor, damaged, beside, seed):
                 "share": coordinates.size(chosen) / sum(map(torch.Size.numel, shapes.values())),
                 "norm_share": squared_distance(partial(rolled, chosen), B, chosen)**0.5 / norm,
                 "in_S": spectrum and left_in_s(spectrum, partial(rolled, chosen), B, shapes)}))
-        rows += [(FULL, A, {"share": 1.0, "norm_share": 1.0}), *((label, of(name), {}) for label, name in beside.items())]
+        rows += [(FULL, A, {"share": 1.0, "norm_share": 1.0}), *((label, of(name), {}) for label, name in args.beside.items())]
         for label, weights, facts in tqdm(rows, desc="evaluate", unit="row", leave=False, delay=3):
             put(model, weights)
             report["rows"].append({"label": label, **facts, "loss": curvature.value(model, curvature.nll, others) if others else None,
@@ -304,118 +296,15 @@ def later_domains(args, anchor, damaged):
     return [d for d in dict.fromkeys(found) if d != args.domain]
 
 
-# ---- what came of it -----------------------------------------------------------------------------------------------
-
-def by_label(reports):
-    """The rows of all reports: {label: {number of the report: row}}."""
-    runs = {}
-    for i, report in enumerate(reports):
-        for row in report["rows"]:
-            runs.setdefault(row["label"], {})[i] = row
-    return runs
-
-
-def tables(reports):
-    """Print scores, shares and claims over one report or several: mean and 95 % interval, over seeds where there are several.
-
-        won back = (S_A(rolled back) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))      of means over seeds
-        kept     = (S_B(rolled back) - S_B(anchor)) / (S_B(damaged) - S_B(anchor))       B's gain; none where B had no gain
-    """
-    runs = by_label(reports)
-    damaged, full, domain = runs["damaged"], runs[FULL], reports[0]["domain"]
-    domains = [d for d in DOMAINS if d in damaged[0]]
-    gained = lambda mean, half: mean > half
-    later = [d for d in domains if all(d in r["later"] for r in reports) and gained(*change(damaged, full, d))]
-    fell = change(damaged, full, domain)
-    print(f"\n{len(reports)} pair{'s' * (len(reports) > 1)}: points, and the paired change from damaged (95 % over "
-          f"{'seeds' if len(reports) > 1 else 'prompts'})")
-    cell = lambda now, label, d: number(now) if label == "damaged" else f"{now[0]:.1f} ({number(change(runs[label], damaged, *d), '+')})"
-    show([[label, *(cell(now, label, d) for now, d in zip(scores(some, domains), [*([d] for d in domains), domains]))]
-          for label, some in runs.items()], ["", *domains, "average"])
-    if fell[0] + fell[1] >= 0:
-        return print(f"{domain} has not fallen by more than chance ({number(fell, '+')}): there is nothing to win back\n")
-
-    back = {label: won_back(some, damaged, full, domain) for label, some in runs.items()}
-    kept = {label: {d: won_back(some, full, damaged, d) for d in later} for label, some in runs.items()}
-    mean = lambda label, key: mean_ci(torch.tensor([math.nan if row.get(key) is None else row[key] for row in runs[label].values()],
-                                                   dtype=torch.float64))[0]
-    per = lambda pair, share: tuple(x / (100 * share) for x in pair) if share else (math.nan, math.nan)
-    lost = mean("damaged", "loss") - mean(FULL, "loss")
-    percent = lambda x: "-" if math.isnan(x) else f"{100 * x:.3g} %"
-    print(f"Of the fall of {domain}, won back, also per share of || delta || that is undone; of later gains, kept; of the rise of L_A on "
-          "\nother rows and of the damage in S, left; seconds to pick")
-    show([[label, percent(mean(label, "share")), percent(mean(label, "norm_share")), number(back[label]) + " %",
-           number(per(back[label], mean(label, "norm_share"))), *(number(kept[label][d]) + " %" for d in later),
-           percent((mean(label, "loss") - mean(FULL, "loss")) / lost if lost else math.nan), percent(mean(label, "in_S")),
-           "-" if math.isnan(mean(label, "seconds")) else f"{mean(label, 'seconds'):.0f}"] for label in runs],
-         ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left", "S left", "seconds"])
-
-    sizes = {}                                      # {fraction: {score: label}}
-    for label, some in runs.items():
-        if "score" in some[0] and some[0]["score"] != "saved":
-            sizes.setdefault(some[0]["fraction"], {})[some[0]["score"]] = label
-    claims = []
-    for fraction, labels in ((f, some) for f, some in sizes.items() if f <= 0.05):
-        if "fisher" in labels:
-            rolled = runs[labels["fisher"]]
-            claims.append((f"{labels['fisher']}: wins back some of {domain}, beyond error and beyond chance (paper: recovers in part)",
-                           number(back[labels["fisher"]]) + " %",
-                           gained(*change(rolled, damaged, domain)) and gained(*change(rolled, runs[labels["random"]], domain))))
-        # the best score is the one that other rows than these prefer
-        best = min((label for score, label in labels.items() if score in SCORES), key=lambda label: mean(label, "loss"), default=None)
-        if best:
-            claims += [(f"{best}: wins back at least {least} % of what full rollback does", number(back[best]) + " %", back[best][0] >= least)
-                       for size, least in ((0.01, 50), (0.05, 90)) if fraction == size]
-            claims.append((f"{best}: at least three times what as large a random set does", f"{back[best][0]:.1f} % against "
-                           f"{number(back[labels['random']])} %", back[best][0] >= 3 * back[labels["random"]][0]
-                           and gained(*change(runs[best], runs[labels["random"]], domain))))
-            claims += [(f"{best}: {d} keeps at least 95 % of its gain", number(kept[best][d]) + " %", kept[best][d][0] >= 95) for d in later]
-    show([[words, ours, "yes" if holds else "no"] for words, ours, holds in claims], ["claim", "here", "holds"])
-
-
-def plot(file, reports):
-    """Won back, and kept of the later gains, against the size of the set, score by score."""
-    try:
-        import matplotlib
-    except ImportError:
-        return print(f"matplotlib is not installed, so {file} is not drawn: pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    runs, domain = by_label(reports), reports[0]["domain"]
-    shown = [d for d in DOMAINS if d == domain or all(d in r["later"] for r in reports) and d in runs["damaged"][0]]
-    _, axes = plt.subplots(1, len(shown), figsize=(4.3 * len(shown), 4), squeeze=False)
-    for axis, d in zip(axes[0], shown):
-        for label, style in (("damaged", ":"), (FULL, "--")):
-            axis.axhline(scores(runs[label], [d])[0][0], color="gray", linestyle=style, label=label)
-        for score in dict.fromkeys(row["score"] for row in reports[0]["rows"] if "score" in row):
-            points = [(some[0]["fraction"], *scores(some, [d])[0]) for some in runs.values() if some[0].get("score") == score]
-            x, mean, half = (torch.tensor(column) for column in zip(*points))
-            line, = axis.plot(100 * x, mean, marker="o", label=score, linestyle="-" if score in SCORES else "-.")
-            axis.fill_between(100 * x, mean - half, mean + half, color=line.get_color(), alpha=0.12)
-        axis.set_xscale("log"), axis.set_xlabel("coordinates rolled back, %"), axis.grid(alpha=0.3)
-        axis.set_title(f"{d}: {'damaged' if d == domain else 'trained later'}")
-    axes[0][0].set_ylabel("held-out score (avg@4 x 100)"), axes[0][0].legend(fontsize=7)
-    plt.savefig(file, dpi=110, bbox_inches="tight"), plt.close()
-    print(f"{file}: drawn")
-
-
 def main():
     args = parse()
-    pairs = [(anchor, damaged, {label: names[i] for label, *names in args.beside})
-             for i, (anchor, damaged) in enumerate(zip(args.anchor, args.damaged))]
-    files = {}
-    for anchor, damaged, beside in pairs:           # before the work: what does not fit
-        files |= {name: edits.tensor_files(name) for name in (anchor, damaged, *beside.values())}
-        edits.check_same_shape((anchor, files[anchor]), [(name, files[name]) for name in (damaged, *beside.values())])
-    reports = []
-    for seed, pair in enumerate(pairs):
-        reports.append(recover(args, files, *pair, seed))
-        if args.json:                               # after each pair: an error in the next one loses nothing
-            write_json(args.json, reports)
+    files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *args.beside.values())}
+    edits.check_same_shape((args.anchor, files[args.anchor]), [(name, files[name]) for name in (args.damaged, *args.beside.values())])
+    report = recover(args, files)
+    if args.json:
+        write_json(args.json, report)
     if args.eval_prompts:
-        tables(reports)
-        if args.plot:
-            plot(args.plot, reports)
+        tables([report])
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ import interference
 import judge
 import model as models
 import policy as policies
+import recovery
 import refresh
 import resume
 import rollback
@@ -1676,10 +1677,10 @@ def test_a_rolled_back_checkpoint_has_the_anchors_numbers_at_its_coordinates_and
     lineage = models.read_run(out)
     assert lineage["recipe"] == [*models.read_run(family()["math-qa"])["recipe"], "rollback:fisher:0.01 0"]
     assert lineage["parent"] == family()["math-qa"] == about["damaged"] and lineage["anchor"] == family()["math"] == about["anchor"]
-    report, = json.loads((WORK / "rolled.json").read_text())
+    report = json.loads((WORK / "rolled.json").read_text())
     assert report["later"] == ["qa"]
     labels = [row["label"] for row in report["rows"]]
-    assert labels == ["damaged", "fisher 1 %", "largest 1 %", "random 1 %", rollback.FULL] and all(f"| {label} " in text for label in labels)
+    assert labels == ["damaged", "fisher 1 %", "largest 1 %", "random 1 %", recovery.FULL] and all(f"| {label} " in text for label in labels)
     delta = torch.cat([(damaged[name] - anchor[name]).flatten() for name in damaged])
     undone = torch.cat([(damaged[name] - rolled[name]).flatten() for name in damaged])
     row = report["rows"][1]
@@ -1697,10 +1698,10 @@ def test_a_rolled_back_checkpoint_has_the_anchors_numbers_at_its_coordinates_and
 
 def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_files_give_the_same():
     scores = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature", "largest", "random")
-    rolled_back(WORK / "many", "--score", *scores, "--fraction", 0.02, 0.001, "--json", WORK / "many.json", "--beside", "refresh",
-                family()["again"])
-    rows = {row["label"]: row for row in json.loads((WORK / "many.json").read_text())[0]["rows"]}
-    assert {f"{score} {share} %" for score in scores for share in ("0.1", "2")} | {"damaged", "refresh", rollback.FULL} == rows.keys()
+    rolled_back(WORK / "many", "--score", *scores, "--fraction", 0.02, 0.001, "--json", WORK / "many.json", "--beside",
+                f"refresh={family()['again']}")
+    rows = {row["label"]: row for row in json.loads((WORK / "many.json").read_text())["rows"]}
+    assert {f"{score} {share} %" for score in scores for share in ("0.1", "2")} | {"damaged", "refresh", recovery.FULL} == rows.keys()
     n = sum(t.numel() for t in weights(family()["math"]).values())
     for score in scores:
         small, large = (coordinates.read(WORK / "many" / f"{score}-{f}" / "coordinates.safetensors")[0] for f in ("0.001", "0.02"))
@@ -1712,7 +1713,7 @@ def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_fi
             assert large and all("mlp" in name for name in large)
         assert 0 <= rows[f"{score} 2 %"]["in_S"] < math.inf
     # rows and losses are those of the checkpoints that they are called by, as evaluate.py and curvature.py see them
-    names = {"damaged": family()["math-qa"], rollback.FULL: family()["math"], "refresh": family()["again"],
+    names = {"damaged": family()["math-qa"], recovery.FULL: family()["math"], "refresh": family()["again"],
              "curvature 2 %": str(WORK / "many" / "curvature-0.02")}
     assert run(evaluate.main, *names.values(), "--data", f"math={talker()[1]}", "--held-out", "--domains", "math", "--prompts", 8,
                "--max-completion-length", 4, "--json", WORK / "many-eval.json")[0] == 0
@@ -1750,18 +1751,22 @@ def test_saved_coordinates_are_applied_to_another_checkpoint():
     assert "| saved 2 % " in text
 
 
-def test_a_table_over_several_pairs_and_its_picture():
-    both = family()["math"], family()["math"]
-    code, text, err = run(rollback.main, "--anchor", *both, "--damaged", family()["math-qa"], family()["again"], "--domain", "math", "--data",
-                          f"math={talker()[1]}", "qa=synthetic", "--prompts", 8, "--max-completion-length", 4, "--eval-prompts", 8, "--plot",
-                          WORK / "rolled.png", "--beside", "refresh", family()["again"], family()["again"], "--json", WORK / "pairs.json")
-    assert code == 0 and "2 pairs" in text and "over seeds" in text and "| refresh " in text, err
-    assert len(json.loads((WORK / "pairs.json").read_text())) == 2
+def test_recovery_puts_reports_together_draws_them_and_refuses_what_does_not_belong():
+    for name, argv in (("one", {}), ("two", {"damaged": family()["again"]}), ("other", {})):
+        more = ["--fraction", 0.01] if name == "other" else []
+        rolled_back(None, *more, "--json", WORK / f"{name}.json", "--beside", f"refresh={family()['again']}", **argv)
+    one, two, other = (WORK / f"{name}.json" for name in ("one", "two", "other"))
+    code, text, err = run(recovery.main, one, two, "--plot", WORK / "rolled.png")
+    assert code == 0 and "2 seeds" in text and "over seeds" in text and "| refresh " in text, err
     try:
         import matplotlib  # noqa: F401
         assert (WORK / "rolled.png").stat().st_size > 5000
     except ImportError:
         assert "matplotlib is not installed" in text
+    for argv, words in (([one, other], "other rows"), ([one, one], "leave one of them out"), ([one, talker()[1]], "holds no report"),
+                        ([one, "--plot", "x"], "name a .png")):
+        code, _, err = run(recovery.main, *argv)
+        assert code == 2 and words in err and err.count("\n") == 1
 
 
 def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
@@ -1771,12 +1776,13 @@ def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
     other = tiny_of_another_shape()
     for words, argv, more in (
             ("--overwrite replaces", ["--eval-prompts", 0], {}), ("must lie in (0, 1]", ["--fraction", 0], {}),
-            ("must lie in (0, 1]", ["--strength", 1.5], {}), ("as many checkpoints as --anchor", ["--beside", "refresh"], {}),
+            ("must lie in (0, 1]", ["--strength", 1.5], {}), ("write LABEL=CHECKPOINT", ["--beside", "refresh"], {}),
+            ("--json and --beside", ["--overwrite", "--eval-prompts", 0, "--json", "x"], {}),
             ("not of one architecture, first at", ["--overwrite"], {"damaged": other}), ("nothing to roll back", ["--overwrite"], {"damaged": family()["math"]}),
             ("no checkpoint at", ["--overwrite"], {"anchor": "checkpoints/none"}), ("a checkpoint that is read", ["--overwrite", "--out", family()["math"]], {}),
             ("holds no coordinates", ["--overwrite", "--coordinates", talker()[1]], {}), ("in place of a --score", ["--coordinates", "x", "--score", "gradient"], {}),
             ("--prompts must be", ["--prompts", 0], {}), ("cannot write", ["--overwrite", "--json", "/nowhere/x.json"], {}),
-            ("name a .png", ["--overwrite", "--plot", "x"], {}), ("would be called 'a'", ["--beside", "a", family()["again"], "--beside", "a", family()["again"]], {})):
+            ("would be called 'a'", ["--beside", *[f"a={family()['again']}"] * 2], {})):
         err = rolled_back(out, *argv, code=2, **more)
         assert words in err and err.count("\n") == 1 and "Traceback" not in err, (words, err)
     several = WORK / "several"
@@ -1784,7 +1790,7 @@ def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
     kept = (several / "largest-0.3" / "model.safetensors").read_bytes()
     for read in ({"damaged": several / "largest-0.3"}, {"anchor": several / "largest-0.6"}):       # places below --out are read
         assert "is read" in rolled_back(several, "--score", "largest", "--fraction", 0.3, 0.6, "--overwrite", code=2, **read)
-    assert "is read" in rolled_back(out, "--overwrite", "--beside", "mine", out, code=2)
+    assert "is read" in rolled_back(out, "--overwrite", "--beside", f"mine={out}", code=2)
     assert (several / "largest-0.3" / "model.safetensors").read_bytes() == kept
     assert "exists" in rolled_back(out / "run.json", "--score", "fisher", "largest", code=2)
     plain = WORK / "plain-anchor"                    # a hub model: no run.json
@@ -1870,7 +1876,7 @@ def test_a_protected_stage_and_a_rollback_are_rows_of_their_own_and_no_part_of_t
 
 
 def test_every_flag_is_read_somewhere():
-    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "warmup.py"):
+    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "recovery.py", "warmup.py"):
         source = "".join((ROOT / name).read_text() for name in (script, "resume.py", "rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
@@ -2007,9 +2013,10 @@ def test_every_script_runs_end_to_end_from_the_command_line():
                  ["evaluate.py", str(WORK / "cli"), str(WORK / "cli-qa"), "--prompts", "2", "--samples", "1", "--max-completion-length",
                   "4", "--json", str(WORK / "cli.json")], ["interference.py", str(WORK / "cli.json")],
                  ["analyze.py", "--base", talker()[0], str(WORK / "cli"), "--json", str(WORK / "analysis.json"), "--weights-only"],
-                 ["claims.py", str(WORK / "analysis.json")], ["rollback.py", "--anchor", str(WORK / "cli"), "--damaged", str(WORK / "cli-qa"),
+                 ["claims.py", str(WORK / "analysis.json")], ["rollback.py", "--anchor", talker()[0], "--damaged", str(WORK / "cli"),
                   "--domain", "math", "--data", f"math={talker()[1]}", "--prompts", "4", "--eval-prompts", "2", "--out", str(WORK / "cli-rolled"),
-                  "--max-completion-length", "4"], ["rollback.py", "--help"], ["analyze.py", "--help"], ["claims.py", "--help"],
+                  "--max-completion-length", "4", "--json", str(WORK / "cli-rolled.json")], ["recovery.py", str(WORK / "cli-rolled.json")],
+                 ["rollback.py", "--help"], ["recovery.py", "--help"], ["analyze.py", "--help"], ["claims.py", "--help"],
                  ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"], ["refresh.py", "--help"],
                  ["interference.py", "--help"]):
         done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)

@@ -1,4 +1,4 @@
-"""Claims about rollback.py: sets of coordinates against brute force, scores against autograd, tables against hand-worked numbers.
+"""Claims about rollback.py and what it calls: sets of coordinates against brute force, scores against autograd, tables against hand-worked numbers.
 
 Run by test_all.py, which has those that train and evaluate.
 """
@@ -15,6 +15,7 @@ import torch
 import conflict
 import coordinates
 import curvature
+import recovery
 import rollback
 from routes import activity
 from test_analyze import checkpoint, in_small_batches, raises, sequence_logps, small, weights, whole_hessian
@@ -392,7 +393,7 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
     assert abs(rollback.squared_distance(rolled, B, shapes) - (moved.double() - kept).square().sum().item()) < 1e-9
 
 
-# ---- rollback.py: tables -----------------------------------------------------------------------------------------
+# ---- recovery.py -----------------------------------------------------------------------------------------
 
 def a_report(math_scores, qa_scores, later=("qa",)):
     """A report whose rows have these scores, three prompts each: {label: points}."""
@@ -408,12 +409,12 @@ def a_report(math_scores, qa_scores, later=("qa",)):
 
 
 def test_won_back_kept_and_claims_are_those_worked_by_hand():
-    labels = ["damaged", "fisher 1 %", "gradient 1 %", "largest 1 %", "random 1 %", rollback.FULL]
+    labels = ["damaged", "fisher 1 %", "gradient 1 %", "largest 1 %", "random 1 %", recovery.FULL]
     maths = [dict(zip(labels, m)) for m in ((50, 55, 60, 51, 51, 70), (60, 67, 71, 60, 62, 80))]
     qas = [dict(zip(labels, q)) for q in ((80, 79, 80, 80, 80, 60), (80, 78, 79, 80, 80, 60))]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        rollback.tables([a_report(m, q) for m, q in zip(maths, qas)])
+        recovery.tables([a_report(m, q) for m, q in zip(maths, qas)])
     text = out.getvalue()
     row = lambda label, n: [cell.strip() for cell in [line for line in text.splitlines() if line.startswith(f"| {label} ")][n].split("|")[1:-1]]
     assert row("fisher 1 %", 0)[1].startswith("61.0 (+6.0")            # mean of 55 and 67; of +5 and +7
@@ -436,17 +437,17 @@ def test_won_back_kept_and_claims_are_those_worked_by_hand():
     for some, expected in ((reports, ["no"] * 3 + ["yes"]), (alone, [])):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            rollback.tables(some)
+            recovery.tables(some)
         verdicts = [line.split("|")[-2].strip() for line in out.getvalue().splitlines() if line.endswith((" yes |", " no |"))]
         assert verdicts == expected, out.getvalue()
 
 
 def test_tables_say_so_where_nothing_has_fallen_and_one_pair_has_intervals_over_prompts():
-    labels = ["damaged", "fisher 0.1 %", "largest 0.1 %", "random 0.1 %", rollback.FULL]
+    labels = ["damaged", "fisher 0.1 %", "largest 0.1 %", "random 0.1 %", recovery.FULL]
     same = dict.fromkeys(labels, 50)
     for reports, words in (([a_report(same, same)], "nothing to win back"), ([a_report(dict(zip(labels, (50, 60, 50, 50, 70))), same)], "± ")):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            rollback.tables(reports)
+            recovery.tables(reports)
         assert words in out.getvalue() and "over prompts" in out.getvalue()
     assert "won back" in out.getvalue() and "qa kept" not in out.getvalue()         # qa had no gain to keep

@@ -1,0 +1,150 @@
+"""Recovery: what wins a damaged domain back, what becomes of the later ones, and at which price, over seeds.
+
+    python recovery.py analysis/rollback-s*.json --plot assets/rollback.png      # files of rollback.py --json, one per seed
+
+With S_D(X) the held-out score of checkpoint X in domain D (evaluate.py), A the damaged domain and B a later one:
+
+    won back = (S_A(X) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))      1 for the anchor itself
+    kept     = (S_B(X) - S_B(anchor))  / (S_B(damaged) - S_B(anchor))      0 for the anchor: B's gain is gone with the damage
+
+Both are ratios of means over seeds. Changes are taken seed by seed on the same rows and noise; with one seed, prompt by prompt.
+"""
+import argparse
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from domains import DOMAINS
+from evaluate import mean_ci
+from interference import change, number, scores, show, won_back
+from model import UserError, cli, numbers
+
+SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")  # of rollback.py
+CONTROLS = ("largest", "random")
+FULL = "full rollback: the anchor"
+
+
+def read(files):
+    """Reports that rollback.py wrote with --json; UserError where a file holds none, or another domain or other rows."""
+    reports = []
+    for file in files:
+        try:
+            report = numbers(json.loads(Path(file).read_text()))
+            labels = [row["label"] for row in report["rows"]]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UserError(f"{file} holds no report of rollback.py --json: name another file") from None
+        reports.append(report)
+        first = reports[0]
+        if report["domain"] != first["domain"] or labels != [row["label"] for row in first["rows"]]:
+            raise UserError(f"{file} has other rows than {files[0]}: run rollback.py alike for every seed")
+        if any(report["damaged"] == other["damaged"] for other in reports[:-1]):
+            raise UserError(f"{file} is about {report['damaged']}, as another file is: leave one of them out")
+    return reports
+
+
+def by_label(reports):
+    """The rows of all reports: {label: {number of the report: row}}."""
+    runs = {}
+    for i, report in enumerate(reports):
+        for row in report["rows"]:
+            runs.setdefault(row["label"], {})[i] = row
+    return runs
+
+
+def tables(reports):
+    """Print scores, shares and claims of one report or several; no share where nothing had fallen, or been gained."""
+    runs = by_label(reports)
+    damaged, full, domain = runs["damaged"], runs[FULL], reports[0]["domain"]
+    domains = [d for d in DOMAINS if d in damaged[0]]
+    gained = lambda mean, half: mean > half
+    later = [d for d in domains if all(d in r["later"] for r in reports) and gained(*change(damaged, full, d))]
+    fell = change(damaged, full, domain)
+    print(f"\n{len(reports)} seed{'s' * (len(reports) > 1)}: points, and the paired change from damaged (95 % over "
+          f"{'seeds' if len(reports) > 1 else 'prompts'})")
+    cell = lambda now, label, d: number(now) if label == "damaged" else f"{now[0]:.1f} ({number(change(runs[label], damaged, *d), '+')})"
+    show([[label, *(cell(now, label, d) for now, d in zip(scores(some, domains), [*([d] for d in domains), domains]))]
+          for label, some in runs.items()], ["", *domains, "average"])
+    if fell[0] + fell[1] >= 0:
+        return print(f"{domain} has not fallen by more than chance ({number(fell, '+')}): there is nothing to win back\n")
+
+    back = {label: won_back(some, damaged, full, domain) for label, some in runs.items()}
+    kept = {label: {d: won_back(some, full, damaged, d) for d in later} for label, some in runs.items()}
+    mean = lambda label, key: mean_ci(torch.tensor([math.nan if row.get(key) is None else row[key] for row in runs[label].values()],
+                                                   dtype=torch.float64))[0]
+    per = lambda pair, share: tuple(x / (100 * share) for x in pair) if share else (math.nan, math.nan)
+    lost = mean("damaged", "loss") - mean(FULL, "loss")
+    percent = lambda x: "-" if math.isnan(x) else f"{100 * x:.3g} %"
+    print(f"Of the fall of {domain}, won back, also per share of || delta || that is undone; of later gains, kept; of the rise of L_A on "
+          "\nother rows and of the damage in S, left; seconds to pick")
+    show([[label, percent(mean(label, "share")), percent(mean(label, "norm_share")), number(back[label]) + " %",
+           number(per(back[label], mean(label, "norm_share"))), *(number(kept[label][d]) + " %" for d in later),
+           percent((mean(label, "loss") - mean(FULL, "loss")) / lost if lost else math.nan), percent(mean(label, "in_S")),
+           "-" if math.isnan(mean(label, "seconds")) else f"{mean(label, 'seconds'):.0f}"] for label in runs],
+         ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left", "S left", "seconds"])
+
+    sizes = {}                                      # {fraction: {score: label}}
+    for label, some in runs.items():
+        if "score" in some[0] and some[0]["score"] != "saved":
+            sizes.setdefault(some[0]["fraction"], {})[some[0]["score"]] = label
+    claims = []
+    for fraction, labels in ((f, some) for f, some in sizes.items() if f <= 0.05):
+        if "fisher" in labels:
+            rolled = runs[labels["fisher"]]
+            claims.append((f"{labels['fisher']}: wins back some of {domain}, beyond error and beyond chance (paper: recovers in part)",
+                           number(back[labels["fisher"]]) + " %",
+                           gained(*change(rolled, damaged, domain)) and gained(*change(rolled, runs[labels["random"]], domain))))
+        # the best score is the one that other rows than these prefer
+        best = min((label for score, label in labels.items() if score in SCORES), key=lambda label: mean(label, "loss"), default=None)
+        if best:
+            claims += [(f"{best}: wins back at least {least} % of what full rollback does", number(back[best]) + " %", back[best][0] >= least)
+                       for size, least in ((0.01, 50), (0.05, 90)) if fraction == size]
+            claims.append((f"{best}: at least three times what as large a random set does", f"{back[best][0]:.1f} % against "
+                           f"{number(back[labels['random']])} %", back[best][0] >= 3 * back[labels["random"]][0]
+                           and gained(*change(runs[best], runs[labels["random"]], domain))))
+            claims += [(f"{best}: {d} keeps at least 95 % of its gain", number(kept[best][d]) + " %", kept[best][d][0] >= 95) for d in later]
+    show([[words, ours, "yes" if holds else "no"] for words, ours, holds in claims], ["claim", "here", "holds"])
+
+
+def plot(file, reports):
+    """Won back, and kept of the later gains, against the size of the set, score by score."""
+    try:
+        import matplotlib
+    except ImportError:
+        return print(f"matplotlib is not installed, so {file} is not drawn: pip install matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    runs, domain = by_label(reports), reports[0]["domain"]
+    shown = [d for d in DOMAINS if d == domain or all(d in r["later"] for r in reports) and d in runs["damaged"][0]]
+    _, axes = plt.subplots(1, len(shown), figsize=(4.3 * len(shown), 4), squeeze=False)
+    for axis, d in zip(axes[0], shown):
+        for label, style in (("damaged", ":"), (FULL, "--")):
+            axis.axhline(scores(runs[label], [d])[0][0], color="gray", linestyle=style, label=label)
+        for score in dict.fromkeys(row["score"] for row in reports[0]["rows"] if "score" in row):
+            points = [(some[0]["fraction"], *scores(some, [d])[0]) for some in runs.values() if some[0].get("score") == score]
+            x, mean, half = (torch.tensor(column) for column in zip(*points))
+            line, = axis.plot(100 * x, mean, marker="o", label=score, linestyle="-" if score in SCORES else "-.")
+            axis.fill_between(100 * x, mean - half, mean + half, color=line.get_color(), alpha=0.12)
+        axis.set_xscale("log"), axis.set_xlabel("coordinates rolled back, %"), axis.grid(alpha=0.3)
+        axis.set_title(f"{d}: {'damaged' if d == domain else 'trained later'}")
+    axes[0][0].set_ylabel("held-out score (avg@4 x 100)"), axes[0][0].legend(fontsize=7)
+    plt.savefig(file, dpi=110, bbox_inches="tight"), plt.close()
+    print(f"{file}: drawn")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", help="reports, written by rollback.py --json")
+    parser.add_argument("--plot", metavar="FILE", help="draw the domains against the fraction rolled back (needs matplotlib)")
+    args = parser.parse_args()
+    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
+    reports = read(args.files)
+    tables(reports)
+    if args.plot:
+        plot(args.plot, reports)
+
+
+if __name__ == "__main__":
+    cli(main)
