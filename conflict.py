@@ -12,9 +12,11 @@ v_j . delta, sum_i v_ji delta_i, and a coordinate counts by its sign in it. If i
     delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
 
 the row of H and not its diagonal, at no second derivative. As soon as some coordinates are back, the rest are to be scored anew:
-where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more would overshoot. That is why
-the harmful sign at the anchor, g_i delta_i > 0, is no good filter: it is never looked at again, so the one half of a correlated
-move is undone and the other stays.
+where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more would overshoot.
+
+That is why the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful. Let v . delta = P - N, P and
+N the sums of its positive and of its negative terms, each many times their difference. As g lies along the same steep v, the
+filter's set is one of the two: undone, it leaves -N of P - N, and the damage is (N / (P - N))^2 times what it was.
 """
 import torch
 from tqdm import tqdm

@@ -111,7 +111,8 @@ def read(path):
             about = json.loads(file.metadata()["about"])
             chosen = {name: file.get_tensor(name) for name in file.keys()}
         sizes = {name: torch.Size(shape).numel() for name, shape in about["shapes"].items()}
-        sound = {"score", "fraction"} <= about.keys() and all(index.ndim == 1 and bool((index >= 0).all()) and bool((index < sizes[name]).all()) for name, index in chosen.items())
+        sound = {"score", "fraction"} <= about.keys() and all(
+            index.ndim == 1 and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         sound = False
     if not sound:

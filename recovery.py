@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from domains import DOMAINS
-from evaluate import mean_ci
 from interference import change, number, scores, show, won_back
 from model import UserError, cli, numbers
 
@@ -33,12 +32,15 @@ def read(files):
         try:
             report = numbers(json.loads(Path(file).read_text()))
             labels = [row["label"] for row in report["rows"]]
+            if not {"damaged", FULL} <= {*labels}:
+                raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(f"{file} holds no report of rollback.py --json: name another file") from None
         reports.append(report)
         first = reports[0]
-        if report["domain"] != first["domain"] or labels != [row["label"] for row in first["rows"]]:
-            raise UserError(f"{file} has other rows than {files[0]}: run rollback.py alike for every seed")
+        same = all(report.get(key) == first.get(key) for key in ("domain", "settings"))
+        if not same or labels != [row["label"] for row in first["rows"]]:
+            raise UserError(f"{file} has other rows or settings than {files[0]}: run rollback.py alike for every seed")
         if any(report["damaged"] == other["damaged"] for other in reports[:-1]):
             raise UserError(f"{file} is about {report['damaged']}, as another file is: leave one of them out")
     return reports
@@ -53,58 +55,82 @@ def by_label(reports):
     return runs
 
 
+def gained(mean, half):
+    """Whether a change is a rise beyond its 95 % interval."""
+    return mean > half
+
+
 def tables(reports):
     """Print scores, shares and claims of one report or several; no share where nothing had fallen, or been gained."""
-    runs = by_label(reports)
-    damaged, full, domain = runs["damaged"], runs[FULL], reports[0]["domain"]
+    runs, domain = by_label(reports), reports[0]["domain"]
+    damaged, full = runs["damaged"], runs[FULL]
     domains = [d for d in DOMAINS if d in damaged[0]]
-    gained = lambda mean, half: mean > half
-    later = [d for d in domains if all(d in r["later"] for r in reports) and gained(*change(damaged, full, d))]
-    fell = change(damaged, full, domain)
     print(f"\n{len(reports)} seed{'s' * (len(reports) > 1)}: points, and the paired change from damaged (95 % over "
           f"{'seeds' if len(reports) > 1 else 'prompts'})")
-    cell = lambda now, label, d: number(now) if label == "damaged" else f"{now[0]:.1f} ({number(change(runs[label], damaged, *d), '+')})"
-    show([[label, *(cell(now, label, d) for now, d in zip(scores(some, domains), [*([d] for d in domains), domains]))]
-          for label, some in runs.items()], ["", *domains, "average"])
-    if fell[0] + fell[1] >= 0:
-        return print(f"{domain} has not fallen by more than chance ({number(fell, '+')}): there is nothing to win back\n")
+    table = []
+    for label, some in runs.items():
+        changes = [change(some, damaged, *which) for which in (*([d] for d in domains), domains)]
+        table.append([label, *(number(now) if label == "damaged" else f"{now[0]:.1f} ({number(by, '+')})"
+                               for now, by in zip(scores(some, domains), changes))])
+    show(table, ["", *domains, "average"])
+    if not gained(*change(full, damaged, domain)):
+        return print(f"{domain} has not fallen by more than chance ({number(change(damaged, full, domain), '+')}): there is nothing "
+                     "to win back\n")
 
+    later = [d for d in domains if all(d in r["later"] for r in reports) and gained(*change(damaged, full, d))]
     back = {label: won_back(some, damaged, full, domain) for label, some in runs.items()}
     kept = {label: {d: won_back(some, full, damaged, d) for d in later} for label, some in runs.items()}
-    mean = lambda label, key: mean_ci(torch.tensor([math.nan if row.get(key) is None else row[key] for row in runs[label].values()],
-                                                   dtype=torch.float64))[0]
-    per = lambda pair, share: tuple(x / (100 * share) for x in pair) if share else (math.nan, math.nan)
-    lost = mean("damaged", "loss") - mean(FULL, "loss")
-    percent = lambda x: "-" if math.isnan(x) else f"{100 * x:.3g} %"
-    print(f"Of the fall of {domain}, won back, also per share of || delta || that is undone; of later gains, kept; of the rise of L_A on "
+    print(f"Of the fall of {domain}, won back, also per share of || delta || that is undone; of later gains, kept; of the rise of L_A on"
           "\nother rows and of the damage in S, left; seconds to pick")
-    show([[label, percent(mean(label, "share")), percent(mean(label, "norm_share")), number(back[label]) + " %",
-           number(per(back[label], mean(label, "norm_share"))), *(number(kept[label][d]) + " %" for d in later),
-           percent((mean(label, "loss") - mean(FULL, "loss")) / lost if lost else math.nan), percent(mean(label, "in_S")),
-           "-" if math.isnan(mean(label, "seconds")) else f"{mean(label, 'seconds'):.0f}"] for label in runs],
-         ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left", "S left", "seconds"])
+    table, loss_of_damaged, loss_of_anchor = [], mean(damaged, "loss"), mean(full, "loss")
+    for label in runs:
+        share, norm, loss, in_s, seconds = (mean(runs[label], key) for key in ("share", "norm_share", "loss", "in_S", "seconds"))
+        rise, per_norm = loss_of_damaged - loss_of_anchor, [x / (100 * norm) for x in back[label]] if norm else [math.nan, math.nan]
+        table.append([label, percent(share), percent(norm), number(back[label]) + " %", number(per_norm),
+                      *(number(kept[label][d]) + " %" for d in later), percent((loss - loss_of_anchor) / rise if rise else math.nan),
+                      percent(in_s), "-" if math.isnan(seconds) else f"{seconds:.0f}"])
+    show(table, ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left", "S left",
+                 "seconds"])
+    judged = claims(runs, domain, back, kept)
+    show([[words, ours, "yes" if holds else "no"] for words, ours, holds in judged], ["claim", "here", "holds"])
 
-    sizes = {}                                      # {fraction: {score: label}}
+
+def mean(some, key):
+    """Mean over seeds of a number that rows may lack: a float, NaN if all do. some: {seed: row}."""
+    values = [row[key] for row in some.values() if row.get(key) is not None]
+    return sum(values) / len(values) if values else math.nan
+
+
+def percent(share):
+    return "-" if math.isnan(share) else f"{100 * share:.3g} %"
+
+
+def claims(runs, domain, back, kept):
+    """What the paper says, and more than that, of sets of up to 5 %: (words, number, whether it holds) each.
+
+    back, kept: won back and kept of each row, in % with half-widths. Of several scores the one is judged whose loss on rows that
+    it was not picked by is lowest.
+    """
+    sizes, found = {}, []                           # {fraction: {score: label}}
     for label, some in runs.items():
-        if "score" in some[0] and some[0]["score"] != "saved":
+        if some[0].get("score") in (*SCORES, *CONTROLS) and some[0]["fraction"] <= 0.05:
             sizes.setdefault(some[0]["fraction"], {})[some[0]["score"]] = label
-    claims = []
-    for fraction, labels in ((f, some) for f, some in sizes.items() if f <= 0.05):
-        if "fisher" in labels:
-            rolled = runs[labels["fisher"]]
-            claims.append((f"{labels['fisher']}: wins back some of {domain}, beyond error and beyond chance (paper: recovers in part)",
-                           number(back[labels["fisher"]]) + " %",
-                           gained(*change(rolled, damaged, domain)) and gained(*change(rolled, runs[labels["random"]], domain))))
-        # the best score is the one that other rows than these prefer
-        best = min((label for score, label in labels.items() if score in SCORES), key=lambda label: mean(label, "loss"), default=None)
+    for fraction, labels in sizes.items():
+        chance = labels["random"]
+        beyond_chance = lambda label: gained(*change(runs[label], runs[chance], domain))
+        if label := labels.get("fisher"):
+            found.append((f"{label}: wins back some of {domain}, beyond error and beyond chance (paper: recovers in part)",
+                          number(back[label]) + " %", gained(*change(runs[label], runs["damaged"], domain)) and beyond_chance(label)))
+        best = min((label for score, label in labels.items() if score in SCORES), key=lambda label: mean(runs[label], "loss"),
+                   default=None)
         if best:
-            claims += [(f"{best}: wins back at least {least} % of what full rollback does", number(back[best]) + " %", back[best][0] >= least)
-                       for size, least in ((0.01, 50), (0.05, 90)) if fraction == size]
-            claims.append((f"{best}: at least three times what as large a random set does", f"{back[best][0]:.1f} % against "
-                           f"{number(back[labels['random']])} %", back[best][0] >= 3 * back[labels["random"]][0]
-                           and gained(*change(runs[best], runs[labels["random"]], domain))))
-            claims += [(f"{best}: {d} keeps at least 95 % of its gain", number(kept[best][d]) + " %", kept[best][d][0] >= 95) for d in later]
-    show([[words, ours, "yes" if holds else "no"] for words, ours, holds in claims], ["claim", "here", "holds"])
+            found += [(f"{best}: wins back at least {least} % of what full rollback does", number(back[best]) + " %",
+                       back[best][0] >= least) for size, least in ((0.01, 50), (0.05, 90)) if fraction == size]
+            found.append((f"{best}: at least three times what as large a random set does", f"{back[best][0]:.1f} % against "
+                          f"{number(back[chance])} %", back[best][0] >= 3 * back[chance][0] and beyond_chance(best)))
+            found += [(f"{best}: {d} keeps at least 95 % of its gain", number(pair) + " %", pair[0] >= 95)
+                      for d, pair in kept[best].items()]
+    return found
 
 
 def plot(file, reports):

@@ -248,7 +248,9 @@ def recover(args, files):
                 lambda place: coordinates.write(place / "coordinates.safetensors", chosen, shapes, about))
             print(f"{out}: {coordinates.size(chosen)} coordinates rolled back")
 
-    report = {"anchor": anchor, "damaged": damaged, "domain": args.domain, "later": later, "rows": []}
+    report = {"anchor": anchor, "damaged": damaged, "domain": args.domain, "later": later, "rows": [],
+              "settings": {key: getattr(args, key) for key in ("prompts", "samples", "strength", "data", "eval_prompts",
+                                                               "max_completion_length")}}
     if args.eval_prompts:
         test = {d: evaluation_rows(d, args.data.get(d), "", args.eval_prompts, "test") for d in args.data or DOMAINS}
         rows = [("damaged", B, {})]
