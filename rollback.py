@@ -59,8 +59,8 @@ def parse():
     parser.add_argument("--damaged", required=True, metavar="CKPT", help="trained on from it")
     parser.add_argument("--domain", required=True, help=f"the damaged one: {', '.join(DOMAINS)}")
     group = parser.add_argument_group("the set")
-    group.add_argument("--score", nargs="+", default=["fisher"], choices=(*SCORES, *CONTROLS), help="several for a "
-                       "table, in which the controls always are (default fisher)")
+    group.add_argument("--score", nargs="+", default=["fisher"], choices=(*SCORES, *CONTROLS), metavar="SCORE",
+                       help=f"{', '.join(SCORES)}, or the controls {', '.join(CONTROLS)}, which every table has (default fisher)")
     group.add_argument("--fraction", nargs="+", type=float, default=None, help="of the parameters, at most (default 0.001)")
     group.add_argument("--strength", type=float, default=1.0, help="beta, in (0, 1], of the rollback; sets are picked as if it "
                        "were 1 (default 1)")
