@@ -15,6 +15,7 @@ alone: not of the other rows in the batch, of the moment they finish, or of the 
 One letter means one thing: B prompts x G completions = N rows, P prompt tokens, T completion tokens, V vocabulary.
 """
 import hashlib
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +106,11 @@ def scaled_logits(logits, temperature, top_p, chosen=None):
     return logits
 
 
+def cached(model, cache):
+    """The cache as the keyword argument that the model's forward has for it: transformers renamed it in 5.24."""
+    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
+
+
 def rows_at_once(model, tokens):
     """How many rows of so many tokens to sample at once: what the key-value cache and the logits leave room for."""
     config = model.config.get_text_config()
@@ -165,9 +171,10 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
 
     # Each prompt is read once; its keys and values are then shared out to its G completions.
     cache = DynamicCache(config=model.config)
+    named = cached(model, cache)
     positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)                                                  # (B, P)
     logits = model(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=positions,
-                   past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]                 # (B, V)
+                   use_cache=True, logits_to_keep=1, **named).logits[:, -1]                                # (B, V)
     cache.batch_repeat_interleave(group_size)
     logits = logits.repeat_interleave(group_size, 0)                                                      # (N, V)
     attended = prompt_mask.long().repeat_interleave(group_size, 0)                                        # (N, P + t)
@@ -208,7 +215,7 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
                 alive, token, attended, length = alive[keep], token[keep], attended[keep], length[keep]
         attended = torch.cat([attended, torch.ones_like(attended[:, :1])], 1)
         logits = model(input_ids=token[:, None], attention_mask=attended, position_ids=length[:, None],
-                       past_key_values=cache, use_cache=True).logits[:, -1]                               # (n, V)
+                       use_cache=True, **named).logits[:, -1]                                             # (n, V)
         length = length + 1
     group = torch.arange(N, device=device) // group_size
     return Rollout(group, prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
@@ -234,10 +241,10 @@ def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
         cache, (groups, which) = DynamicCache(config=model.config), rollout.group.unique(return_inverse=True)
         first = which.new_empty(len(groups)).scatter_(0, which, torch.arange(len(which), device=which.device))  # any row
         prompt = decoder(input_ids=rollout.prompt_ids[first], attention_mask=rollout.prompt_mask[first].long(),
-                         position_ids=positions[first, :P], past_key_values=cache).last_hidden_state
+                         position_ids=positions[first, :P], **cached(decoder, cache)).last_hidden_state
         cache.reorder_cache(which)                                # by index_select: its gradient is summed in a fixed order
         answer = decoder(input_ids=rollout.ids, attention_mask=attended.long(), position_ids=positions[:, P:],
-                         past_key_values=cache).last_hidden_state
+                         **cached(decoder, cache)).last_hidden_state
         hidden = torch.cat([prompt[:, -1:].index_select(0, which), answer[:, :-1]], 1)            # (N, T, D)
     hidden = hidden[rollout.mask]                                 # (M, D), the state before each of M real tokens
     targets = rollout.ids[rollout.mask]                           # (M,)
