@@ -200,7 +200,7 @@ def recover(args, files):
     A, B = of(anchor), of(damaged)
     if args.set:
         coordinates.check_fits(args.coordinates, args.set[1], shapes, damaged)
-    norm = squared_distance(A, B, shapes)**0.5
+    n, norm = sum(map(torch.Size.numel, shapes.values())), squared_distance(A, B, shapes)**0.5
     if not norm:
         raise UserError(f"{damaged} has the weights of {anchor}: there is nothing to roll back")
 
@@ -221,8 +221,7 @@ def recover(args, files):
     others = curvature.own_correct(*answers(args.domain, "validation")) if args.eval_prompts else []  # for the loss in the table
     if args.set:
         chosen = args.set[0]
-        share = coordinates.size(chosen) / sum(map(torch.Size.numel, shapes.values()))
-        sets, seconds, spectrum = {("saved", float(f"{share:.3g}")): chosen}, {}, None
+        sets, seconds, spectrum = {("saved", float(f"{coordinates.size(chosen) / n:.3g}")): chosen}, {}, None
     else:
         sets, seconds, spectrum = pick(args, model, A, B, given, parts, later, read_run(damaged).get("seed") or 0)
     del model                                       # not two at once
@@ -257,7 +256,7 @@ def recover(args, files):
         for (score, fraction), chosen in sets.items():
             rows.append((label_of(score, fraction), partial(rolled, chosen), {
                 "score": score, "fraction": fraction, "seconds": seconds.get(score), "coordinates": coordinates.size(chosen),
-                "share": coordinates.size(chosen) / sum(map(torch.Size.numel, shapes.values())),
+                "share": coordinates.size(chosen) / n,
                 "norm_share": squared_distance(partial(rolled, chosen), B, chosen)**0.5 / norm,
                 "in_S": spectrum and left_in_s(spectrum, partial(rolled, chosen), B, shapes)}))
         rows += [(FULL, A, {"share": 1.0, "norm_share": 1.0}), *((label, of(name), {}) for label, name in args.beside.items())]
@@ -301,7 +300,7 @@ def later_domains(args, anchor, damaged):
 def main():
     args = parse()
     files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *args.beside.values())}
-    edits.check_same_shape((args.anchor, files[args.anchor]), [(name, files[name]) for name in (args.damaged, *args.beside.values())])
+    edits.check_same_shape((args.anchor, files[args.anchor]), list(files.items())[1:])
     report = recover(args, files)
     if args.json:
         write_json(args.json, report)
