@@ -37,7 +37,7 @@ from claims import blocks, claims, plot, show_claims
 from domains import DOMAINS, check_domain
 from evaluate import mean_ci, respond
 from interference import show
-from model import UserError, check_directory, cli, load, read_run, stage, write_json
+from model import UserError, check_directory, check_writable, cli, load, read_run, stage, write_json
 from routes import PARTS, activity, gradient_cosines, module_spans, policy_gradients
 from rows import evaluation_rows, sources
 
@@ -81,8 +81,7 @@ def parse():
             raise UserError(f"--{name.replace('_', '-')} must be at least {PARTS if name == 'prompts' else 1}")
     if not 0 < args.top <= 1 or not (args.threshold is None or 0 < args.threshold < math.inf):
         raise UserError("--top must lie in (0, 1] and --threshold be above 0")
-    if args.json and (not Path(args.json).resolve().parent.is_dir() or Path(args.json).is_dir()):
-        raise UserError(f"cannot write {args.json}: its directory is missing, or it is a directory itself")
+    check_writable(args.json)
     given = args.domains.split(",") if args.domains else []
     if given and len(given) != len(args.experts):
         raise UserError(f"--domains names {len(given)} domains for {len(args.experts)} experts")
@@ -303,7 +302,7 @@ def around(args, anchor, moves, report):
     g, hv = (f(model, curvature.nll, correct) for f in (curvature.gradient, curvature.hessian))
     values, vectors, residuals = curvature.lanczos(hv, n, min(args.directions, n), device=model.device,
                                                    progress=f"curvature of {short(anchor)}")
-    curved = values > torch.maximum(residuals, 1e-4 * values[0])  # the rest could be flat
+    curved = curvature.steep(values, residuals)
     S, k = vectors[curved], len(values)
     gram = curvature.inner(vectors, vectors)                                                      # (k, k)
     report.setdefault("subspace", {})[anchor] = spectrum = {

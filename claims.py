@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from evaluate import mean_ci, t_quantile
-from interference import show
+from interference import pyplot, show
 from model import UserError, cli, numbers
 from routes import PARTS
 
@@ -148,12 +148,8 @@ def read(file):
 
 def plot(directory, report):
     """neurons.png, gradients.png, damage.png and refresh.png of one run, as far as it measured them."""
-    try:
-        import matplotlib
-    except ImportError:
-        return print(f"matplotlib is not installed, so nothing is drawn in {directory}: pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    if not (plt := pyplot(directory)):
+        return
     Path(directory).mkdir(parents=True, exist_ok=True)
 
     def finish(name):

@@ -26,6 +26,8 @@ import curvature
 import edits
 from model import UserError
 
+SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
+CONTROLS = ("largest", "random")
 STEP = 0.0005      # of the coordinates: as many are rolled back between two looks at the gradient
 DIRECTIONS = 48    # leading eigenpairs of the quadratic model, as many as in analyze.py
 ROUTE = 0.1        # of the neurons that are most active on a domain's tokens are its route, as in analyze.py
@@ -93,7 +95,7 @@ def leading(model, parts):
     hv = curvature.hessian(model, curvature.nll, parts)
     n = sum(p.numel() for p in model.parameters())
     values, vectors, residuals = curvature.lanczos(hv, n, min(DIRECTIONS, n), device=model.device, progress="curvature")
-    curved = values > torch.maximum(residuals, 1e-4 * values[0])       # the rest could be flat
+    curved = curvature.steep(values, residuals)
     theta = curvature.flatten(model.parameters()).detach().clone()
     return curvature.gradient(model, curvature.nll, parts), values[curved], vectors[curved], theta
 

@@ -11,6 +11,7 @@ as an integer, have the order of the number. One pass counts the upper 16 bits, 
 share the upper ones of the k-th largest, and so knows it exactly; a third collects. Scores are computed anew in each pass, a
 tensor at a time. (Radix selection: Alabi et al., "Fast k-selection algorithms for graphics processing units", 2012.)
 """
+import hashlib
 import json
 import zlib
 
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
+from edits import check_equal
 from model import UserError, save_tensors
 
 
@@ -120,14 +122,17 @@ def read(path):
     return chosen, about
 
 
-def check_fits(path, about, shapes, where):
-    """UserError that names the first tensor in which a model differs from the one that a set was picked from."""
-    for name in sorted(about["shapes"].keys() | shapes.keys()):
-        of_set, of_model = about["shapes"].get(name), list(shapes[name]) if name in shapes else None
-        if of_set != of_model:
-            words = [f"{what} has {'no such tensor' if shape is None else shape}"
-                     for what, shape in ((f"the model of {path}", of_set), (where, of_model))]
-            raise UserError(f"these coordinates are of another architecture, first at {name}: {'; '.join(words)}")
+def protected(path, shapes, where):
+    """A set that a training shall leave alone: {name: indices}, what to call it in a recipe, and its file's hash.
+
+    shapes, where: of the model to be trained, and its name. UserError if it has another architecture. The name does not say whose
+    set it is: over seeds, each with a set of its own, this is one recipe.
+    """
+    chosen, about = read(path)
+    check_equal(path, about["shapes"], where, shapes)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return chosen, f"protected-{about['score']}-{about['fraction']:g}", digest
 
 
 # ---- move back ---------------------------------------------------------------------------------------------------

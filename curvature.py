@@ -162,6 +162,11 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
     return values, Y.T.float().to(device) @ Q, (beta * Y[-1]).abs()
 
 
+def steep(values, residuals):
+    """Which of the eigenpairs that `lanczos` found are curved for sure, a bool mask (k,): the rest could be flat."""
+    return values > torch.maximum(residuals, 1e-4 * values[0])
+
+
 def orthogonal(vector, basis):
     """What of a vector (n,) is orthogonal to the rows of an orthonormal basis (j, n); twice, for rounding's sake."""
     for _ in range(2):

@@ -103,11 +103,18 @@ def check_same_shape(base, others):
     first, reference = base[0], shapes(base[1])
     for directory, files in others:
         found = shapes(files)
-        for name in sorted(reference.keys() | found.keys()):
-            if reference.get(name) != found.get(name):
-                words = [f"{where} has {'no such tensor' if shape is None else list(shape)}"
-                         for where, shape in ((first, reference.get(name)), (directory, found.get(name)))]
-                raise UserError(f"not of one architecture, first at {name}: {'; '.join(words)}")
+        check_equal(first, reference, directory, found)
+
+
+def check_equal(one, shapes, other, other_shapes):
+    """UserError that names the first tensor, by name, that two models do not share. one, other: what to call them.
+
+    shapes: {tensor name: shape}, a tuple, a list or a torch.Size.
+    """
+    for name in sorted(shapes.keys() | other_shapes.keys()):
+        pair = [list(some[name]) if name in some else "no such tensor" for some in (shapes, other_shapes)]
+        if pair[0] != pair[1]:
+            raise UserError(f"not of one architecture, first at {name}: {one} has {pair[0]}; {other} has {pair[1]}")
 
 
 # ---- one pass over the files -------------------------------------------------------------------------------------

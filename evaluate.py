@@ -24,7 +24,7 @@ import torch
 
 import domains
 from judge import llm_judge, rubric
-from model import BASE, UserError, check_directory, cli, end_ids, load, numbers, read_run, write_json, write_text
+from model import BASE, UserError, check_directory, check_writable, cli, end_ids, load, numbers, read_run, write_json, write_text
 from resume import fingerprint
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources
@@ -183,9 +183,8 @@ def parse():
     for name in args.checkpoints:
         if name != BASE:
             check_directory(name)
-    for file in filter(None, (args.json, args.samples_file)):  # before the work, not after it
-        if not Path(file).resolve().parent.is_dir() or Path(file).is_dir():
-            raise UserError(f"cannot write {file}: its directory is missing, or it is a directory itself")
+    check_writable(args.json)
+    check_writable(args.samples_file)
     if args.data:
         args.domains = [domain for domain in args.domains if domain in args.data]
     return args

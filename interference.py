@@ -59,6 +59,11 @@ def label(recipe, usual):
     return " > ".join(s.removesuffix(f" ({usual})").removesuffix(" (0)") for s in stages) or recipe[0]
 
 
+def plain(recipe):
+    """Whether it is training alone, nothing protected and nothing rolled back: see model.stage."""
+    return not any(":" in text for text in recipe[1:])
+
+
 def over_seeds(values):
     """Mean and half-width of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one.
 
@@ -99,8 +104,7 @@ def won_back(refreshed, damaged, peak, domain):
 def matrix(runs, domains):
     """{(later, earlier): (mean, half-width)}: I(later -> earlier) for every pair of stages; of several, the longest."""
     cells = {}
-    plain = (r for r in runs if len(r) == 3 and ":" not in r[1] + r[2])  # nothing protected
-    for recipe in sorted(plain, key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
+    for recipe in sorted((r for r in runs if len(r) == 3 and plain(r)), key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
         (earlier, _), (later, _) = stage(recipe[1]), stage(recipe[2])
         if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs and earlier[0] in domains:
             cells[later[0], earlier[0]] = change(runs[recipe], runs[recipe[:-1]], earlier[0])
@@ -131,14 +135,21 @@ def number(pair, sign=""):
     return "-" if math.isnan(pair[0]) else f"{pair[0]:{sign}.1f}" + ("" if math.isnan(pair[1]) else f" ± {pair[1]:.1f}")
 
 
-def plot(file, runs, recipe, domains):
-    """Score of each domain along a recipe, stage by stage, with the interval as a band."""
+def pyplot(what):
+    """matplotlib.pyplot, drawing to files; where it is not installed None, and a line that `what` is not drawn."""
     try:
         import matplotlib
     except ImportError:
-        return print(f"matplotlib is not installed, so {file} is not drawn: pip install matplotlib")
+        return print(f"matplotlib is not installed, so {what} is not drawn: pip install matplotlib")
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot
+    return matplotlib.pyplot
+
+
+def plot(file, runs, recipe, domains):
+    """Score of each domain along a recipe, stage by stage, with the interval as a band."""
+    if not (plt := pyplot(file)):
+        return
     stages = [recipe[:i + 1] for i in range(len(recipe)) if recipe[:i + 1] in runs]
     rows = [scores(runs[r], domains) for r in stages]
     plt.figure(figsize=(8, 4.5))
@@ -174,7 +185,7 @@ def main():
     place = lambda name: DOMAINS.index(name) if name in DOMAINS else len(DOMAINS)  # a rollback is no domain
     order = lambda recipe: (len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe)
     rows = {recipe: scores(runs[recipe], domains) for recipe in sorted(runs, key=order)
-            if len(recipe) != 3 or not longer or recipe in longer or ":" in recipe[1] + recipe[2]}
+            if len(recipe) != 3 or not longer or recipe in longer or not plain(recipe)}
     best = max((recipe for recipe in rows if len(runs[recipe]) == seeds), key=lambda recipe: rows[recipe][-1][0])
     show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(number, row), str(len(runs[recipe]))]
           for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])

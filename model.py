@@ -146,6 +146,12 @@ def save(model, tokenizer, out, run, state_dict=None, more=None):
         shutil.rmtree(tmp, ignore_errors=True)
 
 
+def check_writable(file):
+    """UserError, before the work, if a file that is to be written (or None) has no place."""
+    if file and (not Path(file).resolve().parent.is_dir() or Path(file).is_dir()):
+        raise UserError(f"cannot write {file}: its directory is missing, or it is a directory itself")
+
+
 def save_tensors(tensors, path, metadata):
     """Write a safetensors file so that a crash leaves either the old file or the new one."""
     from safetensors.torch import save_file
@@ -204,7 +210,7 @@ def read_run(path):
 def stage(text):
     """Domains and steps of a recipe's stage: "math 100" -> (["math"], 100); "math+qa 10" (mixed), "math/qa 10" (in turn).
 
-    Behind a colon stands how: "qa:protected 100", "rollback:fisher:0.001 0". Not of its first, which names the model that
+    Behind a colon stands how: "qa:protected-fisher-0.05 100", "rollback:fisher:0.001 0". Not of its first, which names the model that
     all began with.
     """
     names, _, steps = text.rpartition(" ")

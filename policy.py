@@ -31,7 +31,8 @@ class Policy:
             for p in self.parameters:               # not model.to(): rotary frequencies have to stay fp32
                 p.data = p.data.to(compute_dtype)
         frozen = frozen or {}
-        self.frozen = [(m, frozen[name].to(m.device)) for (name, _), m in zip(model.named_parameters(), self.masters) if name in frozen]
+        names = [name for name, _ in model.named_parameters()]
+        self.frozen = [(m, frozen[name].to(m.device)) for name, m in zip(names, self.masters) if name in frozen]
         for module in model.modules():              # dropout would sample from one policy and score another
             for name in ("attention_dropout", "p"):
                 if isinstance(getattr(module, name, None), float):

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 
+from conflict import CONTROLS, SCORES
 from domains import DOMAINS
-from interference import change, number, scores, show, won_back
+from interference import change, number, pyplot, scores, show, won_back
 from model import UserError, cli, numbers
 
-SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")  # of rollback.py
-CONTROLS = ("largest", "random")
 FULL = "full rollback: the anchor"
 
 
@@ -135,12 +134,8 @@ def claims(runs, domain, back, kept):
 
 def plot(file, reports):
     """Won back, and kept of the later gains, against the size of the set, score by score."""
-    try:
-        import matplotlib
-    except ImportError:
-        return print(f"matplotlib is not installed, so {file} is not drawn: pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    if not (plt := pyplot(file)):
+        return
     runs, domain = by_label(reports), reports[0]["domain"]
     shown = [d for d in DOMAINS if d == domain or all(d in r["later"] for r in reports) and d in runs["damaged"][0]]
     _, axes = plt.subplots(1, len(shown), figsize=(4.3 * len(shown), 4), squeeze=False)

@@ -45,7 +45,8 @@ def open_out(args):
         raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
     free = {"resume", "overwrite", "steps", "save_every", "keep_every", "device", "out"}
     if run and run.get("args", {}).keys() != vars(args).keys():
-        raise UserError(f"--resume: {out} was started by another script, or another version of it: go on with that one, or choose another --out")
+        raise UserError(f"--resume: {out} was started by another script, or another version of it: go on with that one, or "
+                        "choose another --out")
     for name, value in run.get("args", {}).items():
         if name == "lr" and args.lr is None:        # the default depends on the model, and was settled then
             args.lr = value

@@ -44,11 +44,11 @@ from tqdm import tqdm
 import coordinates
 import curvature
 import edits
-from conflict import fisher, leading, on_route, quadratic_slopes, rescored, slopes
+from conflict import CONTROLS, SCORES, fisher, leading, on_route, quadratic_slopes, rescored, slopes
 from domains import DOMAINS, check_domain
 from evaluate import evaluate, respond
-from model import UserError, check_directory, cli, load, read_run, save, stage, write_json
-from recovery import CONTROLS, FULL, SCORES, tables
+from model import UserError, check_directory, check_writable, cli, load, read_run, save, stage, write_json
+from recovery import FULL, tables
 from routes import activity
 from rows import evaluation_rows, sources
 
@@ -110,8 +110,7 @@ def parse():
         raise UserError("--json and --beside are about the evaluation: give --eval-prompts a number above 0")
     if not (args.out or args.eval_prompts):
         raise UserError("nothing to do: give --out, or --eval-prompts above 0")
-    if args.json and (not Path(args.json).resolve().parent.is_dir() or Path(args.json).is_dir()):
-        raise UserError(f"cannot write {args.json}: its directory is missing, or it is a directory itself")
+    check_writable(args.json)
     args.data = sources(args.data, DOMAINS)
     if args.data and args.domain not in args.data:
         raise UserError(f"--data names no rows of {args.domain}, whose damage is to be undone")
@@ -199,7 +198,7 @@ def recover(args, files):
     of = lambda where: lambda name: stored(where, name).to(device, torch.float32)
     A, B = of(anchor), of(damaged)
     if args.set:
-        coordinates.check_fits(args.coordinates, args.set[1], shapes, damaged)
+        edits.check_equal(args.coordinates, args.set[1]["shapes"], damaged, shapes)
     n, norm = sum(map(torch.Size.numel, shapes.values())), squared_distance(A, B, shapes)**0.5
     if not norm:
         raise UserError(f"{damaged} has the weights of {anchor}: there is nothing to roll back")

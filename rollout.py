@@ -239,12 +239,13 @@ def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
                          position_ids=positions, use_cache=False).last_hidden_state[:, P - 1:-1]  # (N, T, D)
     else:                                                         # each prompt is read once, with its gradient
         cache, (groups, which) = DynamicCache(config=model.config), rollout.group.unique(return_inverse=True)
+        named = cached(decoder, cache)
         first = which.new_empty(len(groups)).scatter_(0, which, torch.arange(len(which), device=which.device))  # any row
         prompt = decoder(input_ids=rollout.prompt_ids[first], attention_mask=rollout.prompt_mask[first].long(),
-                         position_ids=positions[first, :P], **cached(decoder, cache)).last_hidden_state
+                         position_ids=positions[first, :P], **named).last_hidden_state
         cache.reorder_cache(which)                                # by index_select: its gradient is summed in a fixed order
         answer = decoder(input_ids=rollout.ids, attention_mask=attended.long(), position_ids=positions[:, P:],
-                         **cached(decoder, cache)).last_hidden_state
+                         **named).last_hidden_state
         hidden = torch.cat([prompt[:, -1:].index_select(0, which), answer[:, :-1]], 1)            # (N, T, D)
     hidden = hidden[rollout.mask]                                 # (M, D), the state before each of M real tokens
     targets = rollout.ids[rollout.mask]                           # (M,)

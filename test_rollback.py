@@ -15,6 +15,7 @@ import torch
 import conflict
 import coordinates
 import curvature
+import edits
 import recovery
 import rollback
 from routes import activity
@@ -100,10 +101,10 @@ def test_a_set_comes_back_from_its_file_in_four_bytes_a_coordinate_and_fits_its_
     again, about = coordinates.read(path)
     assert again.keys() == chosen.keys() and all(torch.equal(again[name], chosen[name]) for name in chosen)
     assert about["score"] == "fisher" and about["coordinates"] == 5001 and path.stat().st_size < 4 * 5001 + 1000
-    coordinates.check_fits(path, about, shapes, "x")
-    raises(lambda: coordinates.check_fits(path, about, {**shapes, "model.b.bias": torch.Size([8])}, "x"), "model.b.bias", "[9]", "[8]")
-    raises(lambda: coordinates.check_fits(path, about, {"model.b.bias": torch.Size([9])}, "x"), "first at model.a.weight", "no such tensor")
-    raises(lambda: coordinates.check_fits(path, about, {**shapes, "extra": torch.Size([1])}, "x"), "extra", "no such tensor")
+    edits.check_equal(path, about["shapes"], "x", shapes)
+    raises(lambda: edits.check_equal(path, about["shapes"], "x", {**shapes, "model.b.bias": torch.Size([8])}), "model.b.bias", "[9]", "[8]")
+    raises(lambda: edits.check_equal(path, about["shapes"], "x", {"model.b.bias": torch.Size([9])}), "first at model.a.weight", "no such tensor")
+    raises(lambda: edits.check_equal(path, about["shapes"], "x", {**shapes, "extra": torch.Size([1])}), "extra", "no such tensor")
     coordinates.write(path, {"model.b.bias": torch.tensor([9])}, shapes, {"score": "x", "fraction": 1})  # beyond its tensor
     raises(lambda: coordinates.read(path), "holds no coordinates")
     for text in (b"", b"no safetensors at all"):

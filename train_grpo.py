@@ -20,7 +20,6 @@ old log-probabilities are those of the first pass of a step over its own samples
 (up to the clipping) at the first update of every step by construction: watch reward and gradient norm, not the loss.
 """
 import argparse
-import hashlib
 import math
 import os
 import shutil
@@ -180,21 +179,6 @@ def check_prompt_lengths(args, config, tokenizer, rows):
             encode(tokenizer, [text], limit)
 
 
-def protected(args, model):
-    """The coordinates of --protect, {parameter name: flat indices}, what the recipe calls them, and the file's hash.
-
-    Without the option three empty ones. Raises UserError if they are of another model.
-    """
-    if args.protect is None:
-        return {}, "", {}
-    chosen, about = coordinates.read(args.protect)
-    coordinates.check_fits(args.protect, about, {name: p.shape for name, p in model.named_parameters()}, args.init)
-    with open(args.protect, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    # Not whose set it is: over seeds, each with a set of its own, this is one recipe.
-    return chosen, f":protected-{about['score']}-{about['fraction']:g}", {"protected": digest}
-
-
 # ---- the algorithm ---------------------------------------------------------------------------------------------
 
 def group_advantages(rewards, scale="group"):
@@ -338,7 +322,10 @@ def train(args, stop=None):
         return earlier | {"metrics": numbers(earlier["metrics"])}
     model, tokenizer = load(args.init, args.device, torch.float32)
     device = model.device
-    frozen, how, digest = protected(args, model)
+    frozen, how, digest = {}, "", None
+    if args.protect is not None:
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        frozen, how, digest = coordinates.protected(args.protect, shapes, args.init)
     policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing, frozen)
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
@@ -355,21 +342,21 @@ def train(args, stop=None):
 
     parent = read_run(args.init)
     run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
-           "seed": args.seed, "args": vars(args), "data": {domain: fingerprint(some) for domain, some in rows.items()} | digest,
-           "finished": False, "metrics": {}}
+           "seed": args.seed, "args": vars(args), "data": {domain: fingerprint(some) for domain, some in rows.items()},
+           "protected": digest, "finished": False, "metrics": {}}
 
     def done(steps):
         """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
-        names = ("+" if args.schedule == "mixed" else "/").join(args.domains) + how
+        names = ("+" if args.schedule == "mixed" else "/").join(args.domains) + f":{how}" * bool(how)
         run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{names} {steps}"])
 
     done(earlier["steps"] if earlier else 0)
     out = Path(args.out).resolve()
     place = out                                     # where the run writes
     if earlier:
-        if earlier["data"] != run["data"]:
-            raise UserError("--resume: the data hold other rows, or the protected coordinates are others, than when this run "
-                            "started; use the same, or --overwrite to start anew")
+        for key, what in (("data", "the data hold other rows"), ("protected", "--protect names another set")):
+            if earlier.get(key) != run[key]:
+                raise UserError(f"--resume: {what} than when this run started; use the same, or --overwrite to start anew")
         policy.load_state(out / STATE)
         print(f"resuming {args.out} after step {run['steps']}")
     elif args.overwrite and out.exists():           # what stands there stays until the new run has a checkpoint
