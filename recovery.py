@@ -90,8 +90,8 @@ def tables(reports):
                       percent(in_s), "-" if math.isnan(seconds) else f"{seconds:.0f}"])
     show(table, ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left", "S left",
                  "seconds"])
-    judged = claims(runs, domain, back, kept)
-    show([[words, ours, "yes" if holds else "no"] for words, ours, holds in judged], ["claim", "here", "holds"])
+    if judged := claims(runs, domain, back, kept):
+        show([[words, ours, "yes" if holds else "no"] for words, ours, holds in judged], ["claim", "here", "holds"])
 
 
 def mean(some, key):
