@@ -18,11 +18,15 @@ import argparse
 import json
 import math
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import torch
 
 import domains
+import ranks
 from judge import llm_judge, rubric
 from model import BASE, UserError, check_directory, check_writable, cli, end_ids, load, numbers, read_run, write_json, write_text
 from resume import fingerprint
@@ -34,20 +38,72 @@ SAME_RECIPE = ("lr", "prompts_per_step", "group_size", "inner_updates", "tempera
                "loss_aggregation", "clip_low", "clip_high", "warmup_steps", "max_completion_length", "mask_truncated")
 
 
+def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature, top_p, max_prompt_length, judge, progress=None,
+                     overlap=None):
+    """Sample group_size completions of each prompt and grade each with the row of its own prompt, by that row's domain.
+
+    batch: B (domain, row) pairs. noise: (N, T), N = B * group_size, see `sample`. Returns a Rollout, its completions (N
+    texts), rewards (N,) fp64 with NaN where grading failed, and the seconds spent on grading after the last token.
+
+    overlap: run programs while others are still being sampled. Default: where a GPU samples, as the processors are idle then;
+    where they sample themselves it costs 5 to 25 %. The other rewards take a millisecond, or a judge that wants the device
+    for itself. A reward does not depend on the company that a completion is graded in. Every program has a deadline
+    (sandbox.py), and so the wait for them has one.
+    """
+    prompts = encode(tokenizer, [domains.prompt(domain, row) for domain, row in batch], max_prompt_length)
+    owner = [pair for pair in batch for _ in range(group_size)]                                # (N,) pairs
+    completions, rewards = [""] * len(owner), torch.full((len(owner),), math.nan, dtype=torch.float64)
+    arrivals = SimpleQueue()                        # (rows, ids, mask) of finished completions; None behind the last
+
+    def score(domain, own):
+        rewards[own] = torch.tensor(domains.reward(domain, [completions[n] for n in own], [owner[n][1] for n in own], judge),
+                                    dtype=torch.float64)
+
+    def run_programs():
+        more = True
+        while more:
+            waiting = [arrivals.get()]
+            while not arrivals.empty():             # all that came while the last ones ran: starting the sandbox takes time
+                waiting.append(arrivals.get())
+            more = waiting[-1] is not None
+            own = []
+            for rows, ids, mask in filter(None, waiting):
+                for n, text in zip(rows.tolist(), decode(tokenizer, ids, mask)):
+                    completions[n] = text
+                    own += [n] if owner[n][0] == "code" else []
+            if own:
+                score("code", own)
+
+    overlap = model.device.type != "cpu" if overlap is None else overlap
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_programs)
+        try:
+            rollout = sample(model, prompts, group_size=group_size, noise=noise, temperature=temperature, top_p=top_p,
+                             stop_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id, progress=progress,
+                             finished=(lambda *leaving: arrivals.put(leaving)) if overlap else None)
+            if not overlap:
+                arrivals.put((torch.arange(len(owner)), rollout.ids, rollout.mask))
+        finally:
+            arrivals.put(None)
+        sampled = time.perf_counter()
+        running.result()
+    for domain in dict.fromkeys(domain for domain, _ in batch if domain != "code"):
+        score(domain, [n for n, (other, _) in enumerate(owner) if other == domain])
+    return rollout, completions, rewards, time.perf_counter() - sampled
+
+
 def respond(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
             max_completion_length=64, seed=0, judge=rubric):
-    """Sample and score completions of each row: a Rollout, its completions (N texts) and rewards (n, k) fp64.
+    """Sample and grade completions of each row of a domain: a Rollout, its completions (N texts) and rewards (n, k) fp64.
 
     A reward is NaN where grading failed. The sampling noise is a function of (seed, row id), so it is the same for every
     checkpoint and for any choice of the other rows; no global random state is read or changed.
     """
-    prompts = encode(tokenizer, [domains.prompt(domain, row) for row in rows], max_prompt_length)
     noise = torch.cat([uniform_noise(samples, max_completion_length, seed, "evaluate", row["id"]) for row in rows])
-    rollout = sample(model, prompts, group_size=samples, noise=noise, stop_ids=end_ids(model, tokenizer),
-                     pad_id=tokenizer.pad_token_id, temperature=temperature, top_p=top_p, progress=f"evaluate {domain}")
-    completions = decode(tokenizer, rollout)
-    scores = domains.reward(domain, completions, [row for row in rows for _ in range(samples)], judge)
-    return rollout, completions, torch.tensor(scores, dtype=torch.float64).view(-1, samples)
+    rollout, completions, rewards, _ = sample_and_grade(
+        model, tokenizer, [(domain, row) for row in rows], group_size=samples, noise=noise, temperature=temperature,
+        top_p=top_p, max_prompt_length=max_prompt_length, judge=judge, progress=f"evaluate {domain}")
+    return rollout, completions, rewards.view(-1, samples)
 
 
 def grade(model, tokenizer, domain, rows, *, samples, **settings):
@@ -56,9 +112,14 @@ def grade(model, tokenizer, domain, rows, *, samples, **settings):
     settings: those of `respond`. Returns rewards (n, k) fp64 with NaN where grading failed, completions (n lists of k
     texts) and truncated (n, k) bool.
     """
-    rollout, completions, rewards = respond(model, tokenizer, domain, rows, samples=samples, **settings)
-    return (rewards, [completions[i:i + samples] for i in range(0, len(completions), samples)],
-            ~rollout.stopped.cpu().view(-1, samples))
+    mine, parts = rows[ranks.share(len(rows))], []
+    if mine:
+        rollout, completions, rewards = respond(model, tokenizer, domain, mine, samples=samples, **settings)
+        parts = [(rewards, completions, ~rollout.stopped.cpu().view(-1, samples))]
+    rewards, completions, truncated = zip(*sum(ranks.everyone(parts), []))
+    completions = sum(completions, [])
+    return (torch.cat(rewards), [completions[i:i + samples] for i in range(0, len(completions), samples)],
+            torch.cat(truncated))
 
 
 def t_quantile(dof, confidence=0.95):

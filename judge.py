@@ -75,6 +75,6 @@ def llm_judge(name_or_dir, device=None):
         rollout = sample(model, encode(tokenizer, different, MAX_PROMPT), group_size=1, temperature=0.0,
                          noise=torch.zeros(len(different), JUDGE_TOKENS), stop_ids=end_ids(model, tokenizer),
                          pad_id=tokenizer.pad_token_id, progress="judge")
-        answers = dict(zip(different, map(parse_score, decode(tokenizer, rollout))))
+        answers = dict(zip(different, map(parse_score, decode(tokenizer, rollout.ids, rollout.mask))))
         return [answers[question] for question in questions]
     return judge

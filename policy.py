@@ -1,62 +1,101 @@
 """The policy under training: a model, its fp32 master weights, AdamW, and the one file from which all that resumes.
 
     policy = Policy(model, torch.bfloat16)
+    with policy.gathered(): ...                    # sampling: the model is whole on every rank
     policy.backward(loss)                          # as often as there are micro-batches
     grad_norm = policy.step(lr, max_grad_norm)
     policy.save_state("out/resume.safetensors", run); policy.load_state("out/resume.safetensors")
 
 The optimizer moves fp32 copies of the weights while the model computes in its own type. At lr 1e-6 one step of Adam
 moves a weight by about 1e-6, far less than the 8 bits of a bf16 number can show: it would be rounded away every time.
+
+Bytes per parameter, in bf16: 2 for the weight, and for its master, its gradient and Adam's two moments 4 each. With
+offload these 16 are in main memory; over R ranks everything is cut into R parts (FSDP2), the 2 of the weight as well while
+the model is not `gathered`.
 """
+import contextlib
 import json
 import math
+import types
 
 import torch
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+import ranks
 from model import save_tensors
+from rollout import token_logps
 
 
 class Policy:
     """A model (loaded in fp32) that computes in compute_dtype, and fp32 masters that AdamW moves.
 
-    With compute_dtype fp32 the masters are the model's own weights. Gradients are summed over micro-batches in fp32.
-    frozen: {parameter name: flat indices} of coordinates that never move.
+    With compute_dtype fp32, and with several ranks, the masters are the model's own weights. Gradients are summed over
+    micro-batches in fp32. frozen: {parameter name: flat indices} of coordinates that never move. offload: masters,
+    gradients and moments live in main memory (one rank).
     """
 
-    def __init__(self, model, compute_dtype, gradient_checkpointing=False, frozen=None):
-        self.model = model
-        self.parameters = list(model.parameters())  # tied weights come once
-        self.masters = [p.detach().clone() if compute_dtype != torch.float32 else p for p in self.parameters]
-        if compute_dtype != torch.float32:
-            for p in self.parameters:               # not model.to(): rotary frequencies have to stay fp32
-                p.data = p.data.to(compute_dtype)
-        frozen = frozen or {}
-        names = [name for name, _ in model.named_parameters()]
-        self.frozen = [(m, frozen[name].to(m.device)) for name, m in zip(names, self.masters) if name in frozen]
+    def __init__(self, model, compute_dtype, gradient_checkpointing=False, frozen=None, offload=False):
+        self.model, self.compute_dtype = model, compute_dtype
         for module in model.modules():              # dropout would sample from one policy and score another
             for name in ("attention_dropout", "p"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0,
-                                           fused=True)
+        sharded = ranks.world() > 1
+        if sharded:
+            shard(model, compute_dtype)
+        self.parameters = list(model.parameters())  # tied weights come once
+        self.masters = self.parameters
+        if not sharded and (offload or compute_dtype != torch.float32):
+            self.masters = [p.detach().to("cpu" if offload else p.device) for p in self.parameters]
+            for p, master in zip(self.parameters, self.masters):
+                p.data = p.data.to(compute_dtype, copy=True)     # not model.to(): rotary frequencies have to stay fp32
+                p.register_post_accumulate_grad_hook(self.hand_over(master))
+        names = [name for name, _ in model.named_parameters()]
+        self.frozen = [(m, frozen_mask(m, frozen[name])) for name, m in zip(names, self.masters) if name in (frozen or {})]
+        self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+
+    @staticmethod
+    def hand_over(master):
+        """A hook that adds a weight's gradient to its master's, in fp32, and frees it: one tensor at a time."""
+        def hook(p):
+            grad = p.grad.to(master.device, torch.float32)
+            master.grad = grad if master.grad is None else master.grad.add_(grad)
+            p.grad = None
+        return hook
+
+    @contextlib.contextmanager
+    def gathered(self):
+        """Within, every rank has all weights in compute_dtype: ranks may then sample for as long as each of them needs.
+
+        Sharded layers are fetched from the other ranks whenever they are used, which has to happen on all at once.
+        """
+        parts = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for part in parts:
+            part.unshard()
+            part.set_reshard_after_forward(False, recurse=False)
+        yield
+        for part in parts:
+            part.set_reshard_after_forward(part is not self.model, recurse=False)
+            part.reshard()
+
+    def logps(self, rollout, **settings):
+        """token_logps under the policy; with several ranks, all of them must call it equally often."""
+        score = getattr(self.model, "token_logps", None)
+        return score(rollout, **settings) if score else token_logps(self.model, rollout, **settings)
 
     def backward(self, loss):
-        """Add the gradient of a micro-batch's loss to that of the step."""
-        loss.backward()
-        if self.masters is not self.parameters:
-            for p, master in zip(self.parameters, self.masters):
-                if p is not master and p.grad is not None:
-                    master.grad = p.grad.float() if master.grad is None else master.grad.add_(p.grad)
-                    p.grad = None
+        """Add the gradient of a micro-batch's loss to that of the step; the losses of the ranks are summed."""
+        (loss * ranks.world()).backward()           # FSDP takes the mean of the ranks' gradients
 
     def step(self, lr, max_grad_norm):
         """Clip, move the weights, clear the gradient; returns its norm. A non-finite gradient moves nothing."""
-        for master, index in self.frozen:           # a gradient of 0 from the start: AdamW's moments and step are 0 too
+        for master, mask in self.frozen:            # a gradient of 0 from the start: AdamW's moments and step are 0 too
             if master.grad is not None:
-                master.grad.view(-1)[index] = 0
-        norm = torch.nn.utils.clip_grad_norm_(self.masters, max_grad_norm).item()
+                local(master.grad).masked_fill_(mask, 0)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.masters, max_grad_norm)).item()
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -68,29 +107,72 @@ class Policy:
         return norm
 
     def state_dict(self):
-        """The model's weights in fp32 under their Hugging Face names."""
-        master = {id(p): m.detach() for p, m in zip(self.parameters, self.masters)}
+        """The model's weights in fp32 under their Hugging Face names. All ranks call this; on the leader it is whole."""
+        master = {id(p): kept(m) for p, m in zip(self.parameters, self.masters)}
         return {name: master[id(p)] if id(p) in master else p
                 for name, p in self.model.state_dict(keep_vars=True).items()}
 
     def save_state(self, path, run):
-        """All that a resumed run needs, in one file that is replaced by one rename: weights, moments and `run`."""
-        tensors = {f"weight.{i}": m.detach().contiguous() for i, m in enumerate(self.masters)}
+        """All that a resumed run needs, in one file that is replaced by one rename: weights, moments and `run`.
+
+        The file holds whole tensors, whatever the number of ranks. All ranks call this; the leader writes.
+        """
+        tensors = {f"weight.{i}": kept(m) for i, m in enumerate(self.masters)}
         for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"{key}.{i}": value for key, value in state.items()}
-        save_tensors(tensors, path, {"run": json.dumps(run)})
+            tensors |= {f"{key}.{i}": kept(value) for key, value in state.items()}
+        if ranks.leader():
+            save_tensors(tensors, path, {"run": json.dumps(run)})
 
     def load_state(self, path):
-        """Restore the weights and moments that save_state wrote."""
+        """Restore the weights and moments that save_state wrote, with any number of ranks."""
         from safetensors import safe_open
         state = {}
         with safe_open(path, "pt") as file:
             for key in file.keys():
                 kind, i = key.rsplit(".", 1)
+                value, master = file.get_tensor(key), self.masters[int(i)]
+                if kind != "step" and isinstance(master, DTensor):
+                    value = distribute_tensor(value.to(master.device), master.device_mesh, master.placements, src_data_rank=None)
                 if kind == "weight":
                     with torch.no_grad():
-                        self.masters[int(i)].copy_(file.get_tensor(key))
-                        self.parameters[int(i)].data.copy_(self.masters[int(i)])
+                        master.copy_(value)
+                        self.parameters[int(i)].data.copy_(master)
                 else:
-                    state.setdefault(int(i), {})[kind] = file.get_tensor(key)
+                    state.setdefault(int(i), {})[kind] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def shard(model, compute_dtype):
+    """Cut every weight over the ranks (FSDP2): a layer is put together when it is used, in compute_dtype."""
+    precision = MixedPrecisionPolicy(param_dtype=None if compute_dtype == torch.float32 else compute_dtype,
+                                     reduce_dtype=torch.float32)
+    for module in model.modules():
+        if type(module).__name__ in (model._no_split_modules or ()):
+            fully_shard(module, mp_policy=precision)
+    fully_shard(model, mp_policy=precision)
+    model.token_logps = types.MethodType(token_logps, model)     # the head is applied outside of forward: a way in of its own
+    register_fsdp_forward_method(model, "token_logps")
+
+
+def whole(tensor):
+    """A tensor with the parts of all ranks in it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor):
+    """This rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def kept(tensor):
+    """A whole tensor for a file: in main memory on the leader of several ranks, not kept on the others."""
+    tensor = whole(tensor.detach()).contiguous()
+    return tensor if ranks.world() == 1 else tensor.cpu() if ranks.leader() else tensor.new_empty(0)
+
+
+def frozen_mask(master, index):
+    """Of this rank's part of a master: (its shape) bool, True at the flat indices of the whole tensor."""
+    mask = torch.zeros(master.shape, dtype=torch.bool, device=master.device)
+    mask.view(-1)[index.to(master.device)] = True
+    return local(distribute_tensor(mask, master.device_mesh, master.placements, src_data_rank=None)) \
+        if isinstance(master, DTensor) else mask

@@ -26,6 +26,7 @@ import os
 from domains import DOMAINS
 from evaluate import paired
 from model import UserError, cli, load
+from ranks import leader
 from train_grpo import add_settings, check, train
 
 
@@ -71,6 +72,8 @@ def recovery(args):
 def main():
     args = parse()
     run = train(args, recovery(args) if args.until_recovered else None)
+    if not leader():
+        return
     print(f"{args.out}: {run['steps']} steps of refresh on {args.domain}" + (f"; {run['stopped'] or 'not recovered yet'}"
                                                                              if args.until_recovered else ""))
     if run["metrics"]:

@@ -2,7 +2,7 @@
 
     prompts = encode(tokenizer, texts, max_prompt_length=2048)
     rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
-    completions = decode(tokenizer, rollout)
+    completions = decode(tokenizer, rollout.ids, rollout.mask)
     logps = token_logps(model, rollout, temperature=1.0)
 
 `sample` and `token_logps` describe the same distribution: softmax(logits / temperature), cut to its top-p nucleus and
@@ -76,10 +76,9 @@ def encode(tokenizer, texts, max_prompt_length):
     return prompts
 
 
-def decode(tokenizer, rollout):
-    """The completions as text, without special tokens: N strings."""
-    return [tokenizer.decode(ids[mask], skip_special_tokens=True)
-            for ids, mask in zip(rollout.ids.cpu(), rollout.mask.cpu())]
+def decode(tokenizer, ids, mask):
+    """The completions as text, without special tokens: N strings. ids, mask: (N, T), see Rollout."""
+    return [tokenizer.decode(row[real], skip_special_tokens=True) for row, real in zip(ids.cpu(), mask.cpu())]
 
 
 def uniform_noise(rows, tokens, *key):
@@ -94,7 +93,9 @@ def scaled_logits(logits, temperature, top_p, chosen=None):
     logits: (..., V). The nucleus is the smallest set of most probable ids with total probability >= top_p.
     chosen: (...,) ids that stay in it whatever happened since they were sampled. Returns (..., V) fp32.
     """
-    logits = logits.float() / temperature
+    logits = logits.float()
+    if temperature != 1:
+        logits = logits / temperature
     if top_p < 1:
         with torch.no_grad():
             probs, order = logits.softmax(-1).sort(-1, descending=True)
@@ -121,17 +122,18 @@ def rows_at_once(model, tokens):
     if model.device.type == "cuda":                 # what the driver has left, and what PyTorch keeps for later use
         reserved, used = torch.cuda.memory_reserved(model.device), torch.cuda.memory_allocated(model.device)
         free = torch.cuda.mem_get_info(model.device)[0] + reserved - used
-    # A half is kept for other things, and half of the rest as the cache is copied when it grows or loses rows.
-    return max(1, min(free // (4 * row_bytes), LOGIT_ELEMENTS // config.vocab_size))
+    # A half is kept for other things, and a quarter on top of each row for the room that its buffer has (share_out).
+    return max(1, min(free * 2 // (5 * row_bytes), LOGIT_ELEMENTS // config.vocab_size))
 
 
-def sample(model, prompts, *, group_size, noise, progress=None, **settings):
+def sample(model, prompts, *, group_size, noise, finished=None, progress=None, **settings):
     """Sample group_size completions of each prompt; returns one Rollout. A batch is as many groups as memory allows.
 
     prompts: B lists of token ids. noise: (N, T) uniform in [0, 1), N = B * group_size, T the most tokens a completion
-    may have. progress: what to call the bar if it takes long. The other settings are those of `sample_batch`. As a
-    completion depends on its own noise alone, the batches change nothing but rounding. Raises UserError if a prompt
-    and T exceed the model's context, or if the model's probabilities are not finite (it has diverged).
+    may have. finished: called with (rows, ids, mask) of completions that have left the batch, each row once, so that they
+    can be graded while others are sampled. progress: what to call the bar if it takes long. The other settings are those
+    of `sample_batch`. As a completion depends on its own noise alone, the batches change nothing but rounding. Raises
+    UserError if a prompt and T exceed the model's context, or if the model's probabilities are not finite (it has diverged).
     """
     longest = max(map(len, prompts)) + noise.shape[1]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
@@ -139,9 +141,12 @@ def sample(model, prompts, *, group_size, noise, progress=None, **settings):
         raise UserError(f"a prompt of {longest - noise.shape[1]} tokens and a completion of {noise.shape[1]} do not fit "
                         f"the model's context of {context}: lower --max-completion-length or shorten the prompts")
     size = max(1, rows_at_once(model, longest) // group_size)                                     # prompts per batch
-    parts = [sample_batch(model, prompts[i:i + size], group_size=group_size,
-                          noise=noise[i * group_size:(i + size) * group_size], **settings)
-             for i in tqdm(range(0, len(prompts), size), desc=progress, disable=progress is None, leave=False, delay=3)]
+    parts = []
+    for i in tqdm(range(0, len(prompts), size), desc=progress, disable=progress is None, leave=False, delay=3):
+        first = i * group_size
+        report = finished and (lambda rows, ids, mask: finished(first + rows, ids, mask))
+        parts.append(sample_batch(model, prompts[i:i + size], group_size=group_size, finished=report,
+                                  noise=noise[first:first + size * group_size], **settings))
     P = max(part.prompt_ids.shape[1] for part in parts)
     for part in parts:                              # pad_sequence would pad on the right
         missing = P - part.prompt_ids.shape[1]
@@ -155,9 +160,52 @@ def sample(model, prompts, *, group_size, noise, progress=None, **settings):
     return rollout
 
 
+def share_out(cache, group_size):
+    """Give each prompt's keys and values to its group_size completions, and leave room behind them.
+
+    A layer of transformers' DynamicCache copies all that it holds for every token that is appended. Here it writes into a
+    buffer, which grows by a quarter when it is full. Layers of other kinds (sliding windows, which stay short) are left
+    as they are.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    class Roomy(DynamicLayer):
+        def hold(self, keys, values, repeats=1):
+            """Each of keys and values (n, heads, length, head_dim) `repeats` times, at the start of a buffer."""
+            n, heads, length, _ = keys.shape
+            self.buffers = []
+            for old in (keys, values):
+                buffer = old.new_empty(n, repeats, heads, length + max(16, length // 4), old.shape[-1])
+                buffer[:, :, :, :length] = old[:, None]
+                self.buffers.append(buffer.flatten(0, 1))
+            self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+        def update(self, key_states, value_states, *args, **kwargs):
+            start = self.keys.shape[2]
+            stop = start + key_states.shape[2]
+            if stop > self.buffers[0].shape[2]:
+                self.hold(self.keys, self.values)
+            for buffer, new in zip(self.buffers, (key_states, value_states)):
+                buffer[:, :, start:stop] = new
+            self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices):
+            super().batch_select_indices(indices)
+            self.buffers = [self.keys, self.values]           # full: the next token copies them, unless more rows leave
+
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[i] = Roomy()
+            vars(cache.layers[i]).update(vars(layer))
+            cache.layers[i].hold(layer.keys, layer.values, group_size)
+        else:
+            layer.batch_repeat_interleave(group_size)
+
+
 @torch.no_grad()
-def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, temperature=1.0, top_p=1.0):
-    """Sample in one batch. prompts, group_size, noise: see `sample`. stop_ids: ids that end a completion.
+def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
+    """Sample in one batch. prompts, group_size, noise, finished: see `sample`. stop_ids: ids that end a completion.
 
     temperature 0 is greedy (its logps are then those at temperature 1). The model's own generation_config (its
     temperature, top_k, penalties) plays no part.
@@ -175,7 +223,7 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
     positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)                                                  # (B, P)
     logits = model(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=positions,
                    use_cache=True, logits_to_keep=1, **named).logits[:, -1]                                # (B, V)
-    cache.batch_repeat_interleave(group_size)
+    share_out(cache, group_size)
     logits = logits.repeat_interleave(group_size, 0)                                                      # (N, V)
     attended = prompt_mask.long().repeat_interleave(group_size, 0)                                        # (N, P + t)
     length = attended.sum(1)                                                                              # (N,)
@@ -211,12 +259,17 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
             if len(keep) == 0:
                 break
             if len(keep) < 0.9 * len(alive):                   # dropping rows copies the cache: not for a few
+                if finished:
+                    leaving = alive[stopped[alive]]
+                    finished(leaving, ids[leaving], mask[leaving])
                 cache.batch_select_indices(keep)
                 alive, token, attended, length = alive[keep], token[keep], attended[keep], length[keep]
         attended = torch.cat([attended, torch.ones_like(attended[:, :1])], 1)
         logits = model(input_ids=token[:, None], attention_mask=attended, position_ids=length[:, None],
                        use_cache=True, **named).logits[:, -1]                                             # (n, V)
         length = length + 1
+    if finished:
+        finished(alive, ids[alive], mask[alive])
     group = torch.arange(N, device=device) // group_size
     return Rollout(group, prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
 

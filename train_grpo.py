@@ -5,6 +5,7 @@
     python train_grpo.py --domain math,code,qa,cw --steps 400 --out checkpoints/mixed    # of each batch a share each
     python train_grpo.py --domain math --model Qwen/Qwen3-0.6B --data openai/gsm8k@main --max-completion-length 1024
     python train_grpo.py --domain math --resume                            # go on after an interruption
+    torchrun --nproc_per_node 4 train_grpo.py --domain math                # the same step, shared by four processes
 
 For each of B prompts, G completions o_1..o_G are sampled from the policy and scored, r_1..r_G. Then, with the
 importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion i (DeepSeekMath, arXiv 2402.03300):
@@ -31,12 +32,13 @@ from tqdm import tqdm
 
 import coordinates
 import domains
-from evaluate import evaluate, paired
+import ranks
+from evaluate import evaluate, paired, sample_and_grade
 from judge import llm_judge, rubric
-from model import BASE, UserError, cli, end_ids, load, numbers, read_run, save, stage
+from model import BASE, UserError, cli, load, numbers, read_run, save, stage
 from policy import Policy
 from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
-from rollout import decode, encode, sample, token_logps, uniform_noise
+from rollout import encode, token_logps, uniform_noise
 from rows import has_own_validation, held_out_rows, load_rows, rows_for_step, sources
 
 
@@ -105,6 +107,8 @@ def add_settings(parser):
     group.add_argument("--protect", metavar="COORDINATES", default=None, help="leave these coordinates, picked by rollback.py, where "
                        "they are")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more compute")
+    group.add_argument("--offload", action="store_true", help="keep AdamW's 16 bytes per parameter, and the reference "
+                       "while it waits, in main memory (one GPU)")
     group = parser.add_argument_group("evaluation and files")
     group.add_argument("--eval-domains", default=None, help="domains to validate on (default: "
                        "those trained; in refresh.py all four)")
@@ -155,8 +159,11 @@ def check(args):
         raise UserError(f"--top-p must lie in (0, 1], not {args.top_p}")
     if args.overwrite and args.resume:
         raise UserError("--overwrite starts anew and --resume goes on: choose one")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("this version trains in one process: start it with python, not torchrun")
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
+    if args.prompts_per_step < processes:
+        raise UserError(f"--prompts-per-step must be at least {processes}, a prompt for each process of torchrun")
+    if args.offload and (processes > 1 or args.device == "cpu" or not torch.cuda.is_available()):
+        raise UserError("--offload is for one GPU: on a CPU all is in main memory, and several processes share it out already")
     if os.path.realpath(args.out) == os.path.realpath(args.init):
         raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
     return args
@@ -266,67 +273,80 @@ def micro_batches(rollout, rows, budget):
     return batches
 
 
-def update(args, policy, reference, rollout, advantages, counted, step):
+def update(args, policy, reference, rollout, advantages, weights, live, step):
     """All optimizer steps of one round of samples; returns the metrics of the update.
 
-    Completions with advantage 0 have no gradient (without a KL term) and are left out of forward and backward pass,
-    not out of the denominators.
+    rollout, advantages, weights, live: (N,) of this rank's completions; live is whether it is in the loss at all.
+    Completions with advantage 0 have no gradient (without a KL term) and are left out of forward and backward pass, not
+    out of the denominators.
     """
-    weights = token_weights(rollout.mask.sum(1), counted, args.loss_aggregation, args.max_completion_length)  # (N,)
-    live = ((advantages != 0) | (args.beta > 0)) & counted
     batches = micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens)
-    tokens = int(rollout.mask[live].sum())
+    counts = ranks.everyone((len(batches), int(rollout.mask[live].sum())))
+    most, tokens = max(count for count, _ in counts), sum(count for _, count in counts)
+    real = len(batches)
+    batches += [[0]] * (most - real)                # ranks fetch layers from each other, and so must pass as often as any
     scoring = {"temperature": args.temperature, "top_p": args.top_p}
-    old, metrics = {}, {}
+    old, ref_logps, metrics = {}, {}, {}
+    if args.beta > 0:
+        reference.to(advantages.device)
+        with torch.no_grad():
+            ref_logps = {b: token_logps(reference, rollout.rows(index), **scoring) for b, index in enumerate(batches)}
+        if args.offload:
+            reference.to("cpu")
     lr = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
     for inner in range(args.inner_updates if batches else 0):
-        total, loss, gap = {}, 0.0, 0.0
+        total = {"loss": 0.0, "gap": 0.0}
         for b, index in enumerate(batches):
             part = rollout.rows(index)
-            logps = token_logps(policy.model, part, **scoring)                                     # (n, T)
-            ref_logps = None
-            if args.beta > 0:
-                with torch.no_grad():
-                    ref_logps = token_logps(reference, part, **scoring)                            # (n, T)
+            mask = part.mask & (b < real)           # a pass that is there for the others counts for nothing
+            logps = policy.logps(part, **scoring)                                                  # (n, T)
             if inner == 0:
                 old[b] = logps.detach()  # the weights have not moved yet: this is the policy that sampled
-                gap += ((logps.detach() - part.logps) * part.mask).abs().sum().item()
-            part_loss, sums = policy_loss(logps, old[b], ref_logps, advantages[index], part.mask, weights[index],
-                                          clip_low=args.clip_low, clip_high=args.clip_high, beta=args.beta)
-            policy.backward(part_loss)
-            loss += part_loss.item()
-            total = {key: total.get(key, 0.0) + value.item() for key, value in sums.items()}
-        grad_norm = policy.step(lr, args.max_grad_norm) if math.isfinite(loss) else math.nan
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite; "
+                total["gap"] += ((old[b] - part.logps) * mask).abs().sum().item()
+            loss, sums = policy_loss(logps, old[b], ref_logps.get(b), advantages[index], mask, weights[index],
+                                     clip_low=args.clip_low, clip_high=args.clip_high, beta=args.beta)
+            policy.backward(loss)
+            for key, value in {"loss": loss, **sums}.items():
+                total[key] = total.get(key, 0.0) + value.item()
+        total = {key: sum(part[key] for part in parts) for parts in [ranks.everyone(total)] for key in total}
+        grad_norm = policy.step(lr, args.max_grad_norm) if math.isfinite(total["loss"]) else math.nan
+        if not (math.isfinite(total["loss"]) and math.isfinite(grad_norm)):
+            raise UserError(f"step {step + 1}: loss {total['loss']:.4g}, gradient norm {grad_norm:.4g}: not finite; "
                             f"what was saved before stays in {args.out}; try a lower --lr")
-        metrics = {"loss": loss, "policy_loss": total["policy_loss"],
+        metrics = {"loss": total["loss"], "policy_loss": total["policy_loss"],
                    "kl": total["kl"] / tokens if args.beta > 0 else None,
                    "clip_fraction_low": total["clip_low"] / tokens, "clip_fraction_high": total["clip_high"] / tokens,
-                   "grad_norm": grad_norm, "sampler_gap": gap / tokens if inner == 0 else metrics["sampler_gap"]}
+                   "grad_norm": grad_norm,
+                   "sampler_gap": total["gap"] / tokens if inner == 0 else metrics["sampler_gap"]}
     return {"loss": 0.0, "policy_loss": 0.0, "kl": None, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0,
             "grad_norm": 0.0, "sampler_gap": None, **metrics, "lr": lr}
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------
 
+@ranks.lost_rank()
 def train(args, stop=None):
     """Run GRPO as `args` says (see add_settings) and leave a checkpoint in args.out; returns its run.json as a dict.
 
     stop: a function of the validations so far (validation.jsonl) and of a function that scores another model (and its
     tokenizer) on the same rows; a text that it returns ends the run and says why.
     """
+    where = ranks.start(args.device)
+    say = print if ranks.leader() else lambda *text: None
     earlier = open_out(args)
+    ranks.everyone(None)                            # all have looked before anyone writes
     if earlier and earlier["finished"]:
-        print(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
+        say(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
         return earlier | {"metrics": numbers(earlier["metrics"])}
-    model, tokenizer = load(args.init, args.device, torch.float32)
+    with ranks.leader_first():                      # it may have to make the base
+        model, tokenizer = load(args.init, where, torch.float32)
     device = model.device
     frozen, how, digest = {}, "", None
     if args.protect is not None:
         shapes = {name: p.shape for name, p in model.named_parameters()}
         frozen, how, digest = coordinates.protected(args.protect, shapes, args.init)
-    policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing, frozen)
+    policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing, frozen,
+                    args.offload)
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
     rows = {domain: None if source == "synthetic" else
@@ -338,7 +358,7 @@ def train(args, stop=None):
     judge = llm_judge(args.judge, device) if args.judge and "cw" in [*args.domains, *held_out] else rubric
     reference = None
     if args.beta > 0:
-        reference, _ = load(args.init, device)
+        reference, _ = load(args.init, "cpu" if args.offload else device, policy.compute_dtype)
 
     parent = read_run(args.init)
     run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
@@ -358,13 +378,16 @@ def train(args, stop=None):
             if earlier.get(key) != run[key]:
                 raise UserError(f"--resume: {what} than when this run started; use the same, or --overwrite to start anew")
         policy.load_state(out / STATE)
-        print(f"resuming {args.out} after step {run['steps']}")
+        say(f"resuming {args.out} after step {run['steps']}")
     elif args.overwrite and out.exists():           # what stands there stays until the new run has a checkpoint
         place = out.with_name(f".{out.name}.new")
-        shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
-        trim_log(place / name, run["steps"] if earlier else -1)  # steps after the last checkpoint come again
+    if ranks.leader():
+        if place != out:
+            shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
+            trim_log(place / name, run["steps"] if earlier else -1)  # steps after the last checkpoint come again
+    ranks.everyone(None)
     validations = [numbers(line) for line in read_log(place / "validation.jsonl")]
 
     def scores_of(model, tokenizer):
@@ -373,54 +396,69 @@ def train(args, stop=None):
                         top_p=args.top_p, judge=judge, max_prompt_length=args.max_prompt_length,
                         max_completion_length=args.max_completion_length)
 
+    def log(name, records):
+        if ranks.leader():
+            append(place / name, records)
+
     def validate():
         """Score this step once, on disk too; returns what `stop` says."""
         if held_out and run["steps"] not in [line["step"] for line in validations]:
-            validations.append({"step": run["steps"], "scores": scores_of(model, tokenizer)})
-            append(place / "validation.jsonl", validations[-1:])
+            with policy.gathered():
+                validations.append({"step": run["steps"], "scores": scores_of(model, tokenizer)})
+            log("validation.jsonl", validations[-1:])
         run["stopped"] = stop(validations, scores_of) if stop and validations else None
         return run["stopped"]
+
+    def save_model(directory):
+        weights = policy.state_dict()               # of all ranks
+        if ranks.leader():
+            save(model, tokenizer, directory, run, weights)
 
     def save_all():
         """The checkpoint and what a resumed run needs; the first of a new run takes the old one's place."""
         nonlocal place
         policy.save_state(place / STATE, run)
-        save(model, tokenizer, place, run, policy.state_dict())
+        save_model(place)
         if place != out:
-            swap_in(place, out)
+            if ranks.leader():
+                swap_in(place, out)
             place = out
 
     domain, row = rows_for_step(args, rows, 0)[0]
     first = encode(tokenizer, [domains.prompt(domain, row)], 10**9)
-    print(f"a prompt as the model reads it: {tokenizer.decode(first[0])!r}")
-    with interruptions() as interrupted:
-        bar = tqdm(range(run["steps"], args.steps), initial=run["steps"], total=args.steps, desc=f"grpo {args.domain}")
+    say(f"a prompt as the model reads it: {tokenizer.decode(first[0])!r}")
+    with interruptions() as received:
+        bar = tqdm(range(run["steps"], args.steps), initial=run["steps"], total=args.steps, desc=f"grpo {args.domain}",
+                   disable=not ranks.leader())
         for step in bar:
             if step == 0 or args.eval_every and step % args.eval_every == 0:
                 if validate():
                     bar.close()
                     break
             metrics, examples = train_step(args, policy, reference, tokenizer, judge, rows, step)
-            append(place / "log.jsonl", [metrics])
+            log("log.jsonl", [metrics])
             if step % args.save_every == 0:
-                append(place / "samples.jsonl", examples)
+                log("samples.jsonl", examples)
             bar.set_postfix({key: f"{metrics[key] or 0:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
                             {key: f"{metrics[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
             done(step + 1)
             if args.keep_every and run["steps"] % args.keep_every == 0:
-                save(model, tokenizer, place / f"step-{run['steps']:05d}", run, policy.state_dict())
+                save_model(place / f"step-{run['steps']:05d}")
+            interrupted = sum(ranks.everyone(received), [])     # one that is told to end ends all, at the same step
             if interrupted or run["steps"] % args.save_every == 0 or run["steps"] == args.steps:
                 save_all()
                 if interrupted:
                     bar.close()
-                    print(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
+                    say(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
                     raise SystemExit(128 + interrupted[0])
     if run["steps"] < args.steps:                   # stopped before its time, so perhaps not saved at this step
         save_all()
     validate()
     run |= {"finished": True, "metrics": before_and_after(validations)}
-    save(model, tokenizer, out, run, policy.state_dict())
-    (out / STATE).unlink(missing_ok=True)
+    save_model(out)
+    if ranks.leader():
+        (out / STATE).unlink(missing_ok=True)
+    ranks.finish()
     return run
 
 
@@ -437,56 +475,52 @@ def before_and_after(validations):
 def train_step(args, policy, reference, tokenizer, judge, rows, step):
     """One round of the algorithm: sample, grade, compare, update. Returns the line for the log and two examples."""
     B, G, T = args.prompts_per_step, args.group_size, args.max_completion_length
-    model = policy.model
-    clock = [time.perf_counter()]
+    model, start = policy.model, time.perf_counter()
 
-    # 1. rollout: G completions of each of B prompts
+    # 1. rollout and reward: G completions of each of B prompts, of which this rank takes its share
     batch = rows_for_step(args, rows, step)
-    prompts = encode(tokenizer, [domains.prompt(domain, row) for domain, row in batch], args.max_prompt_length)
+    mine = ranks.share(B)
+    own = slice(mine.start * G, mine.stop * G)
+    noise = uniform_noise(B * G, T, args.seed, "rollout", step)                                    # (N, T)
     model.eval()
-    rollout = sample(model, prompts, group_size=G, temperature=args.temperature, top_p=args.top_p,
-                     noise=uniform_noise(B * G, T, args.seed, "rollout", step), stop_ids=end_ids(model, tokenizer),
-                     pad_id=tokenizer.pad_token_id)
-    completions = decode(tokenizer, rollout)
-    clock.append(time.perf_counter())
+    with policy.gathered():
+        rollout, completions, rewards, seconds_reward = sample_and_grade(
+            model, tokenizer, batch[mine], group_size=G, noise=noise[own], temperature=args.temperature, top_p=args.top_p,
+            max_prompt_length=args.max_prompt_length, judge=judge)
+    sampled = time.perf_counter()
 
-    # 2. reward: each completion is graded with the row of its own prompt, by that row's domain
-    rewards = torch.full((B * G,), math.nan, dtype=torch.float64)                                  # (N,)
-    by_domain = {}
-    for domain in dict.fromkeys(domain for domain, _ in batch):
-        own = [n for n in range(B * G) if batch[n // G][0] == domain]
-        rewards[own] = torch.tensor(domains.reward(domain, [completions[n] for n in own],
-                                                   [batch[n // G][1] for n in own], judge), dtype=torch.float64)
-        by_domain[domain] = rewards[own].nanmean().item()
-    clock.append(time.perf_counter())
-
-    # 3. advantage: better or worse than the other answers to the same prompt
-    grouped = rewards.view(B, G)
-    advantages = group_advantages(grouped, args.advantage_scale).flatten().to(model.device)        # (N,)
-    counted = ~rewards.isnan().to(model.device)                                                    # (N,)
+    # 2. advantage: better or worse than the other answers to the same prompt
+    facts = torch.stack([rewards, rollout.mask.sum(1).cpu(), rollout.stopped.cpu(), rollout.entropy.sum(1).cpu()], 1)
+    rewards, lengths, stopped, entropy = ranks.gather(facts).unbind(1)          # (N,) fp64 each: of all ranks from here on
+    lengths = lengths.long()
+    advantages = group_advantages(rewards.view(B, G), args.advantage_scale).flatten()              # (N,)
+    counted = ~rewards.isnan()                                                                     # (N,)
     if args.mask_truncated:
-        counted &= rollout.stopped
+        counted &= stopped.bool()
+    live = ((advantages != 0) | (args.beta > 0)) & counted
+    weights = token_weights(lengths, counted, args.loss_aggregation, T)                            # (N,)
 
-    # 4. loss and update
+    # 3. loss and update
     model.train(args.gradient_checkpointing)        # transformers checkpoints in train mode only
-    metrics = update(args, policy, reference, rollout, advantages, counted, step)
+    metrics = update(args, policy, reference, rollout, *(x[own].to(model.device) for x in (advantages, weights, live)), step)
     model.eval()
-    clock.append(time.perf_counter())
+    end = time.perf_counter()
 
-    lengths = rollout.mask.sum(1)
-    live = advantages.view(B, G).ne(0).any(1)
-    seconds = [round(b - a, 4) for a, b in zip(clock, clock[1:])]
+    by_domain = {domain: rewards[[n for n in range(B * G) if batch[n // G][0] == domain]].nanmean().item()
+                 for domain, _ in batch}
+    dead = advantages.view(B, G).eq(0).all(1)
     graded = rewards[~rewards.isnan()]
     line = {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
             "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
             "reward_std": graded.std().item() if len(graded) > 1 else None,
-            "zero_variance_groups": 1 - live.double().mean().item(),
+            "zero_variance_groups": dead.double().mean().item(),
             "completion_length": lengths.double().mean().item(),
-            "truncated": 1 - rollout.stopped.double().mean().item(),
+            "truncated": 1 - stopped.mean().item(),
             "verifier_errors": len(rewards) - len(graded),
-            "entropy": (rollout.entropy.sum() / lengths.sum()).item(), **metrics,
-            "tokens_per_s": lengths.sum().item() / (clock[-1] - clock[0]),
-            "seconds_rollout": seconds[0], "seconds_reward": seconds[1], "seconds_update": seconds[2]}
+            "entropy": (entropy.sum() / lengths.sum()).item(), **metrics,
+            "tokens_per_s": lengths.sum().item() / (end - start),
+            "seconds_rollout": round(sampled - start - seconds_reward, 4), "seconds_reward": round(seconds_reward, 4),
+            "seconds_update": round(end - sampled, 4)}
     examples = [{"step": step + 1, "prompt": domains.prompt(*batch[0]), "completion": completions[i],
                  "reward": rewards[i].item()} for i in (0, 1)]
     return line, examples
@@ -495,6 +529,8 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
 def main():
     args = parse()
     run = train(args)
+    if not ranks.leader():
+        return
     print(f"{args.out}: {run['steps']} steps on {args.domain}")
     for domain, scores in run["metrics"].items():
         for when in ("before", "after"):

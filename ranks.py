@@ -1,0 +1,99 @@
+"""Several processes: what each rank does of a step, and what the ranks tell each other.
+
+    torchrun --nproc_per_node 4 train_grpo.py --domain math       # one machine; torchrun's --nnodes for more
+
+Every rank runs the same script. Of a step's B prompts each takes a share, samples their groups and grades them; rewards
+and lengths are then exchanged, so that advantages and the denominators of the loss are those of the whole batch:
+
+    L = sum over ranks of L_r,    L_r = sum over rank r's completions i, tokens t of  w_i l_it
+
+with the w_i of one process. As rows and sampling noise are functions of (seed, step) and of nothing else, N ranks take
+the step that one takes, up to rounding. Weights, gradients and AdamW's moments are cut over the ranks by PyTorch's FSDP2
+(policy.py), which sums the gradients. Without torchrun there is one rank, and all of this does nothing.
+"""
+import contextlib
+import os
+
+import torch
+import torch.distributed as dist
+
+from model import UserError
+
+
+def start(device=None):
+    """Join the other processes if torchrun started this one; returns the device that this rank computes on, or `device`."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return device
+    if device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {device}: under torchrun each process takes a GPU of its own; leave --device out")
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    local = int(os.environ["LOCAL_RANK"])
+    if on_gpu and local >= torch.cuda.device_count():
+        raise UserError(f"torchrun starts more processes here than there are GPUs ({torch.cuda.device_count()}): lower "
+                        "--nproc_per_node")
+    if on_gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    return f"cuda:{local}" if on_gpu else "cpu"
+
+
+def world():
+    """The number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def leader():
+    """Whether this is the one rank that writes files and talks to the user."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def share(n):
+    """The part of n things that is this rank's: a slice. The shares are in the order of the ranks, and differ by one at most."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    return slice(n * rank // world(), n * (rank + 1) // world())
+
+
+def everyone(value):
+    """[the value of rank 0, that of rank 1, ...] on every rank: the one way in which ranks exchange what is not a weight.
+
+    value: whatever pickle can carry.
+    """
+    if world() == 1:
+        return [value]
+    values = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def finish():
+    """Part from the other ranks, when all have come to the end."""
+    if dist.is_initialized():
+        everyone(None)
+        dist.destroy_process_group()
+
+
+def gather(tensor):
+    """The ranks' tensors one behind the other along the first dimension: (n of all ranks, ...) on the CPU."""
+    return torch.cat(everyone(tensor.cpu()))
+
+
+@contextlib.contextmanager
+def lost_rank():
+    """Within, UserError in place of what torch says when another process has gone: none can go on without it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world() > 1 and any(word in str(error) for word in ("gloo", "NCCL", "onnection", "Broken pipe")):
+            raise UserError("another process of this run has died (its own message, or torchrun's, says of what); what was "
+                            "saved before stays, and --resume goes on from there, with any number of processes") from error
+        raise
+
+
+@contextlib.contextmanager
+def leader_first():
+    """The leader runs the body before the others do: it makes what they then find."""
+    if not leader():
+        everyone(None)
+    yield
+    if leader():
+        everyone(None)
