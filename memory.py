@@ -11,6 +11,7 @@ row), V the vocabulary and R processes, the peak is that of the update or that o
     optimizer  (12 + 4) n / R               fp32 master, two moments, and in the update the gradient; 0 with --offload
     layers     L S m                        S: bytes a token that autograd keeps of a layer, counted here on a real one
                L C b m + S m                with --gradient-checkpointing: each layer's input, and one layer at a time
+    masks      m^2 (1 + b)                  who may look at whom, where there is padding or a shared prompt; a layer keeps it
     logits     min(m V, 2^26) (2 b + 12)    a chunk at a time: rollout.token_logps recomputes it in the backward pass
     in flight  the gradient of a layer's widest tensors, and that of one weight on its way to its master
     cache      2 L K b per token            K: width of the keys; as many rows as rollout.rows_at_once lets in, or one group
@@ -20,6 +21,7 @@ Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge. Seq
 import argparse
 import copy
 import resource
+from pathlib import Path
 
 import torch
 
@@ -94,6 +96,7 @@ def predict(config, S, *, prompt, completion, group_size=8, checkpointing=False,
     update = {"weights": n * b if one else (n - (L - 2) * layer) * b,
               "optimizer": states + (0 if offload else 4 * n / processes),
               "layers": m * (L * C * b + S) if checkpointing else m * L * S,
+              "masks": m * m * (1 + b * (1 if checkpointing else L)),
               "logits": min(m * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
               "in flight": 2 * m * max(config.intermediate_size, config.num_attention_heads * head) * b + handed_over}
     token, free = 2 * L * K * b, device_bytes - n * b - states
@@ -107,8 +110,8 @@ def measure(config, *, prompt, completion, checkpointing):
     import train_grpo
     from policy import Policy
     on_gpu = torch.cuda.is_available()
-    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-    before = 0 if on_gpu else resident()
+    # On a CPU: the most that the process has had of main memory, less what it has now, with all that it imports.
+    before = 0 if on_gpu else int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     model = build(config, torch.float32, "cuda" if on_gpu else "cpu").eval()
     policy = Policy(model, torch.bfloat16 if on_gpu else torch.float32, checkpointing)
     args = train_grpo.add_settings(argparse.ArgumentParser()).parse_args(["--domain", "cw", "--lr", "1e-6"])
@@ -139,7 +142,7 @@ def main():
     dtype = torch.bfloat16 if torch.cuda.is_available() or not args.measure else torch.float32
     lengths = {"prompt": args.prompt, "completion": args.completion}
     if args.measure:
-        print(f"{'GB':24}" + "".join(f"{name:>12}" for name in ("weights", "optimizer", "layers", "logits", "in flight",
+        print(f"{'GB':24}" + "".join(f"{name:>12}" for name in ("weights", "optimizer", "layers", "masks", "logits", "in flight",
                                                                 "predicted", "measured")))
         for name in args.models:
             config = configuration(name)
