@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from model import UserError
+from ranks import leader
 
 LOGIT_ELEMENTS = 2**26  # at most so many logits (tokens x V) exist at once while scoring: 256 MB in fp32
 
@@ -142,7 +143,8 @@ def sample(model, prompts, *, group_size, noise, finished=None, progress=None, *
                         f"the model's context of {context}: lower --max-completion-length or shorten the prompts")
     size = max(1, rows_at_once(model, longest) // group_size)                                     # prompts per batch
     parts = []
-    for i in tqdm(range(0, len(prompts), size), desc=progress, disable=progress is None, leave=False, delay=3):
+    for i in tqdm(range(0, len(prompts), size), desc=progress, disable=progress is None or not leader(), leave=False,
+                  delay=3):
         first = i * group_size
         report = finished and (lambda rows, ids, mask: finished(first + rows, ids, mask))
         parts.append(sample_batch(model, prompts[i:i + size], group_size=group_size, finished=report,
