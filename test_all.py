@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 
 import analyze
+import bench
 import claims
 import coordinates
 import curvature
@@ -2060,23 +2061,12 @@ def test_two_processes_take_the_steps_of_one_a_dead_one_ends_the_run_and_any_num
     coordinates.write(WORK / "every-third.safetensors", frozen, shapes, {"score": "random", "fraction": 1 / 3})
     options = ("--domain", "math,code", "--data", f"math={data}", "code=synthetic", "--init", init, "--prompts-per-step", 5,
                "--group-size", 4, "--max-completion-length", 8, "--eval-prompts", 3, "--eval-data", f"math={data}", "code=synthetic",
-               "--lr", 1e-3, "--steps", 4, "--save-every", 2, "--inner-updates", 2, "--beta", 0.05, "--micro-batch-tokens", 100,
+               "--lr", 1e-3, "--steps", 6, "--save-every", 2, "--inner-updates", 2, "--beta", 0.05, "--micro-batch-tokens", 100,
                "--advantage-scale", "batch", "--loss-aggregation", "dapo", "--protect", WORK / "every-third.safetensors")
     code, _, err = run(train_grpo.main, *options, "--out", WORK / "alone")
     assert code == 0, err
 
-    # Process 1 is killed at the beginning of step 3: the other says so, and what step 2 left goes on in one process.
-    dying = WORK / "dying.py"
-    dying.write_text(f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nimport train_grpo\nstep = train_grpo.train_step\n"
-                     "def dies(*args):\n    if os.environ['RANK'] == '1' and args[-1] == 2:\n        os.kill(os.getpid(), 9)\n"
-                     "    return step(*args)\ntrain_grpo.train_step = dies\ntrain_grpo.cli(train_grpo.main)\n")
-    code, _, err = torchrun(dying, *options, "--out", WORK / "shared")
-    assert code != 0 and "error: another process of this run has died" in err and "--resume" in err, err
-    assert models.read_run(WORK / "shared")["steps"] == 2
-    code, out, err = run(train_grpo.main, *options, "--out", WORK / "shared", "--resume")
-    assert code == 0 and "after step 2" in out, err
-
-    # What one process left at step 2 goes on in two.
+    # One process comes to step 2, two go on from there; one of them is killed as step 5 begins, and one process ends it.
     calls, grade = [], domains.reward
 
     def stops(domain, *rest):
@@ -2090,27 +2080,34 @@ def test_two_processes_take_the_steps_of_one_a_dead_one_ends_the_run_and_any_num
     finally:
         domains.reward = grade
     assert models.read_run(WORK / "handed-on")["steps"] == 2
-    code, out, err = torchrun(ROOT / "train_grpo.py", *options, "--out", WORK / "handed-on", "--resume")
-    assert code == 0 and out.count("after step 2") == 1, (out, err)  # the leader alone talks
+    dying = WORK / "dying.py"
+    dying.write_text(f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nimport train_grpo\nstep = train_grpo.train_step\n"
+                     "def dies(*args):\n    if os.environ['RANK'] == '1' and args[-1] == 4:\n        os.kill(os.getpid(), 9)\n"
+                     "    return step(*args)\ntrain_grpo.train_step = dies\ntrain_grpo.cli(train_grpo.main)\n")
+    code, out, err = torchrun(dying, *options, "--out", WORK / "handed-on", "--resume")
+    assert code != 0 and "error: another process of this run has died" in err and "--resume" in err, err
+    assert out.count("after step 2") == 1, out      # the leader alone talks
+    assert models.read_run(WORK / "handed-on")["steps"] == 4
+    code, out, err = run(train_grpo.main, *options, "--out", WORK / "handed-on", "--resume")
+    assert code == 0 and "after step 4" in out, err
 
     whole, before = weights(WORK / "alone"), weights(init)
     assert max((whole[name] - before[name]).abs().max() for name in whole) > 1e-3
     assert sum(line["grad_norm"] > 0 for line in read_jsonl(WORK / "alone" / "log.jsonl")) >= 2
     for name, index in frozen.items():
         assert torch.equal(whole[name].flatten()[index], before[name].flatten()[index])
-    for other in ("shared", "handed-on"):
-        assert models.read_run(WORK / other)["finished"] and not (WORK / other / "resume.safetensors").exists()
-        for name, tensor in weights(WORK / other).items():
-            assert torch.allclose(tensor, whole[name], atol=1e-5), (other, name)
-            assert torch.equal(tensor.flatten()[frozen[name]], before[name].flatten()[frozen[name]])
-        for here, there in zip(read_jsonl(WORK / "alone" / "log.jsonl"), read_jsonl(WORK / other / "log.jsonl"), strict=True):
-            assert here["verifier_errors"] == 0
-            for key, value in here.items():
-                if isinstance(value, float) and not key.startswith(("seconds", "tokens_per")):
-                    assert math.isclose(value, there[key], rel_tol=1e-3, abs_tol=1e-5), (other, here["step"], key, value, there[key])
-        validations = [read_jsonl(WORK / name / "validation.jsonl") for name in ("alone", other)]
-        assert [line["scores"]["math"]["prompt_scores"] for line in validations[0]] == [
-            line["scores"]["math"]["prompt_scores"] for line in validations[1]]
+    assert models.read_run(WORK / "handed-on")["finished"] and not (WORK / "handed-on" / "resume.safetensors").exists()
+    for name, tensor in weights(WORK / "handed-on").items():
+        assert torch.allclose(tensor, whole[name], atol=1e-5), name
+        assert torch.equal(tensor.flatten()[frozen[name]], before[name].flatten()[frozen[name]])
+    for here, there in zip(read_jsonl(WORK / "alone" / "log.jsonl"), read_jsonl(WORK / "handed-on" / "log.jsonl"), strict=True):
+        assert here["verifier_errors"] == 0
+        for key, value in here.items():
+            if isinstance(value, float) and not key.startswith(("seconds", "tokens_per")):
+                assert math.isclose(value, there[key], rel_tol=1e-3, abs_tol=1e-5), (here["step"], key, value, there[key])
+    validations = [read_jsonl(WORK / name / "validation.jsonl") for name in ("alone", "handed-on")]
+    assert [line["scores"]["math"]["prompt_scores"] for line in validations[0]] == [
+        line["scores"]["math"]["prompt_scores"] for line in validations[1]]
 
 
 def read_jsonl(path):
@@ -2145,11 +2142,11 @@ def test_what_several_processes_or_a_missing_gpu_do_not_allow_is_one_line():
         old = dict(os.environ)
         os.environ.update(env)
         try:
-            code, _, err = run(train_grpo.main, "--init", tiny()[0], "--domain", "math", "--out", WORK / "no", *argv)
+            code, _, err = run(train_grpo.main, "--init", tiny()[0], "--domain", "math", "--out", WORK / "not-started", *argv)
         finally:
             os.environ.clear()
             os.environ.update(old)
-        assert code == 2 and word in err and err.count("\n") == 1 and not (WORK / "no").exists(), err
+        assert code == 2 and word in err and err.count("\n") == 1 and not (WORK / "not-started").exists(), err
 
 
 def test_offloaded_masters_take_the_same_steps_and_leave_no_gradient_on_the_device():
@@ -2255,6 +2252,21 @@ def test_predicted_memory_counts_parameters_and_what_autograd_keeps_and_is_near_
     predicted, measured = map(float, done.stdout.split()[-2:])
     assert 0.5 * measured < predicted < 2 * measured, done
     assert run(memory.main, "Qwen3-4B", "--prompt", 0)[0] == 2 and run(memory.main, "./nothing-here")[0] == 2
+
+
+def test_the_benchmark_does_the_same_work_by_each_method_and_mistakes_are_one_line():
+    work = {"B": 2, "G": 3, "T": 5, "warmup": 1, "steps": 1, "warmup_T": 5}
+    runs = {method: bench.fresh({"task": method, "model": "tiny", "device": "cpu", "work": work, "path": tiny()[0]})
+            for method in ("ours", "generate")}
+    for of in runs.values():                        # samples differ, their number does not: 6 completions of 1 to 5 tokens
+        assert 6 <= of["tokens_per_step"] <= 30 and 0 < of["growth_bytes"] < of["peak_bytes"] and len(of["step_seconds"]) == 1
+        assert math.isclose(sum(of["phases"].values()), of["seconds_per_step"])
+        assert all(of["phases"][phase] > 0 for phase in ("rollout", "reward", "log-probs", "backward"))
+    ratio = bench.ratio([{"x": 4.0}, {"x": 9.0}, {"x": 2.0}], [{"x": 2.0}, {"x": 3.0}, {"x": 2.0}], "x")
+    assert ratio == {"median": 2.0, "min": 1.0, "max": 3.0}
+    for argv in (("--models", "big"), ("--repeats", 0), ("--json", "./nowhere/bench.json")):
+        code, _, err = run(bench.main, *argv)
+        assert code == 2 and err.count("\n") == 1, err
 
 
 # ---- the runner --------------------------------------------------------------------------------------------------
