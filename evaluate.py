@@ -46,7 +46,7 @@ def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature,
     texts), rewards (N,) fp64 with NaN where grading failed, and the seconds spent on grading after the last token.
 
     overlap: run programs while others are still being sampled. Default: where a GPU samples, as the processors are idle then;
-    where they sample themselves it costs 5 to 25 %. The other rewards take a millisecond, or a judge that wants the device
+    where they sample themselves it was slower. The other rewards take a millisecond, or a judge that wants the device
     for itself. A reward does not depend on the company that a completion is graded in. Every program has a deadline
     (sandbox.py), and so the wait for them has one.
     """
