@@ -28,7 +28,6 @@ import json
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -46,9 +45,10 @@ import domains
 import evaluate
 import train_grpo
 import warmup
+from memory import peak_resident, resident
 from model import BASE, UserError, check_writable, cli, end_ids, load, save, write_json
 from policy import Policy
-from rollout import encode, sample, token_logps, uniform_noise
+from rollout import cache_bytes, encode, sample, token_logps, uniform_noise
 from rows import rows_for_step
 
 # ---- settings: B prompts x G completions of at most T tokens per step
@@ -272,16 +272,6 @@ def cpu_seconds_of_others():
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
 
 
-def resident():
-    """Bytes of memory that this process holds now; where the system does not tell, the most it has held."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else peak_resident()
-
-
-def peak_resident():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 # ---- the machine's limits ------------------------------------------------------------------------------------------
 
 def best(function, times):
@@ -334,7 +324,7 @@ def limits(work, path, device):
     head = model.get_output_embeddings().weight.numel()
     body = sum(p.numel() for p in model.parameters()) - head                     # tied: the embedding is the head
     attention = 4 * L * config.num_attention_heads * config.head_dim            # per token and attended position
-    cache = 2 * L * config.num_key_value_heads * config.head_dim * dtype.itemsize    # bytes per position
+    cache = cache_bytes(config, dtype.itemsize)
     lengths = [len(p) for p in prompts]
     read = 2 * body * sum(lengths) + attention * sum(p * (p + 1) / 2 for p in lengths)         # reading the prompts
     fed = sum(p + t for p in lengths for t in range(1, T)) * G                  # positions that decoded tokens attend to

@@ -21,12 +21,13 @@ Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge. Seq
 import argparse
 import copy
 import resource
+import sys
 from pathlib import Path
 
 import torch
 
 from model import UserError, check_directory, cli
-from rollout import LOGIT_ELEMENTS, Rollout
+from rollout import LOGIT_ELEMENTS, Rollout, cache_bytes, rows_that_fit
 
 GB = 1e9
 # width, MLP channels, layers, heads, key-value heads of Qwen3, as published; 128 per head, vocabulary 151,936, tied
@@ -87,7 +88,6 @@ def predict(config, S, *, prompt, completion, group_size=8, checkpointing=False,
     n = sum(p.numel() for p in model.parameters())
     b, L, C, V = dtype.itemsize, config.num_hidden_layers, config.hidden_size, config.vocab_size
     head = getattr(config, "head_dim", None) or C // config.num_attention_heads
-    K = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head
     layer = sum(p.numel() for p in next(m for m in model.modules() if type(m).__name__ in model._no_split_modules).parameters())
     m = prompt + completion
     one = processes == 1
@@ -99,10 +99,20 @@ def predict(config, S, *, prompt, completion, group_size=8, checkpointing=False,
               "masks": m * m * (1 + b * (1 if checkpointing else L)),
               "logits": min(m * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
               "in flight": 2 * m * max(config.intermediate_size, config.num_attention_heads * head) * b + handed_over}
-    token, free = 2 * L * K * b, device_bytes - n * b - states
-    rows = max(group_size, min(free * 2 // (5 * token * m), LOGIT_ELEMENTS // V) // group_size * group_size)
-    rollout = {"weights": n * b, "optimizer": states, "cache": 1.25 * rows * m * token, "logits": 16 * rows * V}
+    rows = max(1, rows_that_fit(config, b, m, device_bytes - n * b - states) // group_size) * group_size     # whole groups
+    rollout = {"weights": n * b, "optimizer": states, "cache": 1.25 * rows * m * cache_bytes(config, b), "logits": 16 * rows * V}
     return {"update": update, "rollout": rollout}
+
+
+def resident():
+    """Bytes of main memory that this process holds now; where the system does not tell, the most it has held."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else peak_resident()
+
+
+def peak_resident():
+    """The most bytes of main memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(config, *, prompt, completion, checkpointing):
@@ -111,7 +121,7 @@ def measure(config, *, prompt, completion, checkpointing):
     from policy import Policy
     on_gpu = torch.cuda.is_available()
     # On a CPU: the most that the process has had of main memory, less what it has now, with all that it imports.
-    before = 0 if on_gpu else int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = 0 if on_gpu else resident()
     model = build(config, torch.float32, "cuda" if on_gpu else "cpu").eval()
     policy = Policy(model, torch.bfloat16 if on_gpu else torch.float32, checkpointing)
     args = train_grpo.add_settings(argparse.ArgumentParser()).parse_args(["--domain", "cw", "--lr", "1e-6"])
@@ -123,7 +133,7 @@ def measure(config, *, prompt, completion, checkpointing):
     one = torch.ones(1, device=model.device)
     for step in range(2):                           # AdamW makes its moments at the end of the first
         train_grpo.update(args, policy, None, rollout, one, one / completion, one.bool(), step)
-    return torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() - before
 
 
 def main():

@@ -113,18 +113,26 @@ def cached(model, cache):
     return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 
-def rows_at_once(model, tokens):
-    """How many rows of so many tokens to sample at once: what the key-value cache and the logits leave room for."""
-    config = model.config.get_text_config()
+def cache_bytes(config, itemsize):
+    """Bytes of keys and values per token: 2 x layers x key-value heads x their width x itemsize. config: of the text model."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    row_bytes = 2 * config.num_hidden_layers * heads * head * tokens * model.dtype.itemsize
+    return 2 * config.num_hidden_layers * heads * head * itemsize
+
+
+def rows_that_fit(config, itemsize, tokens, free):
+    """How many rows of so many tokens to sample at once in `free` bytes: what key-value cache and logits leave room for."""
+    # A half is kept for other things, and a quarter on top of each row for the room that its buffer has (share_out).
+    return max(1, min(int(free * 2 // (5 * cache_bytes(config, itemsize) * tokens)), LOGIT_ELEMENTS // config.vocab_size))
+
+
+def rows_at_once(model, tokens):
+    """The rows that fit the model's device now."""
     free = 4 * 2**30
     if model.device.type == "cuda":                 # what the driver has left, and what PyTorch keeps for later use
         reserved, used = torch.cuda.memory_reserved(model.device), torch.cuda.memory_allocated(model.device)
         free = torch.cuda.mem_get_info(model.device)[0] + reserved - used
-    # A half is kept for other things, and a quarter on top of each row for the room that its buffer has (share_out).
-    return max(1, min(free * 2 // (5 * row_bytes), LOGIT_ELEMENTS // config.vocab_size))
+    return rows_that_fit(model.config.get_text_config(), model.dtype.itemsize, tokens, free)
 
 
 def sample(model, prompts, *, group_size, noise, finished=None, progress=None, **settings):
