@@ -135,6 +135,30 @@ def protected(path, shapes, where):
     return chosen, f"protected-{about['score']}-{about['fraction']:g}", digest
 
 
+def write_fisher(path, F, theta, about):
+    """Write what elastic weight consolidation needs of an expert: F and theta, {name: tensor} each, in one safetensors file."""
+    tensors = {f"{kind}.{name}": t.contiguous() for kind, some in (("fisher", F), ("theta", theta)) for name, t in some.items()}
+    save_tensors(tensors, path, {"about": json.dumps(about)})
+
+
+def read_fisher(path, shapes, where):
+    """F and theta, {name: tensor} each, that write_fisher wrote; UserError if the file is another, or of another architecture.
+
+    shapes, where: of the model to be trained, and its name.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            both = [{key.removeprefix(kind): file.get_tensor(key) for key in file.keys() if key.startswith(kind)}
+                    for kind in ("fisher.", "theta.")]
+    except (OSError, SafetensorError):
+        both = [{}, {}]
+    if not all(both):
+        raise UserError(f"{path} holds no Fisher information: write it with rollback.py --save-fisher")
+    for some in both:
+        check_equal(path, {name: t.shape for name, t in some.items()}, where, shapes)
+    return both
+
+
 # ---- move back ---------------------------------------------------------------------------------------------------
 
 @torch.no_grad()

@@ -23,8 +23,7 @@ are summed in fp64, as there are millions of terms.
 import torch
 from tqdm import tqdm
 
-from rollout import token_logps
-from train_grpo import micro_batches
+from rollout import micro_batches, token_logps
 
 BUDGET = 16384         # padded tokens of a micro-batch
 

@@ -53,8 +53,9 @@ class Policy:
             for p, master in zip(self.parameters, self.masters):
                 p.data = p.data.to(compute_dtype, copy=True)     # not model.to(): rotary frequencies have to stay fp32
                 p.register_post_accumulate_grad_hook(self.hand_over(master))
-        names = [name for name, _ in model.named_parameters()]
-        self.frozen = [(m, frozen_mask(m, frozen[name])) for name, m in zip(names, self.masters) if name in (frozen or {})]
+        self.names = [name for name, _ in model.named_parameters()]
+        self.frozen = [(m, frozen_mask(m, frozen[name])) for name, m in zip(self.names, self.masters) if name in (frozen or {})]
+        self.tethers = []                           # see `tether`
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
     @staticmethod
@@ -89,6 +90,26 @@ class Policy:
     def backward(self, loss):
         """Add the gradient of a micro-batch's loss to that of the step; the losses of the ranks are summed."""
         (loss * ranks.world()).backward()           # FSDP takes the mean of the ranks' gradients
+
+    def tether(self, weight, importance=None, target=None):
+        """Add weight/2 sum_i F_i (theta_i - theta*_i)^2 to every step's loss: L2-SP, or with F elastic weight consolidation.
+
+        importance, target: F and theta*, {parameter name: tensor}; without them 1 and the weights of this moment.
+        """
+        parts = lambda whole: [part_of(whole[name].float(), m) for name, m in zip(self.names, self.masters)]
+        self.tethers.append((weight, parts(importance) if importance else [1.0] * len(self.masters),
+                             parts(target) if target else [m.detach().clone() for m in self.masters]))
+
+    def pull_back(self):
+        """Add the gradient of all tethers to that of the step, after its last micro-batch; returns their value, a float."""
+        value = torch.zeros(())
+        for weight, importance, target in self.tethers:
+            for master, F, theta in zip(self.masters, importance, target):
+                away = master.detach() - theta
+                pull = weight * F * away
+                master.grad = pull if master.grad is None else master.grad.add_(pull)
+                value = value + (pull * away).sum() / 2
+        return whole(value).item()
 
     def step(self, lr, max_grad_norm):
         """Clip, move the weights, clear the gradient; returns its norm. A non-finite gradient moves nothing."""
@@ -131,8 +152,8 @@ class Policy:
             for key in file.keys():
                 kind, i = key.rsplit(".", 1)
                 value, master = file.get_tensor(key), self.masters[int(i)]
-                if kind != "step" and isinstance(master, DTensor):
-                    value = distribute_tensor(value.to(master.device), master.device_mesh, master.placements, src_data_rank=None)
+                if kind != "step":
+                    value = part_of(value, master)
                 if kind == "weight":
                     with torch.no_grad():
                         master.copy_(value)
@@ -174,5 +195,11 @@ def frozen_mask(master, index):
     """Of this rank's part of a master: (its shape) bool, True at the flat indices of the whole tensor."""
     mask = torch.zeros(master.shape, dtype=torch.bool, device=master.device)
     mask.view(-1)[index.to(master.device)] = True
-    return local(distribute_tensor(mask, master.device_mesh, master.placements, src_data_rank=None)) \
-        if isinstance(master, DTensor) else mask
+    return local(part_of(mask, master))
+
+
+def part_of(tensor, master):
+    """A whole tensor cut over the ranks as a master is, on its device."""
+    tensor = tensor.to(master.device)
+    return distribute_tensor(tensor, master.device_mesh, master.placements, src_data_rank=None) \
+        if isinstance(master, DTensor) else tensor

@@ -56,7 +56,7 @@ from rows import evaluation_rows, sources
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--anchor", required=True, metavar="CKPT", help="theta_A, trained on the domain")
-    parser.add_argument("--damaged", required=True, metavar="CKPT", help="trained on from it")
+    parser.add_argument("--damaged", metavar="CKPT", help="trained on from it")
     parser.add_argument("--domain", required=True, help=f"the damaged one: {', '.join(DOMAINS)}")
     group = parser.add_argument_group("the set")
     group.add_argument("--score", nargs="+", default=["fisher"], choices=(*SCORES, *CONTROLS), metavar="SCORE",
@@ -78,6 +78,8 @@ def parse():
     group.add_argument("--out", default=None, metavar="DIR", help="write the checkpoint and its coordinates.safetensors; of several "
                        "scores or fractions, each to DIR/SCORE-FRACTION")
     group.add_argument("--overwrite", action="store_true", help="replace what stands in --out")
+    group.add_argument("--save-fisher", metavar="FILE", help="only write the anchor's Fisher information and weights, for "
+                       "train_grpo.py --ewc: before any damage, so without --damaged")
     group.add_argument("--json", metavar="FILE", help="write every number; recovery.py makes a table over seeds of it")
     args = parser.parse_args()
     check_domain(args.domain)
@@ -85,7 +87,9 @@ def parse():
     if wrong := [text for text in args.beside if not all(text.partition("="))]:
         raise UserError(f"--beside {wrong[0]}: write LABEL=CHECKPOINT")
     beside = [text.partition("=")[::2] for text in args.beside]
-    for name in (args.anchor, args.damaged, *(name for _, name in beside)):
+    if (args.damaged is None) != (args.save_fisher is not None):
+        raise UserError("give --damaged, which is to be rolled back, or --save-fisher: one of the two")
+    for name in (args.anchor, *filter(None, [args.damaged]), *(name for _, name in beside)):
         check_directory(name)
     if args.coordinates is not None and (args.score != ["fisher"] or args.fraction):
         raise UserError("--coordinates is a set in place of a --score and a --fraction")
@@ -100,7 +104,7 @@ def parse():
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
     args.beside = dict(beside)
-    read = set(map(os.path.realpath, (args.anchor, args.damaged, *args.beside.values())))
+    read = set(map(os.path.realpath, filter(None, (args.anchor, args.damaged, *args.beside.values()))))
     for place in (place_of(args, *which) for which in product(args.score, args.fraction) if args.out):
         if os.path.realpath(place) in read:
             raise UserError(f"{place} is a checkpoint that is read: choose another --out")
@@ -111,6 +115,7 @@ def parse():
     if not (args.out or args.eval_prompts):
         raise UserError("nothing to do: give --out, or --eval-prompts above 0")
     check_writable(args.json)
+    check_writable(args.save_fisher)
     args.data = sources(args.data, DOMAINS)
     if args.data and args.domain not in args.data:
         raise UserError(f"--data names no rows of {args.domain}, whose damage is to be undone")
@@ -186,6 +191,35 @@ def pick(args, model, A, B, answers, parts, later, seed):
     return sets, seconds, spectrum
 
 
+def sampling(args):
+    return {"temperature": 1.0, "max_completion_length": args.max_completion_length}
+
+
+def answers(args, model, tokenizer, domain, split):
+    """The anchor's answers to rows that no table is made of: a Rollout, rewards (N,)."""
+    rows = evaluation_rows(domain, args.data.get(domain), "", args.prompts, split)
+    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, **sampling(args))
+    return rollout, rewards.flatten()
+
+
+def correct_parts(args, rollout, rewards):
+    """The correct ones of the anchor's answers, as curvature.py takes them; UserError if there are none."""
+    if not (parts := curvature.own_correct(rollout, rewards)):
+        raise UserError(f"none of the answers of {args.anchor} in {args.domain} is correct: is it the expert? more --prompts?")
+    return parts
+
+
+def save_fisher(args):
+    """Write F and theta of the anchor for elastic weight consolidation."""
+    model, tokenizer = load(args.anchor, args.device, torch.float32)
+    given = answers(args, model, tokenizer, args.domain, "train")
+    correct_parts(args, *given)
+    F = fisher(model, *given)
+    coordinates.write_fisher(args.save_fisher, F, {name: p.detach() for name, p in model.named_parameters()},
+                             {"checkpoint": args.anchor, "domain": args.domain, "answers": int((given[1] == 1).sum())})
+    print(f"{args.save_fisher}: Fisher information of {args.anchor} on {args.domain}")
+
+
 def recover(args, files):
     """Pick the sets, write what --out asks for, and evaluate: a report for recovery.py. files: {checkpoint: {tensor: file}}."""
     anchor, damaged = args.anchor, args.damaged
@@ -206,18 +240,9 @@ def recover(args, files):
     later = later_domains(args, anchor, damaged)
     if "fisher+route" in args.score and (without := [d for d in later if args.data and d not in args.data]):
         raise UserError(f"fisher+route needs rows of the later domains: --data names none of {without[0]}")
-    settings = {"temperature": 1.0, "max_completion_length": args.max_completion_length}
-
-    def answers(domain, split):
-        """The anchor's answers to rows that no table is made of: a Rollout, rewards (N,)."""
-        rows = evaluation_rows(domain, args.data.get(domain), "", args.prompts, split)
-        rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, **settings)
-        return rollout, rewards.flatten()
-    given = {d: answers(d, "train") for d in (args.domain, *(later if "fisher+route" in args.score else ()))}
-    parts = curvature.own_correct(*given[args.domain])
-    if not parts:
-        raise UserError(f"none of the answers of {anchor} in {args.domain} is correct: is it the expert? more --prompts?")
-    others = curvature.own_correct(*answers(args.domain, "validation")) if args.eval_prompts else []  # for the loss in the table
+    given = {d: answers(args, model, tokenizer, d, "train") for d in (args.domain, *(later if "fisher+route" in args.score else ()))}
+    parts = correct_parts(args, *given[args.domain])
+    others = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation")) if args.eval_prompts else []  # for the loss in the table
     if args.set:
         chosen = args.set[0]
         sets, seconds, spectrum = {("saved", float(f"{coordinates.size(chosen) / n:.3g}")): chosen}, {}, None
@@ -262,7 +287,7 @@ def recover(args, files):
         for label, weights, facts in tqdm(rows, desc="evaluate", unit="row", leave=False, delay=3):
             put(model, weights)
             report["rows"].append({"label": label, **facts, "loss": curvature.value(model, curvature.nll, others) if others else None,
-                                   **evaluate(model, tokenizer, test, samples=4, **settings)})  # samples: as in evaluate.py
+                                   **evaluate(model, tokenizer, test, samples=4, **sampling(args))})  # samples: as in evaluate.py
     return report
 
 
@@ -298,6 +323,8 @@ def later_domains(args, anchor, damaged):
 
 def main():
     args = parse()
+    if args.save_fisher:
+        return save_fisher(args)
     files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *args.beside.values())}
     edits.check_same_shape((args.anchor, files[args.anchor]), list(files.items())[1:])
     report = recover(args, files)

@@ -3,7 +3,8 @@
     prompts = encode(tokenizer, texts, max_prompt_length=2048)
     rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
     completions = decode(tokenizer, rollout.ids, rollout.mask)
-    logps = token_logps(model, rollout, temperature=1.0)
+    for rows in micro_batches(rollout, range(len(rollout.ids)), budget=16384):
+        logps = token_logps(model, rollout.rows(rows), temperature=1.0)
 
 `sample` and `token_logps` describe the same distribution: softmax(logits / temperature), cut to its top-p nucleus and
 renormalised, computed in fp32. If they differed, the importance ratio of GRPO would not be one at the first update.
@@ -282,6 +283,21 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
         finished(alive, ids[alive], mask[alive])
     group = torch.arange(N, device=device) // group_size
     return Rollout(group, prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
+
+
+def micro_batches(rollout, rows, budget):
+    """Cut `rows` (indices) into lists of similar length, each at most `budget` padded tokens (or one row)."""
+    prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
+    batches, widest = [], (0, 0)
+    for row in sorted(rows, key=lambda row: prompt[row] + completion[row]):
+        grown = (max(widest[0], prompt[row]), max(widest[1], completion[row]))
+        if batches and (len(batches[-1]) + 1) * sum(grown) <= budget:
+            batches[-1].append(row)
+            widest = grown
+        else:
+            batches.append([row])
+            widest = (prompt[row], completion[row])
+    return batches
 
 
 def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from curvature import BUDGET, gradient, parameters
 from edits import cosines, module_of
 from evaluate import t_quantile
-from rollout import token_logps
-from train_grpo import group_advantages, micro_batches, policy_loss, token_weights
+from losses import group_advantages, policy_loss, token_weights
+from rollout import micro_batches, token_logps
 
 PARTS = 8  # of a batch, for the sampling error of its gradient
 

@@ -51,16 +51,18 @@ def rows_for_step(args, rows, step):
     """The B rows of a step as (domain, row) pairs; rows: {domain: list of rows, or None for new synthetic ones}.
 
     With k domains place p = step * B + i of the whole run goes to domain p mod k (mixed) or step mod k (alternating);
-    real rows are taken in reshuffled passes. A model that was trained on a domain before sees it in another order, as
+    replayed domains (args.mix: their prompts per step) take theirs off B. Real rows are taken in reshuffled passes. A model that was trained on a domain before sees it in another order, as
     args.visits (domain: how often) is part of the seed: a refresh is not a repetition of its first steps.
     """
-    B, k = args.prompts_per_step, len(args.domains)
-    chosen = []
+    B, k = args.prompts_per_step - sum(args.mix.values()), len(args.domains)
+    chosen, places_of = [], {}                      # places of the run, as places in each domain's own stream of rows
     for turn, domain in enumerate(args.domains):
-        if args.schedule == "mixed":                # places of the run, as places in the domain's own stream of rows
-            places = [p // k for p in range(step * B, (step + 1) * B) if p % k == turn]
+        if args.schedule == "mixed":
+            places_of[domain] = [p // k for p in range(step * B, (step + 1) * B) if p % k == turn]
         else:
-            places = range(step // k * B, (step // k + 1) * B) if step % k == turn else []
+            places_of[domain] = range(step // k * B, (step // k + 1) * B) if step % k == turn else []
+    places_of |= {domain: range(step * n, (step + 1) * n) for domain, n in args.mix.items()}
+    for domain, places in places_of.items():
         again = [f"visit {args.visits[domain]}"] if args.visits[domain] else []
         if places and rows[domain] is None:
             some = synthetic(domain, "train", len(places), seed=" ".join([f"{args.seed} {step}", *again]))

@@ -37,6 +37,7 @@ import domains
 import evaluate
 import interference
 import judge
+import losses
 import memory
 import model as models
 import policy as policies
@@ -441,95 +442,6 @@ def test_a_rendered_prompt_has_one_bos_and_ends_where_the_answer_begins():
 
 # ---- train_grpo.py: advantages and loss --------------------------------------------------------------------------
 
-def test_advantage_of_1_0_0_0_is_the_documented_number():
-    A = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0]]))
-    assert torch.allclose(A[0], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-4)
-    assert torch.allclose(A[1], torch.tensor([-1, 1, 1, -1]) * math.sqrt(3) / 2, atol=1e-4)
-    none = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0]]), "none")
-    assert torch.allclose(none, torch.tensor([[0.75, -0.25, -0.25, -0.25]]))
-    batch = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]]), "batch")
-    assert torch.allclose(batch[0], torch.tensor([0.75, -0.25, -0.25, -0.25]) / torch.tensor([1., 0, 0, 0, 1, 1, 1, 1]).std(),
-                          atol=1e-4) and not batch[1].any()
-
-
-def test_equal_rewards_give_exactly_zero_advantage():
-    for value in (0.1, 0.3, 1 / 3, 1.0, 0.0):
-        for scale in ("group", "batch", "none"):
-            assert not train_grpo.group_advantages(torch.full((3, 12), value), scale).any()
-
-
-def test_group_advantages_are_centred_scale_free_and_ordered_like_rewards():
-    rng = torch.Generator().manual_seed(0)
-    for _ in range(100):
-        rewards = torch.rand(5, 7, generator=rng)
-        A = train_grpo.group_advantages(rewards)
-        assert torch.allclose(A.sum(1), torch.zeros(5), atol=1e-4)
-        assert torch.allclose(A.std(1), torch.ones(5), atol=1e-3)
-        assert torch.equal(A.argsort(1), rewards.argsort(1))
-        assert torch.allclose(A, train_grpo.group_advantages(3 * rewards + 7), atol=1e-3)
-        permuted = torch.randperm(7, generator=rng)
-        assert torch.allclose(A[:, permuted], train_grpo.group_advantages(rewards[:, permuted]), atol=1e-5)
-
-
-def test_an_ungraded_completion_leaves_its_group_and_the_denominators():
-    A = train_grpo.group_advantages(torch.tensor([[1.0, 0, 0, 0, math.nan], [math.nan] * 5]))
-    assert torch.allclose(A[0], torch.tensor([1.5, -0.5, -0.5, -0.5, 0]), atol=1e-4) and not A[1].any()
-    counted = torch.tensor([True, True, False])
-    w = train_grpo.token_weights(torch.tensor([2, 4, 8]), counted, "grpo", 10)
-    assert w.tolist() == [0.25, 0.125, 0.0]
-    assert torch.allclose(train_grpo.token_weights(torch.tensor([2, 4, 8]), counted, "dapo", 10), torch.tensor([1, 1, 0]) / 6)
-    assert torch.allclose(train_grpo.token_weights(torch.tensor([2, 4, 8]), counted, "dr_grpo", 10), torch.tensor([1, 1, 0]) / 20)
-
-
-def test_an_empty_completion_gives_zero_not_nan():
-    for how in ("grpo", "dapo", "dr_grpo"):
-        w = train_grpo.token_weights(torch.tensor([0, 0]), torch.tensor([True, False]), how, 10)
-        logps = torch.zeros(2, 1, requires_grad=True)
-        loss, _ = train_grpo.policy_loss(logps, logps.detach(), None, torch.ones(2), torch.zeros(2, 1, dtype=torch.bool), w)
-        loss.backward()
-        assert loss == 0 and not logps.grad.any() and w.isfinite().all()
-
-
-def one_token_gradient(ratio, advantage, **options):
-    """d loss / d logp of a single token with this importance ratio and advantage."""
-    logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    loss, _ = train_grpo.policy_loss(logp, torch.zeros(1, 1), None, torch.tensor([float(advantage)]),
-                                     torch.ones(1, 1, dtype=torch.bool), torch.ones(1), **options)
-    loss.backward()
-    return logp.grad.item()
-
-
-def test_clip_is_pessimistic_for_both_signs():
-    clip = {"clip_low": 0.2, "clip_high": 0.3}
-    # d(-rho A)/d logp = -rho A where the clip does not bind, 0 where it does
-    for ratio, advantage, expected in ((1.0, 1, -1.0), (1.29, 1, -1.29), (1.31, 1, 0.0), (0.5, 1, -0.5),
-                                       (1.0, -1, 1.0), (0.81, -1, 0.81), (0.79, -1, 0.0), (3.0, -1, 3.0)):
-        assert abs(one_token_gradient(ratio, advantage, **clip) - expected) < 1e-5, (ratio, advantage)
-
-
-def test_far_policies_give_finite_gradients():
-    for gap in (-1e4, -100.0, 100.0, 1e4):
-        for advantage in (-1.0, 1.0):
-            logps = torch.full((1, 1), gap, requires_grad=True)
-            loss, _ = train_grpo.policy_loss(logps, torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([advantage]),
-                                             torch.ones(1, 1, dtype=torch.bool), torch.ones(1), beta=0.1)
-            loss.backward()
-            assert loss.isfinite() and logps.grad.isfinite().all()
-
-
-def test_kl_value_is_exact_and_its_gradient_that_of_the_forward_kl_on_a_small_vocabulary():
-    theta = torch.randn(5, generator=torch.Generator().manual_seed(3)).double().requires_grad_()
-    ref = torch.randn(5, generator=torch.Generator().manual_seed(4)).double().log_softmax(0)
-    logp = theta.log_softmax(0)
-    p = logp.detach().exp()                          # expectation over samples of the policy: weights p, all 5 tokens
-    loss, sums = train_grpo.policy_loss(logp[:, None], logp.detach()[:, None], ref[:, None], torch.zeros(5),
-                                        torch.ones(5, 1, dtype=torch.bool), p, beta=1.0)
-    assert abs(loss.item() - (p * (logp - ref)).sum().item()) < 1e-9              # KL(pi || ref)
-    ours, = torch.autograd.grad(loss, theta, retain_graph=True)
-    forward, = torch.autograd.grad((ref.exp() * (ref - logp)).sum(), theta, retain_graph=True)  # KL(ref || pi)
-    assert torch.allclose(ours, forward, atol=1e-9)
-
-
 def hand_loss(model, rollout, rewards, args, old=None, reference=None):
     """The objective of train_grpo.py's docstring written out as loops over completions and tokens."""
     B, G = rewards.shape
@@ -550,7 +462,7 @@ def hand_loss(model, rollout, rewards, args, old=None, reference=None):
             d = ref_logprobs.gather(1, ids[:, None])[:, 0] - logp
             per_token = per_token + args.beta * (d.exp() - d - 1)
         weight = {"grpo": 1 / (B * G * len(ids)), "dapo": 1 / total_tokens,
-                  "dr_grpo": 1 / (B * G * args.max_completion_length)}[args.loss_aggregation]
+                  "dr_grpo": 1 / (B * G * args.max_completion_length)}[args.loss]
         loss = loss + weight * per_token.sum()
     return loss
 
@@ -577,7 +489,7 @@ def some_rewards():
 
 def update(args, policy, reference, rollout, advantages, counted, step):
     """train_grpo.update of a step that has only these completions: what train_step hands over when there is one process."""
-    weights = train_grpo.token_weights(rollout.mask.sum(1), counted, args.loss_aggregation, args.max_completion_length)
+    weights = losses.token_weights(rollout.mask.sum(1), counted, args.loss, args.max_completion_length)
     return train_grpo.update(args, policy, reference, rollout, advantages, weights,
                              ((advantages != 0) | (args.beta > 0)) & counted, step)
 
@@ -589,11 +501,11 @@ def test_the_gradient_is_autograds_of_the_formula_written_out_by_hand():
             p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
     rewards, counted = some_rewards()
     for aggregation, scale, beta in itertools.product(("grpo", "dapo", "dr_grpo"), ("group", "batch", "none"), (0.0, 0.3)):
-        args = settings(loss_aggregation=aggregation, advantage_scale=scale, beta=beta, inner_updates=2, temperature=0.9,
+        args = settings(loss=aggregation, advantage_scale=scale, beta=beta, inner_updates=2, temperature=0.9,
                         max_completion_length=6)
         policy = fresh_policy()
         rollout = a_rollout(temperature=0.9)
-        A = train_grpo.group_advantages(rewards, scale).flatten()
+        A = losses.group_advantages(rewards, scale).flatten()
         update(args, policy, other, rollout, A, counted, step=9)
         by_hand, old = models.load(tiny()[0])[0], None
         for gradients in policy.gradients:           # the second update starts from moved weights: ratios are not one
@@ -611,7 +523,7 @@ def test_the_gradient_is_autograds_of_the_formula_written_out_by_hand():
 def test_the_gradient_does_not_depend_on_micro_batch_size_and_the_logged_loss_is_that_of_one_batch():
     rewards, counted = some_rewards()
     rollout, results = a_rollout(), []
-    A = train_grpo.group_advantages(rewards).flatten()
+    A = losses.group_advantages(rewards).flatten()
     for budget in (10**6, 60, 30, 1):
         policy = fresh_policy()
         metrics = update(settings(micro_batch_tokens=budget, inner_updates=2, max_completion_length=6), policy,
@@ -621,7 +533,7 @@ def test_the_gradient_does_not_depend_on_micro_batch_size_and_the_logged_loss_is
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients, results[0][0]))
         for key in ("loss", "policy_loss", "clip_fraction_low", "clip_fraction_high", "sampler_gap"):
             assert abs(metrics[key] - results[0][1][key]) < 1e-6, key
-    batches = [train_grpo.micro_batches(rollout, range(9), b) for b in (10**6, 60, 1)]
+    batches = [rollouts.micro_batches(rollout, range(9), b) for b in (10**6, 60, 1)]
     assert [len(b) for b in batches] == [1, len(batches[1]), 9] and 1 < len(batches[1]) < 9
     assert all(sorted(sum(b, [])) == list(range(9)) for b in batches)
 
@@ -631,7 +543,7 @@ def test_groups_of_equal_rewards_cost_no_forward_or_backward_pass():
     policy, seen = fresh_policy(), []
     policy.model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
     rollout = a_rollout()
-    A = train_grpo.group_advantages(rewards).flatten()
+    A = losses.group_advantages(rewards).flatten()
     args = settings(max_completion_length=6)
     update(args, policy, None, rollout, A, torch.ones(9, dtype=torch.bool), 0)
     assert sum(seen) == int(rollout.mask[:3].sum())
@@ -645,7 +557,7 @@ def test_the_ratio_is_one_at_the_first_update_and_old_logprobs_cost_no_extra_pas
     policy.model.model.register_forward_pre_hook(lambda *_: passes.append(1))   # of prompts, of completions
     rewards, counted = some_rewards()
     metrics = update(settings(max_completion_length=6), policy, None, a_rollout(),
-                                train_grpo.group_advantages(rewards).flatten(), counted, 0)
+                                losses.group_advantages(rewards).flatten(), counted, 0)
     assert len(passes) == 2 and metrics["clip_fraction_low"] == metrics["clip_fraction_high"] == 0
     assert metrics["sampler_gap"] < 1e-5
 
@@ -654,7 +566,7 @@ def test_truncated_completions_can_be_masked_from_the_loss():
     rewards, _ = some_rewards()
     rollout = a_rollout(tokens=30)
     assert 0 < int(rollout.stopped.sum()) < 9
-    A = train_grpo.group_advantages(rewards).flatten()
+    A = losses.group_advantages(rewards).flatten()
     policy = fresh_policy()
     update(settings(max_completion_length=30), policy, None, rollout, A, rollout.stopped, 0)
     live = rollout.stopped & (A != 0)
@@ -2062,7 +1974,7 @@ def test_two_processes_take_the_steps_of_one_a_dead_one_ends_the_run_and_any_num
     options = ("--domain", "math,code", "--data", f"math={data}", "code=synthetic", "--init", init, "--prompts-per-step", 5,
                "--group-size", 4, "--max-completion-length", 8, "--eval-prompts", 3, "--eval-data", f"math={data}", "code=synthetic",
                "--lr", 1e-3, "--steps", 6, "--save-every", 2, "--inner-updates", 2, "--beta", 0.05, "--micro-batch-tokens", 100,
-               "--advantage-scale", "batch", "--loss-aggregation", "dapo", "--protect", WORK / "every-third.safetensors")
+               "--advantage-scale", "batch", "--loss", "dapo", "--protect", WORK / "every-third.safetensors")
     code, _, err = run(train_grpo.main, *options, "--out", WORK / "alone")
     assert code == 0, err
 
@@ -2227,7 +2139,7 @@ def test_the_reference_is_read_once_a_step_however_many_inner_updates():
     reference.model.register_forward_pre_hook(lambda *_: passes.append(1))   # of prompts, of completions
     rewards, counted = some_rewards()
     update(settings(beta=0.1, inner_updates=3, max_completion_length=6), fresh_policy(), reference, a_rollout(),
-           train_grpo.group_advantages(rewards).flatten(), counted, 0)
+           losses.group_advantages(rewards).flatten(), counted, 0)
     assert len(passes) == 2
 
 
@@ -2272,10 +2184,11 @@ def test_the_benchmark_does_the_same_work_by_each_method_and_mistakes_are_one_li
 # ---- the runner --------------------------------------------------------------------------------------------------
 
 import test_analyze
+import test_losses
 import test_math_answer
 import test_rollback
 import test_sandbox
-for module in (test_analyze, test_math_answer, test_rollback, test_sandbox):
+for module in (test_analyze, test_losses, test_math_answer, test_rollback, test_sandbox):
     globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
 
 

@@ -10,15 +10,24 @@
 For each of B prompts, G completions o_1..o_G are sampled from the policy and scored, r_1..r_G. Then, with the
 importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion i (DeepSeekMath, arXiv 2402.03300):
 
-    A_i  = (r_i - mean(r_1..r_G)) / std(r_1..r_G)                                    group_advantages
-    l_it = - min(rho_it A_i, clip(rho_it, 1 - eps_low, 1 + eps_high) A_i)            policy_loss
+    A_i  = (r_i - mean(r_1..r_G)) / std(r_1..r_G)                                    losses.group_advantages
+    l_it = - min(rho_it A_i, clip(rho_it, 1 - eps_low, 1 + eps_high) A_i)            losses.policy_loss
            + beta (pi_ref(o_it) / pi_theta(o_it) - log(pi_ref(o_it) / pi_theta(o_it)) - 1)
-    L    = sum over i, t of  w_i l_it                                                token_weights
+    L    = sum over i, t of  w_i l_it                                                losses.token_weights
 
 How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; the
-groups of a batch whose rewards are all equal have A = 0 and are skipped; w_i can be GRPO's, DAPO's or Dr. GRPO's; the
-old log-probabilities are those of the first pass of a step over its own samples, so they cost nothing. The loss is 0
-(up to the clipping) at the first update of every step by construction: watch reward and gradient norm, not the loss.
+groups of a batch whose rewards are all equal have A = 0 and are skipped; --loss takes the objectives that came after
+GRPO (losses.py); the old log-probabilities are those of the first pass of a step over its own samples, so they cost
+nothing. The loss is 0 (up to the clipping) at the first update of every step by construction: watch reward and gradient
+norm, not the loss.
+
+What others would try first against the damage to earlier domains, each off by default:
+
+    --beta B --ref CKPT     B KL(pi_theta || pi_ref), of an earlier expert on this domain's completions
+    --l2 L                  L/2 ||theta - theta_0||^2, theta_0 the start (L2-SP, arXiv 1802.01483)
+    --ewc FILE --ewc-weight W    W/2 sum_i F_i (theta_i - theta*_i)^2, F and theta* from rollback.py --save-fisher (1612.00796)
+    --protect FILE          leave a set of coordinates alone
+    --mix math:0.25         replay: a quarter of each batch are prompts of Math, graded as Math
 """
 import argparse
 import math
@@ -35,10 +44,11 @@ import domains
 import ranks
 from evaluate import evaluate, paired, sample_and_grade
 from judge import llm_judge, rubric
+from losses import LOSSES, group_advantages, policy_loss, token_weights
 from model import BASE, UserError, cli, load, numbers, read_run, save, stage
 from policy import Policy
 from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
-from rollout import encode, token_logps, uniform_noise
+from rollout import encode, micro_batches, token_logps, uniform_noise
 from rows import has_own_validation, held_out_rows, load_rows, rows_for_step, sources
 
 
@@ -60,6 +70,8 @@ def add_settings(parser):
     group = parser.add_argument_group("what to train, on what, where to")
     group.add_argument("--domain", "--domains", required=True,
                        help=", ".join(domains.DOMAINS) + ", or several with commas")
+    group.add_argument("--mix", nargs="+", default=[], metavar="DOMAIN:SHARE", help="replay: of every batch this share are prompts of "
+                       "another domain, as math:0.25")
     group.add_argument("--schedule", choices=["mixed", "alternating"], default="mixed", help="several domains: a share of "
                        "each batch for each, or whole batches of one domain in turn (default %(default)s)")
     group.add_argument("--data", nargs="+", default=["synthetic"], metavar="SOURCE", help="`synthetic` (default), `hub` (the "
@@ -84,15 +96,19 @@ def add_settings(parser):
     group.add_argument("--temperature", type=float, default=1.0, help="of sampling and of the loss alike (default 1.0)")
     group.add_argument("--top-p", type=float, default=1.0, help="nucleus, renormalised in the loss too (default 1: off)")
     group = parser.add_argument_group("advantages and loss")
-    group.add_argument("--advantage-scale", choices=["group", "batch", "none"], default="group",
-                       help="divide advantages by the standard deviation of the group's rewards (GRPO, default), of "
-                            "the batch's, or not at all (Dr. GRPO)")
-    group.add_argument("--loss-aggregation", choices=["grpo", "dapo", "dr_grpo"], default="grpo",
-                       help="grpo: mean over each completion's tokens, then over completions (default); dapo: mean over "
-                            "all tokens; dr_grpo: sum over tokens / (completions x max length)")
-    group.add_argument("--clip-low", type=float, default=0.2, help="eps_low (default 0.2)")
-    group.add_argument("--clip-high", type=float, default=0.2, help="eps_high; DAPO's clip-higher is 0.28 (default 0.2)")
-    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL to the starting model (default 0: none)")
+    group.add_argument("--loss", choices=LOSSES, default="grpo", help="the objective: see losses.py (default %(default)s)")
+    group.add_argument("--advantage-scale", choices=["group", "batch", "none"], default=None,
+                       help="divide advantages by the standard deviation of the group's rewards (default, but for dr_grpo), of "
+                            "the batch's, or not at all (dr_grpo)")
+    group.add_argument("--clip-low", type=float, default=None, help="eps_low (default: the loss's own, 0.2 of grpo)")
+    group.add_argument("--clip-high", type=float, default=None, help="eps_high (default: the loss's own, 0.2 of grpo)")
+    group.add_argument("--delta", type=float, default=None, help="of drpo: how far a token's probability may move (default 0.2)")
+    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL to the reference (default 0: none)")
+    group.add_argument("--ref", default=None, metavar="CKPT", help="the reference of --beta (default: the starting model)")
+    group.add_argument("--l2", type=float, default=0.0, help="L2-SP: weight of the squared distance to the start (default 0)")
+    group.add_argument("--ewc", metavar="FILE", default=None, help="EWC: stay near the weights in this file of rollback.py "
+                       "--save-fisher")
+    group.add_argument("--ewc-weight", type=float, default=None, help="and how firmly; needed with --ewc")
     group.add_argument("--mask-truncated", action="store_true",
                        help="completions cut off at the length limit count for the baseline and not for the loss")
     group = parser.add_argument_group("update")
@@ -125,34 +141,53 @@ def check(args):
     """Refuse settings that make no sense, before anything is loaded or written; lists and sources in their final form."""
     args.domains = args.domain.split(",")
     args.eval_domains = args.eval_domains.split(",") if args.eval_domains else args.domains
-    for domain in args.domains + args.eval_domains:
+    replayed = shares(args.mix)
+    for domain in [*args.domains, *replayed, *args.eval_domains]:
         domains.check_domain(domain)
-    for names in (args.domains, args.eval_domains):
-        if len(set(names)) < len(names):
-            raise UserError(f"a domain is named twice in {','.join(names)}")
+    for names in ([*args.domains, *replayed], args.eval_domains):
+        if len(set(names)) < len(names) or len(replayed) < len(args.mix):
+            raise UserError(f"a domain is named twice in {','.join([*names, *args.mix])}")
+    args.mix = {domain: round(share * args.prompts_per_step) for domain, share in replayed.items()}  # prompts per step
+    if not all(args.mix.values()) or args.prompts_per_step - sum(args.mix.values()) < 1:
+        raise UserError(f"--mix leaves a domain without prompts: of --prompts-per-step {args.prompts_per_step} it takes {args.mix}")
+    if args.mix and args.schedule == "alternating" and len(args.domains) > 1:
+        raise UserError("--mix puts other prompts into each batch, --schedule alternating wants whole batches: choose one")
     earlier = [stage(text)[0] for text in read_run(args.init).get("recipe", [])[1:]]
-    args.visits = {domain: sum(domain in names for names in earlier) for domain in args.domains}
-    args.data = sources(args.data, args.domains)
-    if args.data.keys() != set(args.domains):
-        raise UserError(f"--data names no rows of {', '.join(set(args.domains) - set(args.data))}: write DOMAIN=SOURCE "
+    args.visits = {domain: sum(domain in names for names in earlier) for domain in [*args.domains, *args.mix]}
+    args.data = sources(args.data, [*args.domains, *args.mix])
+    if args.data.keys() != {*args.domains, *args.mix}:
+        raise UserError(f"--data names no rows of {', '.join({*args.domains, *args.mix} - set(args.data))}: write DOMAIN=SOURCE "
                         "for each")
     args.eval_data = sources(args.eval_data, args.eval_domains)
-    if args.fields and len(args.domains) > 1:
+    if args.fields and len(args.data) > 1:
         raise UserError("--fields names the fields of one domain's rows: train one domain, or rename the fields")
     if args.schedule == "alternating" and args.steps < len(args.domains):
         raise UserError(f"--steps must be at least {len(args.domains)}: one step for each domain")
-    if args.schedule == "mixed" and args.prompts_per_step < len(args.domains):
-        raise UserError(f"--prompts-per-step must be at least {len(args.domains)}: one prompt of each domain")
+    if args.schedule == "mixed" and args.prompts_per_step - sum(args.mix.values()) < len(args.domains):
+        raise UserError(f"--prompts-per-step must be at least {len(args.domains) + sum(args.mix.values())}: one prompt of each domain")
     if args.group_size < 2:
         raise UserError("--group-size must be at least 2: a completion alone has nothing to be better than")
     for name in ("steps", "prompts_per_step", "max_prompt_length", "max_completion_length", "inner_updates",
                  "micro_batch_tokens", "eval_samples", "save_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    for name in ("beta", "warmup_steps", "eval_every", "eval_prompts", "keep_every", "clip_low", "clip_high"):
+    if args.loss == "drpo" and (args.clip_low, args.clip_high) != (None, None):
+        raise UserError("--clip-low and --clip-high: --loss drpo clips nothing, it has --delta")
+    if args.loss != "drpo" and args.delta is not None:
+        raise UserError(f"--delta belongs to --loss drpo; {args.loss} has --clip-low and --clip-high")
+    if args.ref and not args.beta > 0:
+        raise UserError("--ref names the reference of the KL: give the KL a weight with --beta")
+    if (args.ewc is None) != (args.ewc_weight is None):
+        raise UserError("--ewc and --ewc-weight belong together: a file of rollback.py --save-fisher, and how much it counts")
+    own = LOSSES[args.loss]
+    args.advantage_scale = args.advantage_scale or own["scale"]
+    for name, value in {"clip_low": 0.0, "clip_high": 0.0, **own["clip"], "delta": 0.2, "ewc_weight": 0.0}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    for name in ("beta", "l2", "ewc_weight", "warmup_steps", "eval_every", "eval_prompts", "keep_every", "clip_low", "clip_high"):
         if not 0 <= getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
-    for name in ("temperature", "max_grad_norm", "lr"):
+    for name in ("temperature", "max_grad_norm", "lr", "delta"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
     if not 0 < args.top_p <= 1:
@@ -167,6 +202,20 @@ def check(args):
     if os.path.realpath(args.out) == os.path.realpath(args.init):
         raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
     return args
+
+
+def shares(items):
+    """{domain: share of a batch} of --mix's words, DOMAIN:SHARE each; UserError if one is none."""
+    found = {}
+    for item in items:
+        domain, _, share = item.partition(":")
+        try:
+            found[domain] = float(share)
+        except ValueError:
+            found[domain] = math.nan
+        if not 0 < found[domain] < 1:
+            raise UserError(f"--mix {item}: write DOMAIN:SHARE with a share between 0 and 1, as math:0.25")
+    return found
 
 
 def check_prompt_lengths(args, config, tokenizer, rows):
@@ -187,91 +236,6 @@ def check_prompt_lengths(args, config, tokenizer, rows):
 
 
 # ---- the algorithm ---------------------------------------------------------------------------------------------
-
-def group_advantages(rewards, scale="group"):
-    """A_i = (r_i - mean) / std within each group: advantages (B, G) fp32 from rewards (B, G).
-
-    std is the sample deviation (n - 1), as in TRL and verl: rewards 1, 0, 0, 0 give 1.5, -0.5, -0.5, -0.5. With
-    scale "batch" it is that of all rewards (REINFORCE++), with "none" 1 (Dr. GRPO, arXiv 2503.20783: dividing by the
-    group's deviation gives easy and hard prompts more weight). NaN rewards stay out of all sums and get advantage 0.
-    A group of equal rewards gets exactly 0: its mean is rounded, and dividing that rounding by eps would not be 0.
-    """
-    rewards = rewards.double()
-    valid = ~rewards.isnan()
-    count = valid.sum(1, keepdim=True)                                                             # (B, 1)
-    centred = torch.where(valid, rewards - rewards.nanmean(1, keepdim=True), 0.0)                  # (B, G)
-    highest = rewards.nan_to_num(nan=-math.inf).amax(1, keepdim=True)
-    lowest = rewards.nan_to_num(nan=math.inf).amin(1, keepdim=True)
-    centred = torch.where(highest > lowest, centred, 0.0)
-    if scale == "group":
-        centred = centred / ((centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + 1e-6)
-    elif scale == "batch":
-        centred = centred / (rewards[valid].std() + 1e-6) if valid.sum() > 1 else centred
-    return centred.float()
-
-
-def token_weights(lengths, counted, aggregation, max_completion_length):
-    """Weight w_i of every token of completion i in the loss, over the whole step: (N,) fp32.
-
-    lengths: (N,) tokens. counted: (N,) bool, completions that count. As the denominators are those of the step and
-    not of a micro-batch, the gradient does not depend on how the step is cut up.
-        grpo     1 / (N |o_i|)      every completion counts the same, so a token of a long one counts less
-        dapo     1 / sum_j |o_j|    every token counts the same (arXiv 2503.14476)
-        dr_grpo  1 / (N T_max)      a constant: no bias towards short right and long wrong answers (arXiv 2503.20783)
-    """
-    n = counted.sum().clamp(min=1)
-    if aggregation == "grpo":
-        weights = 1 / (n * lengths.clamp(min=1))
-    elif aggregation == "dapo":
-        weights = (1 / lengths[counted].sum().clamp(min=1)).expand(len(lengths))
-    else:
-        weights = (1 / (n * max_completion_length)).expand(len(lengths))
-    return torch.where(counted, weights, 0.0).float()
-
-
-def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, clip_low=0.2, clip_high=0.2, beta=0.0):
-    """The GRPO objective of some completions: a scalar loss and a dict of sums over their tokens for the log.
-
-    logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
-    policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
-
-    The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman): its value is an unbiased estimate of
-    KL(pi || ref), never negative. Its gradient, without an importance weight as in the paper's formula, is on average
-    that of the forward KL(ref || pi): same minimum, other slope.
-    """
-    log_ratio = torch.where(mask, logps - old_logps, 0.0).clamp(-20, 20)  # before exp: after it gradients are NaN
-    ratio = log_ratio.exp()                                                                        # (N, T)
-    A = advantages[:, None]                                                                        # (N, 1)
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    policy = -torch.min(ratio * A, clipped * A)                           # min: pessimistic for both signs of A
-    per_token = policy
-    kl = torch.zeros_like(ratio)
-    if beta > 0:
-        d = torch.where(mask, ref_logps - logps, 0.0)
-        kl = d.clamp(max=20).exp() - d - 1
-        per_token = policy + beta * kl
-    w = weights[:, None] * mask                                                                    # (N, T)
-    with torch.no_grad():
-        sums = {"policy_loss": (w * policy).sum(), "kl": (kl * mask).sum(),
-                "clip_low": ((ratio < 1 - clip_low) & (A < 0) & mask).sum(),
-                "clip_high": ((ratio > 1 + clip_high) & (A > 0) & mask).sum()}
-    return (w * per_token).sum(), sums
-
-
-def micro_batches(rollout, rows, budget):
-    """Cut `rows` (indices) into lists of similar length, each at most `budget` padded tokens (or one row)."""
-    prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
-    batches, widest = [], (0, 0)
-    for row in sorted(rows, key=lambda row: prompt[row] + completion[row]):
-        grown = (max(widest[0], prompt[row]), max(widest[1], completion[row]))
-        if batches and (len(batches[-1]) + 1) * sum(grown) <= budget:
-            batches[-1].append(row)
-            widest = grown
-        else:
-            batches.append([row])
-            widest = (prompt[row], completion[row])
-    return batches
-
 
 def update(args, policy, reference, rollout, advantages, weights, live, step):
     """All optimizer steps of one round of samples; returns the metrics of the update.
@@ -303,22 +267,24 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
             if inner == 0:
                 old[b] = logps.detach()  # the weights have not moved yet: this is the policy that sampled
                 total["gap"] += ((old[b] - part.logps) * mask).abs().sum().item()
-            loss, sums = policy_loss(logps, old[b], ref_logps.get(b), advantages[index], mask, weights[index],
-                                     clip_low=args.clip_low, clip_high=args.clip_high, beta=args.beta)
+            loss, sums = policy_loss(logps, old[b], ref_logps.get(b), advantages[index], mask, weights[index], objective=args.loss,
+                                     clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta, beta=args.beta)
             policy.backward(loss)
             for key, value in {"loss": loss, **sums}.items():
                 total[key] = total.get(key, 0.0) + value.item()
         total = {key: sum(part[key] for part in parts) for parts in [ranks.everyone(total)] for key in total}
+        total["penalty"] = policy.pull_back()
+        total["loss"] += total["penalty"]
         grad_norm = policy.step(lr, args.max_grad_norm) if math.isfinite(total["loss"]) else math.nan
         if not (math.isfinite(total["loss"]) and math.isfinite(grad_norm)):
             raise UserError(f"step {step + 1}: loss {total['loss']:.4g}, gradient norm {grad_norm:.4g}: not finite; "
                             f"what was saved before stays in {args.out}; try a lower --lr")
         metrics = {"loss": total["loss"], "policy_loss": total["policy_loss"],
-                   "kl": total["kl"] / tokens if args.beta > 0 else None,
+                   "kl": total["kl"] / tokens if args.beta > 0 else None, "penalty": total["penalty"],
                    "clip_fraction_low": total["clip_low"] / tokens, "clip_fraction_high": total["clip_high"] / tokens,
                    "grad_norm": grad_norm,
                    "sampler_gap": total["gap"] / tokens if inner == 0 else metrics["sampler_gap"]}
-    return {"loss": 0.0, "policy_loss": 0.0, "kl": None, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0,
+    return {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0,
             "grad_norm": 0.0, "sampler_gap": None, **metrics, "lr": lr}
 
 
@@ -341,12 +307,16 @@ def train(args, stop=None):
     with ranks.leader_first():                      # it may have to make the base
         model, tokenizer = load(args.init, where, torch.float32)
     device = model.device
-    frozen, how, digest = {}, "", None
+    frozen, protected, digest = {}, "", None
+    shapes = {name: p.shape for name, p in model.named_parameters()}
     if args.protect is not None:
-        shapes = {name: p.shape for name, p in model.named_parameters()}
-        frozen, how, digest = coordinates.protected(args.protect, shapes, args.init)
+        frozen, protected, digest = coordinates.protected(args.protect, shapes, args.init)
     policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing, frozen,
                     args.offload)
+    if args.l2:
+        policy.tether(args.l2)
+    if args.ewc:
+        policy.tether(args.ewc_weight, *coordinates.read_fisher(args.ewc, shapes, args.init))
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
     rows = {domain: None if source == "synthetic" else
@@ -358,7 +328,9 @@ def train(args, stop=None):
     judge = llm_judge(args.judge, device) if args.judge and "cw" in [*args.domains, *held_out] else rubric
     reference = None
     if args.beta > 0:
-        reference, _ = load(args.init, "cpu" if args.offload else device, policy.compute_dtype)
+        reference, its_tokenizer = load(args.ref or args.init, "cpu" if args.offload else device, policy.compute_dtype)
+        if its_tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise UserError(f"--ref {args.ref} has another vocabulary than {args.init}: the KL is between models of one tokenizer")
 
     parent = read_run(args.init)
     run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
@@ -367,8 +339,10 @@ def train(args, stop=None):
 
     def done(steps):
         """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
-        names = ("+" if args.schedule == "mixed" else "/").join(args.domains) + f":{how}" * bool(how)
-        run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{names} {steps}"])
+        names = ("+" if args.schedule == "mixed" else "/").join(args.domains)
+        how = [protected, *(f"{name}-{value:g}" for name, value in (("kl", args.beta), ("l2", args.l2), ("ewc", args.ewc_weight))
+                            if value), *(f"mix-{n}-{domain}" for domain, n in args.mix.items()), args.loss * (args.loss != "grpo")]
+        run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{':'.join([names, *filter(None, how)])} {steps}"])
 
     done(earlier["steps"] if earlier else 0)
     out = Path(args.out).resolve()
@@ -498,7 +472,7 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
     if args.mask_truncated:
         counted &= stopped.bool()
     live = ((advantages != 0) | (args.beta > 0)) & counted
-    weights = token_weights(lengths, counted, args.loss_aggregation, T)                            # (N,)
+    weights = token_weights(lengths, counted, args.loss, T)                            # (N,)
 
     # 3. loss and update
     model.train(args.gradient_checkpointing)        # transformers checkpoints in train mode only

@@ -1,0 +1,120 @@
+"""Losses: the objectives of GRPO and its kin side by side, and what they are made of.
+
+    A = group_advantages(rewards)                                      # (B, G): which answers were better than their group
+    w = token_weights(lengths, counted, "grpo", max_completion_length)                # (N,): what a token counts for
+    loss, sums = policy_loss(logps, old_logps, None, A.flatten(), mask, w, objective="gspo", **LOSSES["gspo"]["clip"])
+
+All of them raise sum of w_i A_i log pi(o_it) at the policy that has just sampled; at the first update of a step they have
+the same gradient but for w. They differ in what holds the policy near its samples when more updates follow, with the ratio
+r = pi / mu of the policy to the one that sampled, token by token:
+
+    grpo      min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)           DeepSeekMath, arXiv 2402.03300; PPO's clip
+    dapo      the same, eps_high 0.28; every token counts alike        arXiv 2503.14476: rare tokens may rise further, and a
+                                                                       long answer's tokens weigh no less than a short one's
+    dr_grpo   the same, no deviation in A, constant denominator        arXiv 2503.20783: neither question nor length is favoured
+    gspo      the same with r_i = (prod_t r_it)^(1/|o_i|)              arXiv 2507.18071: a reward is given to the whole answer,
+                                                                       and the noise of single ratios averages out
+    cispo     sg(clip(r)) A log pi                                     arXiv 2506.13585: bounds the weight of a token instead of
+                                                                       dropping it: rare turning points keep their gradient
+    drpo      r A - |A| mu (r - 1)^2 / (2 delta)                       arXiv 2606.09821: bounds the move of the probability, not
+                                                                       of the ratio, and pulls back beyond the bound
+
+sg: no gradient. The weight of a token's gradient in drpo is r A (1 - sign(A (r - 1)) |pi - mu| / delta): 0 where the
+probability has moved by delta in the direction that A asks for, negative beyond, where a clip would leave it at 0. As |pi - mu| <=
+1, a delta of 1 or more never gets there. Each default below is its paper's, as far as it gives one: delta, and the 4 of
+cispo (weights up to 5, no lower bound), are ours to choose.
+"""
+import math
+
+import torch
+
+# of each: its defaults for --advantage-scale, and for --clip-low and --clip-high (drpo: none, it has --delta)
+LOSSES = {"grpo": {"scale": "group", "clip": {"clip_low": 0.2, "clip_high": 0.2}},
+          "dapo": {"scale": "group", "clip": {"clip_low": 0.2, "clip_high": 0.28}},
+          "dr_grpo": {"scale": "none", "clip": {"clip_low": 0.2, "clip_high": 0.2}},
+          "gspo": {"scale": "group", "clip": {"clip_low": 3e-4, "clip_high": 4e-4}},
+          "cispo": {"scale": "group", "clip": {"clip_low": 1.0, "clip_high": 4.0}},
+          "drpo": {"scale": "group", "clip": {}}}
+
+
+def group_advantages(rewards, scale="group"):
+    """A_i = (r_i - mean) / std within each group: advantages (B, G) fp32 from rewards (B, G).
+
+    std is the sample deviation (n - 1), as in TRL and verl: rewards 1, 0, 0, 0 give 1.5, -0.5, -0.5, -0.5. With
+    scale "batch" it is that of all rewards (REINFORCE++), with "none" 1 (Dr. GRPO, arXiv 2503.20783: dividing by the
+    group's deviation gives easy and hard prompts more weight). NaN rewards stay out of all sums and get advantage 0.
+    A group of equal rewards gets exactly 0: its mean is rounded, and dividing that rounding by eps would not be 0.
+    """
+    rewards = rewards.double()
+    valid = ~rewards.isnan()
+    count = valid.sum(1, keepdim=True)                                                             # (B, 1)
+    centred = torch.where(valid, rewards - rewards.nanmean(1, keepdim=True), 0.0)                  # (B, G)
+    highest = rewards.nan_to_num(nan=-math.inf).amax(1, keepdim=True)
+    lowest = rewards.nan_to_num(nan=math.inf).amin(1, keepdim=True)
+    centred = torch.where(highest > lowest, centred, 0.0)
+    if scale == "group":
+        centred = centred / ((centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + 1e-6)
+    elif scale == "batch":
+        centred = centred / (rewards[valid].std() + 1e-6) if valid.sum() > 1 else centred
+    return centred.float()
+
+
+def token_weights(lengths, counted, objective, max_completion_length):
+    """Weight w_i of every token of completion i in the loss, over the whole step: (N,) fp32.
+
+    lengths: (N,) tokens. counted: (N,) bool, completions that count. As the denominators are those of the step and
+    not of a micro-batch, the gradient does not depend on how the step is cut up.
+        grpo, gspo          1 / (N |o_i|)      every completion counts the same, so a token of a long one counts less
+        dapo, cispo, drpo   1 / sum_j |o_j|    every token counts the same (arXiv 2503.14476)
+        dr_grpo             1 / (N T_max)      a constant: no bias towards short right and long wrong answers (2503.20783)
+    """
+    n = counted.sum().clamp(min=1)
+    if objective in ("grpo", "gspo"):
+        weights = 1 / (n * lengths.clamp(min=1))
+    elif objective == "dr_grpo":
+        weights = (1 / (n * max_completion_length)).expand(len(lengths))
+    else:
+        weights = (1 / lengths[counted].sum().clamp(min=1)).expand(len(lengths))
+    return torch.where(counted, weights, 0.0).float()
+
+
+def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objective="grpo", clip_low=0.2, clip_high=0.2,
+                delta=0.2, beta=0.0):
+    """The objective of some completions, to be minimised: a scalar loss and a dict of sums over their tokens for the log.
+
+    logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
+    policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
+    objective: a key of LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone.
+
+    The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman): its value is an unbiased estimate of
+    KL(pi || ref), never negative. Its gradient, without an importance weight as in the paper's formula, is on average
+    that of the forward KL(ref || pi): same minimum, other slope.
+    """
+    log_ratio = torch.where(mask, logps - old_logps, 0.0).clamp(-20, 20)  # before exp: after it gradients are NaN
+    if objective == "gspo":                         # one ratio for the whole answer, the geometric mean of its tokens'
+        mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        log_ratio = mean.expand_as(log_ratio)
+    ratio = log_ratio.exp()                                                                        # (N, T)
+    A = advantages[:, None]                                                                        # (N, 1)
+    low, high = (ratio < 1 - clip_low) & (A < 0), (ratio > 1 + clip_high) & (A > 0)                # for the log
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    if objective == "cispo":
+        policy = -clipped.detach() * A * torch.where(mask, logps, 0.0)
+        low, high = (ratio < clipped) & (A != 0), (ratio > clipped) & (A != 0)    # whatever the sign of A
+    elif objective == "drpo":
+        mu = old_logps.exp()
+        policy = -(ratio * A - A.abs() * mu * (ratio - 1)**2 / (2 * delta))
+        low, high = (mu * (1 - ratio) > delta) & (A < 0), (mu * (ratio - 1) > delta) & (A > 0)   # the gradient has turned
+    else:
+        policy = -torch.min(ratio * A, clipped * A)                       # min: pessimistic for both signs of A
+    per_token = policy
+    kl = torch.zeros_like(ratio)
+    if beta > 0:
+        d = torch.where(mask, ref_logps - logps, 0.0)
+        kl = d.clamp(max=20).exp() - d - 1
+        per_token = policy + beta * kl
+    w = weights[:, None] * mask                                                                    # (N, T)
+    with torch.no_grad():
+        sums = {"policy_loss": (w * policy).sum(), "kl": (kl * mask).sum(),
+                "clip_low": (low & mask).sum(), "clip_high": (high & mask).sum()}
+    return (w * per_token).sum(), sums

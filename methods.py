@@ -1,0 +1,125 @@
+"""Methods: every remedy and every prevention beside each other, on the same checkpoints, seeds and rows.
+
+    python methods.py checkpoints/s?.json --domain math --anchor checkpoints/s{}-code-math \\
+        --damaged checkpoints/s{}-code-math-qa-cw refresh=checkpoints/s{}-refreshed joint=checkpoints/s{}-mixed
+
+Reads scores that evaluate.py wrote with --json. A row is LABEL=CHECKPOINT, where {} stands for the seed. With S_D(X) the
+held-out score of X in domain D, A the damaged domain, and the stages of X all that it was trained or merged from, itself
+included (run.json):
+
+    forgetting(X) = mean over D of  max over stages Z of S_D(Z) - S_D(X)          Chaudhry et al., arXiv 1801.10112
+    won back(X)   = (S_A(X) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))        of means over seeds
+    others(X)     = mean over D other than A of  S_D(X) - S_D(damaged)            paired, as is `average against`
+
+Cost is all training that X needed since the base, each stage once: steps, completion tokens sampled, and the seconds that
+these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a merge's sweep are not training and not in it.
+Mean +- half a 95 % t-interval over seeds. The largest of several noisy scores is too high, so forgetting is never quite 0.
+"""
+import argparse
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from domains import DOMAINS, check_domain
+from evaluate import mean_ci, read_scores
+from interference import change, number, scores, show, won_back
+from model import UserError, cli, read_run
+from resume import read_log
+
+
+def read(files, pattern):
+    """The checkpoints of a row: {seed: (name, entry of evaluate.py)}. UserError if there are none, or scored differently."""
+    form, found = re.compile(re.escape(pattern).replace(r"\{\}", r"(\d+)")), {}
+    for file in files:
+        for name, entry in read_scores(file).items():
+            if match := form.fullmatch(os.path.normpath(name)):
+                found[int(match[1])] = (name, entry)
+    if not found:
+        raise UserError(f"no checkpoint {pattern} in {', '.join(files)}: evaluate.py --json writes its scores there")
+    return found
+
+
+def ancestors(name, seen=None):
+    """All that a checkpoint comes from, itself first: directories, each once, by the parents and merged parts in run.json."""
+    seen = [] if seen is None else seen
+    if os.path.normpath(name) not in seen:
+        seen.append(os.path.normpath(name))
+        run = read_run(name)
+        for other in filter(None, [run.get("parent"), *run.get("lineage", []), *run.get("merged", [])]):
+            ancestors(other, seen)
+    return seen
+
+
+def cost(name):
+    """Training since the base that a checkpoint needed: (steps, tokens sampled, seconds)."""
+    steps, tokens, seconds = 0, 0.0, 0.0
+    for place in ancestors(name):
+        args = read_run(place).get("args", {})
+        for line in read_log(Path(place) / "log.jsonl"):
+            steps += 1
+            tokens += line["completion_length"] * args["prompts_per_step"] * args["group_size"]
+            seconds += sum(line[key] for key in ("seconds_rollout", "seconds_reward", "seconds_update"))
+    return steps, tokens, seconds
+
+
+def forgetting(name, entries, domains):
+    """Points by which a checkpoint is below the best of its stages, mean over domains; entries: {checkpoint: its scores}."""
+    stages = [entries[place] for place in ancestors(name) if place in entries]
+    return sum(max(stage[d]["score"] for stage in stages) - stages[0][d]["score"] for d in domains) / len(domains)
+
+
+def table(rows, anchor, damaged, against, domain, entries):
+    """The rows of the table as text. rows: {label: {seed: (name, entry)}}; entries: all scores by checkpoint."""
+    domains = [d for d in DOMAINS if all(d in entry for some in rows.values() for _, entry in some.values())]
+    only = lambda some: {seed: entry for seed, (_, entry) in some.items()}
+    lines = []
+    for label, some in rows.items():
+        costs = [mean_ci(torch.tensor(column, dtype=torch.float64))[0] for column in zip(*(cost(name) for name, _ in some.values()))]
+        lost = mean_ci(torch.tensor([forgetting(name, entries, domains) for name, _ in some.values()], dtype=torch.float64))
+        others = [d for d in domains if d != domain]
+        lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}", *map(number, scores(only(some), domains)),
+                      number(lost), number(won_back(only(some), only(damaged), only(anchor), domain)) + " %",
+                      number(change(only(some), only(damaged), *others), "+"), number(change(only(some), only(against), *domains), "+"),
+                      str(len(some))])
+    return lines, domains
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE or LABEL=CHECKPOINT", help="scores of evaluate.py --json, and the rows")
+    parser.add_argument("--domain", required=True, help="the damaged one")
+    parser.add_argument("--anchor", required=True, metavar="CKPT", help="before the damage, {} for the seed")
+    parser.add_argument("--damaged", required=True, metavar="CKPT", help="after it")
+    parser.add_argument("--against", metavar="LABEL", default="damaged", help="row that the last column compares with (default: damaged)")
+    args = parser.parse_args()
+    check_domain(args.domain)
+    files = [word for word in args.files if "=" not in word]
+    if not files:
+        raise UserError("no file of scores: name those that evaluate.py --json wrote, before the rows")
+    patterns = {"anchor": args.anchor, "damaged": args.damaged}
+    for word in (word for word in args.files if "=" in word):
+        label, _, pattern = word.partition("=")
+        if label in patterns:
+            raise UserError(f"two rows are called {label!r}: give each a label of its own")
+        patterns[label] = pattern
+    for label, pattern in patterns.items():
+        if pattern.count("{}") != 1:
+            raise UserError(f"{label}: {pattern} does not say where the seed stands: write {{}} there, as in checkpoints/s{{}}-math")
+    if args.against not in patterns:
+        raise UserError(f"--against {args.against}: no such row; there are {', '.join(patterns)}")
+    entries = {os.path.normpath(name): entry for file in files for name, entry in read_scores(file).items()}
+    if len({str(entry["evaluated"]) for entry in entries.values()}) > 1:
+        raise UserError("the files hold scores of other rows or settings: evaluate all checkpoints alike")
+    rows = {label: read(files, os.path.normpath(pattern)) for label, pattern in patterns.items()}
+    seeds = {label: sorted(some) for label, some in rows.items()}
+    if uneven := next((label for label in rows if seeds[label] != seeds["damaged"]), None):
+        raise UserError(f"{uneven} has seeds {seeds[uneven]}, damaged has {seeds['damaged']}: a paired table needs the same")
+    lines, domains = table(rows, rows["anchor"], rows["damaged"], rows[args.against], args.domain, entries)
+    show(lines, ["", "steps", "tokens", "seconds", *domains, "average", "forgetting", f"{args.domain} won back", "others",
+                 f"average against {args.against}", "seeds"])
+
+
+if __name__ == "__main__":
+    cli(main)
