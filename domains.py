@@ -20,12 +20,13 @@ import math
 import random
 
 import judge as judges
-from extract import LETTERS, option_letter, program
-from math_answer import equivalent, final_answer
+from extract import LETTERS, option_letter, parses, program
+from math_answer import after_thinking, equivalent, final_answer
 from model import UserError
 from sandbox import run_tests
 
 DOMAINS = ("math", "code", "qa", "cw")
+FINAL_ANSWER = ("math", "qa")  # the domains whose answers can be equal, and so be voted on
 PARTS = 10  # rows fall into ten parts by the hash of their prompt: one to test, one to validate, eight to train on
 
 
@@ -84,13 +85,36 @@ def reward(domain, completions, rows, judge=judges.rubric):
 
 def math_reward(completion, row):
     """1 if the last \\boxed{} or final number of the completion is equivalent to row["answer"]."""
-    answer = final_answer(completion)
-    return float(answer is not None and equivalent(gold=str(row["answer"]), answer=answer))
+    given = answer("math", completion, row)
+    return float(given is not None and equivalent(gold=str(row["answer"]), answer=given))
 
 
 def qa_reward(completion, row):
     """1 if the completion chooses the letter row["answer"] and no other."""
-    return float(option_letter(completion, len(row["options"])) == row["answer"].upper())
+    return float(answer("qa", completion, row) == row["answer"].upper())
+
+
+def answer(domain, completion, row):
+    """What a completion gives to be graded, a text; None if there is nothing in it, so that it earns nothing.
+
+    math: its final answer; qa: the one letter it chooses; code: its program, if that is Python by its grammar; cw: all
+    that follows the thinking.
+    """
+    check_domain(domain)
+    if domain == "math":
+        return final_answer(completion) or None     # an empty box is no answer
+    if domain == "qa":
+        return option_letter(completion, len(row["options"]))
+    text = after_thinking(completion).strip()
+    if domain == "code" and text:                   # of an empty one, `program` can make the prompt's own head
+        text = program(completion, row)
+        return text if parses(text) else None
+    return text or None
+
+
+def same_answer(domain, one, other):
+    """Whether two answers of a domain in FINAL_ANSWER are equal, as its reward compares them: 1/2 and 0.5 are."""
+    return one == other or domain == "math" and equivalent(gold=one, answer=other)
 
 
 # ---- synthetic rows --------------------------------------------------------------------------------------------

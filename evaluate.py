@@ -1,15 +1,25 @@
 """Evaluate checkpoints: one row per checkpoint, one column per domain, every score with its 95 % interval.
 
-    python evaluate.py checkpoints/base checkpoints/math --paired
     python evaluate.py checkpoints/s0-* --json scores.json     # what interference.py makes its tables of
+    python evaluate.py --compare checkpoints/base checkpoints/math --json scores.json      # B - A, prompt by prompt
+    python evaluate.py --compare scores.json:checkpoints/base other.json:checkpoints/math  # as the files have them
     python evaluate.py Qwen/Qwen3-0.6B --domains math --data math=math500.jsonl --max-completion-length 2048
 
 n held-out prompts, k sampled completions each, every one graded by `domains.reward` as in training, r in [0, 1]:
 
     avg@k  = mean over prompts i of  m_i = mean over j of r_ij             shown times 100
     ci95   = t_{0.975, n-1} * std(m_1 .. m_n) / sqrt(n)                    the prompt is the unit (clustered)
-    paired = the same two lines for d_i = m_i(checkpoint) - m_i(first)     much narrower, as prompts vary most
+    paired = the same two lines for d_i = m_i(B) - m_i(A)                  much narrower, as prompts vary most
+    p      = P(|T| > |mean(d)| / se), se = std(d) / sqrt(n), T ~ t_{n-1}   two-sided paired t-test
     pass@j = mean over prompts of  1 - C(k - c, j) / C(k, j)               unbiased, c of k correct (arXiv 2107.03374)
+    maj@k  = mean over prompts of the score of their most frequent answer  math and qa, see `majority` (arXiv 2203.11171)
+    detectable = (t_{0.975, n-1} + t_{0.8, n-1}) * se                      the smallest true difference that 80 % of such
+                                    samples show at the 5 % level (Miller, arXiv 2411.00640, eq. for n; here t in place of z)
+
+Below a score, `detectable` is for a second checkpoint of equal spread on prompts of its own: sqrt(2) times that, with
+the se of the m_i. On the same prompts, with --compare, less will usually do. Of all n * k completions, in %: cut,
+those that reached the limit of length; unparsable, those graded that hold no answer (see `domains.answer`); error,
+those that were not graded.
 
 Every checkpoint gets the same prompts and the same sampling noise. The interval is about new prompts and new
 samples, not about another training seed: for that, train several, and see interference.py.
@@ -122,25 +132,39 @@ def grade(model, tokenizer, domain, rows, *, samples, **settings):
             torch.cat(truncated))
 
 
-def t_quantile(dof, confidence=0.95):
-    """The t for which a Student-t variable of `dof` (an int >= 1) degrees of freedom lies in (-t, t) so often.
+def inside(t, dof):
+    """P(|T| < t) of a Student-t variable T of `dof` (an int >= 1) degrees of freedom.
 
-    By bisection of P(|T| < t), a finite sum in theta = atan(t / sqrt(dof)) (Abramowitz & Stegun 26.7.3, 26.7.4).
+    A finite sum in theta = atan(t / sqrt(dof)) (Abramowitz & Stegun 26.7.3, 26.7.4).
     """
-    def inside(t):
-        theta = math.atan(t / math.sqrt(dof))
-        odd, total = dof % 2, 0.0
-        term = math.sin(theta) * (math.cos(theta) if odd else 1.0)
-        for k in range(2 + odd, dof + 1, 2):
-            total += term
-            term *= math.cos(theta) ** 2 * (k - 1) / k
-        return 2 / math.pi * (theta + total) if odd else total
+    theta = math.atan(t / math.sqrt(dof))
+    odd, total = dof % 2, 0.0
+    term = math.sin(theta) * (math.cos(theta) if odd else 1.0)
+    for k in range(2 + odd, dof + 1, 2):
+        total += term
+        term *= math.cos(theta) ** 2 * (k - 1) / k
+    return 2 / math.pi * (theta + total) if odd else total
 
+
+def t_quantile(dof, confidence=0.95):
+    """The t for which a Student-t variable of `dof` degrees of freedom lies in (-t, t) so often; by bisection."""
     low, high = 0.0, 1e3
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+        low, high = (middle, high) if inside(middle, dof) < confidence else (low, middle)
     return high
+
+
+def p_value(mean, half, dof):
+    """Two-sided p-value of the t-test of a mean against 0, from the half-width of its 95 % interval; 1 for 0 +- 0."""
+    if not half > 0:
+        return math.nan if math.isnan(half) else float(mean == 0)
+    return max(0.0, 1 - inside(abs(mean) / half * t_quantile(dof), dof))
+
+
+def detectable(half, dof):
+    """(t_{0.975} + t_{0.8}) * se, where half is t_{0.975} * se, and P(|T| < t_{0.8}) = 0.6; NaN where half is."""
+    return math.nan if math.isnan(half) else half * (1 + t_quantile(dof, 0.6) / t_quantile(dof))
 
 
 def mean_ci(values):
@@ -157,18 +181,47 @@ def pass_at(j, correct, k):
     return 1.0 - math.comb(k - correct, j) / math.comb(k, j)
 
 
-def summary(rewards, truncated, ids):
-    """Scores of one domain as a dict, in points (0-100): rewards (n, k) with NaN, truncated (n, k) bool, n row ids."""
+def majority(domain, answers, rewards):
+    """Score in [0, 1] of the answer that most of k completions give; domain: one of domains.FINAL_ANSWER.
+
+    answers: k texts, None for one that doesn't vote, as a completion doesn't that was not graded (reward NaN). An answer
+    joins the first one that it equals. Of tied answers the mean score, which is that of a tie broken at random. 0 if none
+    votes, NaN if none was graded.
+    """
+    if all(math.isnan(reward) for reward in rewards):
+        return math.nan
+    camps = {}                                      # first answer: the rewards of all who gave it
+    for answer, reward in zip(answers, rewards):
+        if answer is not None and not math.isnan(reward):
+            first = next((one for one in camps if domains.same_answer(domain, one, answer)), answer)
+            camps.setdefault(first, []).append(reward)
+    most = max(map(len, camps.values()), default=0)
+    tied = [sum(camp) / most for camp in camps.values() if len(camp) == most]
+    return sum(tied) / len(tied) if tied else 0.0
+
+
+def summary(rewards, truncated, ids, domain, answers):
+    """Scores of one domain as a dict, in points (0-100), and shares of completions, truncated and unparsable (0-1).
+
+    rewards (n, k) with NaN, truncated (n, k) bool, n row ids, answers (n lists of k, see `domains.answer`). Rows of which
+    no completion could be graded have no score in prompt_scores; their ids are in `ungraded`.
+    """
     means = 100 * rewards.nanmean(1)                                                          # (n,)
     score, half = mean_ci(means)
     n, k = rewards.shape
+    over_prompts = lambda values: 100 * mean_ci(torch.tensor(values, dtype=torch.float64))[0]
     graded = [row[~row.isnan()] for row in rewards]
-    at = {f"pass@{j}": 100 * mean_ci(torch.tensor([pass_at(j, int((r == 1).sum()), len(r))
-                                                   for r in graded if len(r) >= j], dtype=torch.float64))[0]
+    at = {f"pass@{j}": over_prompts([pass_at(j, int((r == 1).sum()), len(r)) for r in graded if len(r) >= j])
           for j in sorted({1, 2, 4, 8, 16, k}) if j <= k}
-    return {"score": score, "ci95": half, "prompts": n, "samples": k, **at,
-            "truncated": truncated.double().mean().item(), "verifier_errors": int(rewards.isnan().sum()),
-            "prompt_scores": {id: mean for id, mean in zip(ids, means.tolist()) if mean == mean}}
+    if domain in domains.FINAL_ANSWER:
+        at[f"maj@{k}"] = over_prompts([majority(domain, *row) for row in zip(answers, rewards.tolist())])
+    nothing = torch.tensor([[answer is None for answer in row] for row in answers])
+    scored = {id: mean for id, mean in zip(ids, means.tolist()) if mean == mean}
+    return {"score": score, "ci95": half, "detectable": math.sqrt(2) * detectable(half, len(scored) - 1), "prompts": n,
+            "samples": k, **at, "truncated": truncated.double().mean().item(),
+            "unparsable": (nothing & ~rewards.isnan()).double().mean().item(),
+            "verifier_errors": int(rewards.isnan().sum()), "prompt_scores": scored,
+            "ungraded": [id for id in ids if id not in scored]}
 
 
 def evaluate(model, tokenizer, rows, *, keep=None, **settings):
@@ -179,7 +232,8 @@ def evaluate(model, tokenizer, rows, *, keep=None, **settings):
     scores = {}
     for domain, some in rows.items():
         rewards, completions, truncated = grade(model, tokenizer, domain, some, **settings)
-        scores[domain] = summary(rewards, truncated, [row["id"] for row in some])
+        answers = [[domains.answer(domain, text, row) for text in texts] for row, texts in zip(some, completions)]
+        scores[domain] = summary(rewards, truncated, [row["id"] for row in some], domain, answers)
         if keep is not None:
             keep += [{"domain": domain, "id": row["id"], "completion": text, "reward": reward}
                      for row, texts, given in zip(some, completions, rewards.tolist())
@@ -187,10 +241,26 @@ def evaluate(model, tokenizer, rows, *, keep=None, **settings):
     return scores
 
 
+def differences(scores, reference, domain=""):
+    """Change of each prompt's score from `reference` (both summaries of a domain): points (n,), aligned by row id.
+
+    A row that one of the two could not grade at all is left out; UserError for one that only one of them had. Summaries
+    written by older versions leave the ungraded rows out and say only how many: there, a missing row may be one of them.
+    """
+    for here, there in ((scores, reference), (reference, scores)):
+        known = {*here["prompt_scores"], *here.get("ungraded", ())}
+        if "ungraded" in here or here.get("prompts", 0) <= len(known):
+            for id in (*there["prompt_scores"], *there.get("ungraded", ())):
+                if id not in known:
+                    raise UserError(f"{domain} row {id} was evaluated for one of the two checkpoints only: evaluate both on "
+                                    "the same rows")
+    now, then = scores["prompt_scores"], reference["prompt_scores"]
+    return torch.tensor([now[id] - then[id] for id in now if id in then], dtype=torch.float64)
+
+
 def paired(scores, reference):
     """Change of one domain's score from `reference` (both summaries), prompt by prompt: mean and half-width, points."""
-    now, then = scores["prompt_scores"], reference["prompt_scores"]
-    return mean_ci(torch.tensor([now[id] - then[id] for id in now if id in then], dtype=torch.float64))
+    return mean_ci(differences(scores, reference))
 
 
 def average(entries):
@@ -199,9 +269,28 @@ def average(entries):
     return sum(values) / len(values), math.sqrt(sum(half ** 2 for half in halves)) / len(halves)
 
 
+def compare(entry, reference, names):
+    """From one checkpoint to another (both {domain: summary}), over the domains `names`, paired: {domain or "average": dict}.
+
+    difference, ci95 and detectable in points, p, and the number of prompts. The average's interval is that of `average`;
+    its p and detectable take it for one of a t distribution of the fewest degrees of freedom among the domains, of which
+    the Welch-Satterthwaite approximation has as many or more: the test errs towards finding nothing.
+    """
+    changes = [differences(entry[d], reference[d], d) for d in names]
+    counts, line = [len(change) for change in changes], [mean_ci(change) for change in changes]
+    found = {name: {"difference": mean, "ci95": half, "p": p_value(mean, half, n - 1), "prompts": n,
+                    "detectable": detectable(half, n - 1)}
+             for name, (mean, half), n in zip([*names, "average"], [*line, average(line)], [*counts, min(counts)])}
+    found["average"]["prompts"] = sum(counts)
+    return found
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", help="checkpoint directories or hub names")
+    parser.add_argument("checkpoints", nargs="*", help="checkpoint directories or hub names")
+    parser.add_argument("--compare", nargs=2, default=[], metavar=("A", "B"), help="also B minus A on the same prompts: its "
+                        "95 %% interval, p-value and smallest detectable difference. Each a checkpoint, or FILE:CHECKPOINT, "
+                        "FILE.json written by --json: then nothing is evaluated")
     group = parser.add_argument_group("rows")
     group.add_argument("--domains", default=",".join(domains.DOMAINS), help="comma-separated (default: all four)")
     group.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE",
@@ -222,7 +311,6 @@ def parse():
     group.add_argument("--seed", type=int, default=0, help="of the sampling noise (default 0)")
     group.add_argument("--judge", default=None, help="model that judges cw: a directory or hub name (default: rubric)")
     group = parser.add_argument_group("output")
-    group.add_argument("--paired", action="store_true", help="also the paired difference to the first checkpoint")
     group.add_argument("--json", metavar="FILE", help="write all numbers; what stands there of checkpoints that have "
                        "not changed, with the same settings, is not evaluated again")
     group.add_argument("--samples-file", metavar="FILE", help="write every completion with its reward, as jsonl")
@@ -241,6 +329,10 @@ def parse():
     for names in (args.domains, args.checkpoints):
         if len(set(names)) < len(names):
             raise UserError(f"named twice: {next(name for name in names if names.count(name) > 1)}")
+    args.checkpoints = [*dict.fromkeys([*args.checkpoints, *(name for name in args.compare if ".json:" not in name)])]
+    if not args.checkpoints and (not args.compare or args.json or args.samples_file):
+        raise UserError("name a checkpoint to evaluate" + (": --json and --samples-file write no comparison of two files"
+                                                           if args.compare else ", or two to --compare"))
     for name in args.checkpoints:
         if name != BASE:
             check_directory(name)
@@ -256,12 +348,22 @@ def read_scores(file):
     try:
         report = {name: entry | {key: numbers(value) for key, value in entry.items() if key in domains.DOMAINS}
                   for name, entry in json.loads(Path(file).read_text()).items()}
-        sound = all("evaluated" in entry for entry in report.values())
+        sound = all("evaluated" in entry and all("prompt_scores" in entry[d] for d in domains.DOMAINS if d in entry)
+                    for entry in report.values())
     except (ValueError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise UserError(f"{file} holds no scores of evaluate.py --json: name another file")
     return report
+
+
+def stored(name):
+    """The entry that FILE:CHECKPOINT names."""
+    file, _, checkpoint = name.partition(".json:")
+    report = read_scores(file + ".json")
+    if checkpoint not in report:
+        raise UserError(f"{file}.json holds no scores of {checkpoint!r}: it has {', '.join(report) or 'none'}")
+    return report[checkpoint]
 
 
 def weights_on_disk(checkpoint):
@@ -271,8 +373,8 @@ def weights_on_disk(checkpoint):
     return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
 
 
-def main():
-    args = parse()
+def evaluate_all(args):
+    """Evaluate what --json does not have as it is now; print and write the scores: {checkpoint: entry}, all of --json too."""
     judge = llm_judge(args.judge) if args.judge and "cw" in args.domains else rubric
     rows = {d: evaluation_rows(d, args.data.get(d), args.fields, args.prompts,
                                "test" if args.held_out or args.data.get(d) in (None, "synthetic") else "all")
@@ -283,7 +385,7 @@ def main():
     completions = []
     print(f"avg@{args.samples} x 100 +- 95 % interval; {'greedy' if args.greedy else f'temperature {args.temperature}'}; "
           + ", ".join(f"{d}: {len(r)} prompts" for d, r in rows.items()))
-    width = max(len("paired to the first"), *map(len, args.checkpoints))
+    width = max(len("  cut/unparsable/error %"), *map(len, args.checkpoints))
     print(f"{'':{width}}" + "".join(f"{d:>16}" for d in [*args.domains, "average"]))
     for name in args.checkpoints:
         model = None                                # not two models at once
@@ -291,29 +393,27 @@ def main():
                      "rows": {d: fingerprint(r) for d, r in rows.items()}}
         weights = weights_on_disk(name)
         known = report.get(name, {})
-        if args.samples_file or (known.get("evaluated"), known.get("weights")) != (evaluated, weights):
+        complete = all("unparsable" in known.get(d, {}) for d in args.domains)  # older versions wrote less
+        if args.samples_file or not complete or (known["evaluated"], known.get("weights")) != (evaluated, weights):
             model, tokenizer = load(name)
             # before the long work: a run that saves meanwhile has other weights than those graded here
             weights, kept = weights if weights[0] else weights_on_disk(name), []
             known = evaluate(model, tokenizer, rows, judge=judge, keep=kept, **settings)
             known |= {"evaluated": evaluated, "weights": weights}
             completions += [{"checkpoint": name, **one} for one in kept]
-        known.pop("paired_to_first", None)
+            for other in report.values():           # what was compared with its former scores
+                other.get("compared_to", {}).pop(name, None)
         run = read_run(name)
         known |= {"seed": run.get("seed"), "recipe": run.get("recipe", [Path(name).name]),
                   "training": {key: value for key, value in run.get("args", {}).items() if key in SAME_RECIPE}}
         line = [(known[d]["score"], known[d]["ci95"]) for d in args.domains]
-        known["average"] = dict(zip(("score", "ci95"), average(line)))
-        print(f"{name:{width}}" + "".join(f"{score:9.1f} +-{half:4.1f}" for score, half in [*line, average(line)]))
-        if args.paired:
-            first = known if name == args.checkpoints[0] else report[args.checkpoints[0]]
-            line = [paired(known[d], first[d]) for d in args.domains]
-            known["paired_to_first"] = {"first": args.checkpoints[0]} | {
-                d: {"difference": change, "ci95": half}
-                for d, (change, half) in zip([*args.domains, "average"], [*line, average(line)])}
-            if first is not known:
-                print(f"{'paired to the first':>{width}}"
-                      + "".join(f"{change:+9.1f} +-{half:4.1f}" for change, half in [*line, average(line)]))
+        line.append(average(line))
+        fewest = min(len(known[d]["prompt_scores"]) for d in args.domains)
+        known["average"] = dict(zip(("score", "ci95"), line[-1])) | {
+            "detectable": math.sqrt(2) * detectable(line[-1][1], fewest - 1)}
+        print(f"{name:{width}}" + "".join(f"{score:9.1f} +-{half:4.1f}" for score, half in line))
+        for label, cells in details(known, args.domains, args.samples):
+            print(f"{label:{width}}" + "".join(f"{cell:>16}" for cell in cells))
         report[name] = known
         if args.json:                               # after each checkpoint: an error in the next one loses nothing
             write_json(args.json, report)
@@ -326,6 +426,46 @@ def main():
         if known[cut]["truncated"] > 0.2:
             print(f"{'':{width}}  {known[cut]['truncated']:.0%} of the {cut} completions were cut off: "
                   "raise --max-completion-length")
+    return report
+
+
+def details(entry, names, k):
+    """What stands below a checkpoint's row: (label, a cell per domain) of maj@k, shares of completions, detectable."""
+    ones = [entry[d] for d in names]
+    shares = [(one["truncated"], one["unparsable"], one["verifier_errors"] / (one["prompts"] * k)) for one in ones]
+    return [(f"  maj@{k}", [f"{one[f'maj@{k}']:.1f}" if f"maj@{k}" in one else "-" for one in ones]),
+            ("  cut/unparsable/error %", ["/".join(f"{100 * share:.1f}" for share in some) for some in shares]),
+            ("  detectable", [f"{one['detectable']:.1f}" for one in [*ones, entry["average"]]])]
+
+
+def print_comparison(names, entries, found):
+    """Table of `compare`; above it, what else than the checkpoint differs between the two."""
+    a, b = (entry["evaluated"] for entry in entries)
+    other = [key for key in a | b if key not in ("data", "rows") and a.get(key) != b.get(key)]
+    other += [f"contents of {d} rows" for d in found if d != "average" and a.get("rows", {}).get(d) != b.get("rows", {}).get(d)]
+    print(f"\n{names[1]} minus {names[0]}, paired by prompt, points" + (f"; NOT ALIKE: {', '.join(other)}" if other else ""))
+    print(f"{'':10}{'difference':>10}{'95 % interval':>20}{'p':>10}{'prompts':>10}{'detectable':>12}")
+    for name, one in found.items():
+        mean, half, p = one["difference"], one["ci95"], one["p"]
+        print(f"{name:10}{mean:+10.1f}{f'[{mean - half:+.1f}, {mean + half:+.1f}]':>20}"
+              f"{'< 0.0001' if p < 1e-4 else f'{p:.4f}':>10}{one['prompts']:10}{one['detectable']:12.1f}")
+
+
+def main():
+    args = parse()
+    entries = {name: stored(name) for name in args.compare if ".json:" in name}  # before the long work
+    report = evaluate_all(args) if args.checkpoints else {}
+    if args.compare:
+        a, b = args.compare
+        entries = report | entries
+        both = [d for d in args.domains if d in entries[a] and d in entries[b]]
+        if not both:
+            raise UserError(f"{a} and {b} have no domain in common among {', '.join(args.domains)}")
+        found = compare(entries[b], entries[a], both)
+        print_comparison(args.compare, (entries[a], entries[b]), found)
+        if args.json and b in report:
+            report[b].setdefault("compared_to", {})[a] = found
+            write_json(args.json, report)
 
 
 if __name__ == "__main__":
