@@ -93,7 +93,7 @@ def main():
     parser.add_argument("--anchor", required=True, metavar="CKPT", help="before the damage, {} for the seed")
     parser.add_argument("--damaged", required=True, metavar="CKPT", help="after it")
     parser.add_argument("--against", metavar="LABEL", default="damaged", help="row that the last column compares with (default: damaged)")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()          # rows may stand behind options
     check_domain(args.domain)
     files = [word for word in args.files if "=" not in word]
     if not files:

@@ -35,6 +35,7 @@ import coordinates
 import curvature
 import domains
 import evaluate
+import forgetting
 import interference
 import judge
 import losses
@@ -666,6 +667,99 @@ def test_in_a_mixed_batch_every_completion_is_graded_by_its_own_domain():
     assert asked == [(d, row["id"]) for d, row in rows_module.rows_for_step(args, SYNTHETIC, 1) for _ in range(2)]
     assert line["reward_by_domain"] == {"qa": 0, "cw": 1} and abs(line["reward_mean"] - 0.6) < 1e-9  # step 1 has three of cw
     assert line["zero_variance_groups"] == 1
+
+
+# ---- prevention: KL to an earlier model, L2-SP, EWC, replay ------------------------------------------------------------
+
+def test_tethers_add_the_gradient_of_their_formula_and_pull_the_weights_back():
+    names = [name for name, _ in tiny()[1].named_parameters()]
+    policy = fresh_policy()
+    start = [m.detach().clone() for m in policy.masters]
+    importance = {name: torch.rand(m.shape, generator=torch.Generator().manual_seed(i)) for i, (name, m) in enumerate(zip(names, start))}
+    target = {name: m + 0.1 for name, m in zip(names, start)}
+    policy.tether(2.0)
+    policy.tether(3.0, importance, target)
+    with torch.no_grad():
+        for m in policy.masters:
+            m += 0.01 * m.square()
+    policy.backward(policy.parameters[0].sum())
+    value = policy.pull_back()
+    free = [m.detach().double().requires_grad_() for m in policy.masters]
+    by_hand = sum((m - s).square().sum() for m, s in zip(free, start)) + 1.5 * sum(
+        (importance[name] * (m - target[name]).square()).sum() for name, m in zip(names, free))
+    assert math.isclose(value, by_hand.item(), rel_tol=1e-4)
+    by_hand.backward()
+    free[0].grad += 1.0
+    assert all(torch.allclose(m.grad.double(), f.grad, rtol=1e-3, atol=1e-6) for m, f in zip(policy.masters, free))
+
+
+def test_l2_ewc_kl_and_replay_keep_a_run_nearer_to_where_it_shall_stay():
+    init, data = talker()
+    code, out, err = run(rollback.main, "--anchor", init, "--domain", "math", "--data", f"math={data}", "--save-fisher",
+                         WORK / "talker.fisher", "--prompts", 12, "--max-completion-length", 4)
+    assert code == 0 and (WORK / "talker.fisher").is_file(), err
+    F, theta = coordinates.read_fisher(WORK / "talker.fisher", {n: w.shape for n, w in weights(init).items()}, init)
+    assert all(torch.equal(theta[n], w) for n, w in weights(init).items()) and sum(f.sum() for f in F.values()) > 0
+    sums = ("--domain", "math", "--data", f"math={data}")
+    plain = train(WORK / "free", *sums, "--init", init, "--steps", 3)
+    away = lambda place, f=None: sum(((w - theta[n]).double().square() * (1 if f is None else f[n])).sum().item()
+                                     for n, w in weights(place).items())
+    for name, measure, options in (("l2", away, ("--l2", 100)), ("ewc", lambda place: away(place, F),
+                                                                 ("--ewc", WORK / "talker.fisher", "--ewc-weight", 1e4))):
+        held = train(WORK / f"held-{name}", *sums, "--init", init, "--steps", 3, *options)
+        assert measure(held) < 0.7 * measure(plain), (name, measure(held), measure(plain))
+        lines = read_jsonl(held / "log.jsonl")
+        assert lines[0]["penalty"] < 1e-9 < lines[2]["penalty"] and math.isclose(lines[2]["loss"], lines[2]["policy_loss"] + lines[2]["penalty"])
+        assert models.read_run(held)["recipe"][-1] == {"l2": "math:l2-100 3", "ewc": "math:ewc-10000 3"}[name]
+    kl = {}
+    for ref in (init, tiny()[0]):                    # one step moves little: the KL logged is that to the reference named
+        lines = read_jsonl(train(WORK / f"kl-{Path(ref).name}", *sums, "--init", init, "--steps", 1, "--beta", 0.1, "--ref", ref)
+                           / "log.jsonl")
+        kl[ref] = lines[0]["kl"]
+    assert kl[init] == 0 < 0.1 < kl[tiny()[0]]
+    mixed = train(WORK / "replay", *sums, "--init", init, "--steps", 2, "--mix", "cw:0.25", "--data", "cw=synthetic", f"math={data}")
+    assert all(set(line["reward_by_domain"]) == {"cw", "math"} for line in read_jsonl(mixed / "log.jsonl"))
+    assert models.read_run(mixed)["recipe"][-1] == "math:mix-1-cw 2" and interference.label(("base", "math:mix-1-cw 2"), 2) == "math:mix-1-cw"
+    code, out, err = run(train_grpo.main, "--init", init, "--domain", "cw", "--out", WORK / "foreign", "--ewc", data, "--ewc-weight", 1)
+    assert code == 2 and "--save-fisher" in err and err.count("\n") == 1
+
+
+def test_a_replayed_domain_takes_its_share_off_the_batch_and_is_a_stream_of_its_own():
+    real = domains.synthetic("math", "train", 5, seed=0)
+    rows = SYNTHETIC | {"math": real}
+    args = settings(domains=["qa", "cw"], visits=dict.fromkeys(domains.DOMAINS, 0), prompts_per_step=7, mix={"math": 2})
+    steps = [rows_module.rows_for_step(args, rows, step) for step in range(10)]
+    assert all([d for d, _ in step].count("math") == 2 and len(step) == 7 for step in steps)
+    assert {[d for d, _ in step].count("qa") for step in steps} == {2, 3}        # the other five in turn
+    seen = [row["id"] for step in steps for d, row in step if d == "math"]
+    assert all(sorted(seen[i:i + 5]) == sorted(r["id"] for r in real) for i in range(0, 20, 5))
+    alone = settings(domains=["qa", "cw"], visits=dict.fromkeys(domains.DOMAINS, 0), prompts_per_step=5)
+    again = [rows_module.rows_for_step(alone, rows, step) for step in range(10)]
+    assert [step[:5] for step in steps] == again
+
+
+def test_settings_of_losses_and_prevention_that_make_no_sense_are_refused_at_the_start():
+    for argv, word in ((("--ref", tiny()[0]), "--beta"), (("--ewc", "x.safetensors"), "--ewc-weight"), (("--ewc-weight", 1), "--ewc"),
+                       (("--mix", "math:0.5"), "twice"), (("--mix", "qa"), "DOMAIN:SHARE"), (("--mix", "qa:1.5"), "DOMAIN:SHARE"),
+                       (("--mix", "qa:0.001"), "without prompts"), (("--mix", "qa:0.6", "cw:0.5"), "--mix"), (("--mix", "poetry:0.5"), "poetry"),
+                       (("--mix", "qa:0.2", "qa:0.3"), "twice"), (("--delta", 0.1), "drpo"), (("--loss", "drpo", "--clip-low", 0.1), "--delta"),
+                       (("--loss", "drpo", "--delta", 0), "--delta"), (("--l2", -1), "--l2"),
+                       (("--mix", "qa:0.5", "--data", "math=synthetic"), "qa")):
+        code, out, err = run(train_grpo.main, "--domain", "math", "--init", tiny()[0], "--out", WORK / "refused", *argv)
+        assert code == 2 and word in err and err.count("\n") == 1 and not (WORK / "refused").exists(), (argv, err)
+    args = settings()
+    assert (args.advantage_scale, args.clip_low, args.clip_high) == ("group", 0.2, 0.2)
+
+
+def test_kl_from_samples_is_the_exact_kl_of_one_token():
+    before, after = tiny()[1], models.load(talker()[0])[0]
+    prompt = rollouts.encode(tiny()[2], ["3+4="], 99)
+    grid = (torch.arange(4000)[:, None] + 0.5) / 4000                   # in place of random numbers: every token as often as it is probable
+    rollout = rollouts.sample(before, prompt, group_size=4000, noise=grid, stop_ids=[1], pad_id=0)
+    with torch.no_grad():
+        p, q = (model(torch.tensor(prompt)).logits[0, -1].double().log_softmax(-1) for model in (before, after))
+    exact = (p.exp() * (p - q)).sum().item()
+    assert exact > 0.1 and math.isclose(forgetting.kl(rollout, after), exact, rel_tol=0.05) and forgetting.kl(rollout, before) < 1e-6
 
 
 def test_reward_rises_on_a_toy_whose_answer_is_one_of_two_tokens():
@@ -1877,7 +1971,8 @@ def test_a_protected_stage_and_a_rollback_are_rows_of_their_own_and_no_part_of_t
 
 
 def test_every_flag_is_read_somewhere():
-    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "recovery.py", "warmup.py"):
+    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "recovery.py", "methods.py", "forgetting.py",
+                   "warmup.py"):
         source = "".join((ROOT / name).read_text() for name in (script, "resume.py", "rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
@@ -2054,7 +2149,9 @@ def test_two_processes_take_the_steps_of_one_a_dead_one_ends_the_run_and_any_num
     shapes = {name: tensor.shape for name, tensor in weights(init).items()}
     frozen = {name: torch.arange(0, shape.numel(), 3) for name, shape in shapes.items()}
     coordinates.write(WORK / "every-third.safetensors", frozen, shapes, {"score": "random", "fraction": 1 / 3})
+    coordinates.write_fisher(WORK / "soft.fisher", {name: torch.full(shape, 0.1) for name, shape in shapes.items()}, weights(tiny()[0]), {})
     options = ("--domain", "math,code", "--data", f"math={data}", "code=synthetic", "--init", init, "--prompts-per-step", 5,
+               "--l2", 0.5, "--ewc", WORK / "soft.fisher", "--ewc-weight", 2,
                "--group-size", 4, "--max-completion-length", 8, "--eval-prompts", 3, "--eval-data", f"math={data}", "code=synthetic",
                "--lr", 1e-3, "--steps", 6, "--save-every", 2, "--inner-updates", 2, "--beta", 0.05, "--micro-batch-tokens", 100,
                "--advantage-scale", "batch", "--loss", "dapo", "--protect", WORK / "every-third.safetensors")
@@ -2269,9 +2366,10 @@ def test_the_benchmark_does_the_same_work_by_each_method_and_mistakes_are_one_li
 import test_analyze
 import test_losses
 import test_math_answer
+import test_methods
 import test_rollback
 import test_sandbox
-for module in (test_analyze, test_losses, test_math_answer, test_rollback, test_sandbox):
+for module in (test_analyze, test_losses, test_math_answer, test_methods, test_rollback, test_sandbox):
     globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
 
 
