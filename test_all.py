@@ -1971,8 +1971,8 @@ def test_a_protected_stage_and_a_rollback_are_rows_of_their_own_and_no_part_of_t
 
 
 def test_every_flag_is_read_somewhere():
-    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "recovery.py", "methods.py", "forgetting.py",
-                   "warmup.py"):
+    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "recovery.py",
+                   "merge.py", "methods.py", "forgetting.py", "warmup.py"):
         source = "".join((ROOT / name).read_text() for name in (script, "resume.py", "rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
@@ -2114,6 +2114,7 @@ def test_every_script_runs_end_to_end_from_the_command_line():
                  ["claims.py", str(WORK / "analysis.json")], ["rollback.py", "--anchor", talker()[0], "--damaged", str(WORK / "cli"),
                   "--domain", "math", "--data", f"math={talker()[1]}", "--prompts", "4", "--eval-prompts", "2", "--out", str(WORK / "cli-rolled"),
                   "--max-completion-length", "4", "--json", str(WORK / "cli-rolled.json")], ["recovery.py", str(WORK / "cli-rolled.json")],
+                 ["merge.py", "mean", str(WORK / "cli"), str(WORK / "cli-qa"), "--out", str(WORK / "cli-soup")], ["merge.py", "--help"],
                  ["rollback.py", "--help"], ["recovery.py", "--help"], ["analyze.py", "--help"], ["claims.py", "--help"],
                  ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"], ["refresh.py", "--help"],
                  ["interference.py", "--help"]):
@@ -2366,10 +2367,11 @@ def test_the_benchmark_does_the_same_work_by_each_method_and_mistakes_are_one_li
 import test_analyze
 import test_losses
 import test_math_answer
+import test_merge
 import test_methods
 import test_rollback
 import test_sandbox
-for module in (test_analyze, test_losses, test_math_answer, test_methods, test_rollback, test_sandbox):
+for module in (test_analyze, test_losses, test_math_answer, test_merge, test_methods, test_rollback, test_sandbox):
     globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
 
 

@@ -1,0 +1,286 @@
+"""Merge: several checkpoints of one architecture become one, without a training step.
+
+    python merge.py mean checkpoints/math checkpoints/code --out checkpoints/soup
+    python merge.py ties checkpoints/math checkpoints/code --base checkpoints/base --density 0.2 --out checkpoints/ties
+    python merge.py interpolate checkpoints/math checkpoints/math-qa --weight 0 0.25 0.5 0.75 1 --out checkpoints/between
+    python merge.py negate checkpoints/qa --base checkpoints/base --damaged checkpoints/math-qa --weight 0.5 --out checkpoints/x
+
+theta_1 .. theta_E are the checkpoints, tau_e = theta_e - theta_base their task vectors, lambda is --weight:
+
+    interpolate   (1 - lambda) theta_1 + lambda theta_2                    WiSE-FT, arXiv 2109.01903
+    mean          1/E sum_e theta_e                                        uniform model soup, 2203.05482
+    arithmetic    theta_base + lambda sum_e tau_e                          task arithmetic, 2212.04089
+    negate        theta_damaged - lambda sum_e tau_e                       its negation: what came later is taken out again
+    ties          theta_base + lambda (mean of those that agree in sign)   TIES, 2306.01708
+    dare          theta_base + lambda sum_e (a random share, rescaled)     DARE, 2311.03099
+    ram           theta_base + lambda (mean of those that changed it)      RAM, 2601.13572
+
+Several values of --weight are a sweep: each is evaluated, a table is printed, and the one with the best average goes to --out.
+Its rows are always of the training part, so no test row takes part in the choice. The best of several has an optimistic score
+on the rows that it was chosen by: what it is worth says evaluate.py, on test rows.
+
+The result is a checkpoint like any other: a Hugging Face directory, its lineage in run.json. It is computed tensor by tensor,
+in fp32 at least, and stored in the widest type that one of the checkpoints has: in that of a bf16 base the steps of experts
+stored in fp32 would be rounded away (edits.py). What is no floating-point tensor is the base's (mean, interpolate: the first
+checkpoint's; negate: the damaged one's). Memory: a model, as the sweep and `save` need one; the whole result, as `save` takes
+it whole; and a few copies of the largest tensor per checkpoint. A sweep reads the files once per weight.
+"""
+import argparse
+import math
+import os
+from functools import partial, reduce
+from itertools import takewhile
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import coordinates
+import edits
+from domains import DOMAINS
+from evaluate import average, evaluate
+from interference import number, show
+from model import UserError, check_directory, cli, load, read_run, save
+from rollback import put
+from rows import evaluation_rows, sources
+
+USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"], "negate": ["base", "damaged", "weight"],
+        "ties": ["base", "weight", "density"], "dare": ["base", "weight", "drop", "seed"],
+        "ram": ["base", "weight", "threshold"]}
+SWEEP = {"prompts": 64, "data": [], "max_completion_length": 64}
+DEFAULTS = {"base": None, "damaged": None, "weight": [1.0], "density": 0.2, "drop": 0.9, "seed": 0, "threshold": 1e-5, **SWEEP}
+
+
+# ---- the methods, of one tensor ----------------------------------------------------------------------------------
+
+def interpolate(one, other, weight):
+    """(1 - lambda) theta_1 + lambda theta_2, of two tensors of a shape. (WiSE-FT: Wortsman et al., arXiv 2109.01903.)
+
+    At 0 and at 1 it is one of them exactly; outside [0, 1] it goes on along the line.
+    """
+    return torch.lerp(one, other, weight)
+
+
+def mean(thetas):
+    """1/E sum_e theta_e: (E, ...) -> (...). (Uniform soup: Wortsman et al., arXiv 2203.05482.)
+
+    Counted from the first, so that the mean of equal ones is exactly what they are.
+    """
+    return thetas[0] + (thetas - thetas[0]).mean(0)
+
+
+def arithmetic(deltas):
+    """sum_e tau_e: (E, ...) -> (...). (Ilharco et al., arXiv 2212.04089; what it is added to or taken from is the caller's.)"""
+    return deltas.sum(0)
+
+
+def highest(scores, k):
+    """Where the k highest scores stand: bool, shaped like scores; of equal ones the first; never where a score is 0."""
+    index = coordinates.top(["it"], lambda _: scores, [k])[0].get("it", torch.zeros(0))
+    return torch.zeros(scores.numel(), dtype=torch.bool).index_fill(0, index.long(), True).view(scores.shape)
+
+
+def ties(deltas, density):
+    """Trim, elect a sign, average what has it: (E, ...) -> (...). (Yadav et al., arXiv 2306.01708, algorithm 1.)
+
+        tau'_e = tau_e where |tau_e| is among the k largest of the tensor, else 0;   k = density * n, rounded, at least 1
+        gamma  = sign(sum_e tau'_e)
+        tau    = mean of the tau'_e whose sign is gamma;   0 where gamma is 0: a draw, or nothing kept
+
+    The paper ranks a whole task vector at once; here, as in mergekit, each tensor has its own k largest.
+    """
+    k = max(1, round(density * deltas[0].numel()))
+    kept = torch.stack([delta * highest(delta.abs(), k) for delta in deltas])
+    agree = kept.sign() * kept.sum(0).sign() > 0
+    return (kept * agree).sum(0) / agree.sum(0).clamp(min=1)
+
+
+def dare(deltas, drop, seed, name):
+    """Drop at random, rescale the rest, add up: (E, ...) -> (...). (Yu et al., arXiv 2311.03099.)
+
+        tau = sum_e n_e / k_e (mask_e * tau_e),   k_e = (1 - drop) n_e, rounded, at least 1,   E[tau] = sum_e tau_e
+
+    mask_e has k_e of the n_e coordinates that moved, every such set equally likely. The paper tosses a coin for each
+    coordinate and divides by 1 - drop, which in a large tensor is the same; of two numbers, a drop rate of 0.9 would mostly
+    leave none. Here no mask is empty, a lone number stays as it is, and the expectation is exact. The random scores
+    that a mask takes the highest of depend on (seed, e, name) alone.
+    """
+    total = torch.zeros_like(deltas[0])
+    for e, delta in enumerate(deltas):
+        n = int(delta.count_nonzero())
+        k = max(1, round((1 - drop) * n))
+        total += n / k * delta * highest(coordinates.random(f"{e} {name}", delta.shape, seed) * (delta != 0), k)
+    return total
+
+
+def ram(deltas, threshold):
+    """sum_e c_e tau_e / sum_e c_e,  c_e = 1 where |tau_e| > threshold, else 0: (E, ...) -> (...), 0 where none changed.
+
+    What one checkpoint alone changed is kept whole (a mean over all would divide it by E); what several changed is averaged
+    over those. (Reinforced Agent Merging: Yuan et al., "Behavior Knowledge Merge in Reinforced Agentic Models", arXiv
+    2601.13572; without the rescaling of their RAM+.) What counts as changed is a choice: 1e-5, our default, is that of the
+    authors' code, for weights in bf16. Where steps of 1e-6 were taken and are stored in fp32, lower it.
+    """
+    changed = deltas.abs() > threshold
+    return (deltas * changed).sum(0) / changed.sum(0).clamp(min=1)
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------------
+
+def merged(args, files, weight, name):
+    """One tensor of the result; files: {checkpoint: {tensor: file}}. UserError if it or a source of it is not finite."""
+    def finite(tensor, what, hint=""):
+        if not tensor.isfinite().all():
+            raise UserError(f"{what} has weights that are not finite, first in {name}{hint}")
+        return tensor
+
+    read = lambda where: finite(edits.read_tensor(files[where][name], name), where)
+    first, thetas = read(args.first), [read(where) for where in args.checkpoints]
+    if not first.is_floating_point():
+        return first
+    stored = reduce(torch.promote_types, [theta.dtype for theta in thetas], first.dtype)
+    exact = torch.promote_types(stored, torch.float32)
+    thetas = torch.stack([theta.to(exact) for theta in thetas])
+    if args.method == "interpolate":
+        theta = interpolate(*thetas, weight)
+    elif args.method == "mean":
+        theta = mean(thetas)
+    else:
+        deltas = thetas - read(args.base).to(exact)
+        tau = {"arithmetic": lambda: arithmetic(deltas), "negate": lambda: -arithmetic(deltas),
+               "ties": lambda: ties(deltas, args.density), "dare": lambda: dare(deltas, args.drop, args.seed, name),
+               "ram": lambda: ram(deltas, args.threshold)}[args.method]()
+        theta = first.to(exact) + weight * tau
+    return finite(theta.to(stored), "the result", ": take a smaller --weight")
+
+
+def check_moved(args, files):
+    """UserError if a task vector is empty: no number that differs from the base's (ram: by more than the threshold)."""
+    least = args.threshold if args.method == "ram" else 0
+    apart = lambda name, *pair: torch.sub(*(edits.read_tensor(files[where][name], name).double() for where in pair)).abs()
+    for where in args.checkpoints if args.base else ():
+        if not any((apart(name, where, args.base) > least).any() for name in files[where]):
+            raise UserError(f"no weight of {where} differs from that of {args.base} by more than {least:g}: it has nothing to "
+                            "merge" + " unless you lower --threshold" * (least > 0))
+
+
+def sweep(args, files, model, tokenizer):
+    """Evaluate each weight on training rows, print a table: the best weight, {weight: {domain: (score, half-width)}}."""
+    rows = {d: evaluation_rows(d, args.data.get(d), "", args.prompts, "train") for d in args.data or DOMAINS}
+    found = {}
+    for weight in tqdm(args.weight, desc="sweep", unit="weight", leave=False, delay=3):
+        put(model, partial(merged, args, files, weight))
+        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0, max_completion_length=args.max_completion_length)
+        found[weight] = {d: (scores[d]["score"], scores[d]["ci95"]) for d in rows}
+        found[weight]["average"] = average(found[weight].values())
+        if math.isnan(found[weight]["average"][0]):
+            raise UserError(f"weight {weight:g} has no average: in some domain no answer could be graded")
+    best = max(found, key=lambda weight: found[weight]["average"][0])  # of equal ones the first
+    print("avg@4 x 100 and its 95 % interval on training rows; in bold the best average\n")
+    show([[("**{:g}**" if weight == best else "{:g}").format(weight), *map(number, row.values())]
+          for weight, row in found.items()], ["weight", *rows, "average"])
+    return best, found
+
+
+def recipe_of(args):
+    """The result's recipe: the way to the checkpoint it starts from, then 'merge:METHOD:SETTING:WEIGHT:CHECKPOINTS 0'.
+
+    A checkpoint stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and not by
+    name, so that the recipe is the same over seeds. So are a sweep's weights: all of them, as each seed may choose another.
+    """
+    way = lambda where: read_run(where).get("recipe") or [Path(where).name]
+    common = lambda *ways: [stages[0] for stages in takewhile(lambda stages: len(set(stages)) == 1, zip(*ways))]
+    ways = [way(where) for where in args.checkpoints]
+    origin = (common(*ways) or ways[0][:1]) if args.method == "mean" else way(args.base or args.first)
+    own = [">".join(stages[len(common(stages, origin)):]).replace(" ", "-") or "start" for stages in ways]
+    how = [f"{getattr(args, name):g}" for name in ("density", "drop", "threshold") if name in USES[args.method]]
+    how += ["/".join(f"{weight:g}" for weight in args.weight)] if args.method != "mean" else []
+    start = way(args.first) if args.method != "mean" else origin
+    return [*start, ":".join(["merge", args.method, *how, "+".join(own)]) + " 0"]
+
+
+# ---- command line ------------------------------------------------------------------------------------------------
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=USES, metavar="METHOD", help=", ".join(USES))
+    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="theta_1 .. theta_E: two for interpolate, at least two "
+                        "for mean, ties and ram, at least one for the others")
+    parser.add_argument("--base", metavar="CKPT", help="what task vectors start from, for all but interpolate and mean")
+    parser.add_argument("--damaged", metavar="CKPT", help="negate: what they are taken from")
+    parser.add_argument("--weight", nargs="+", type=float, help="lambda; several for a sweep (default 1; interpolate: 0.5)")
+    parser.add_argument("--density", type=float, help="ties: share of each tensor that is kept, in (0, 1] (default 0.2)")
+    parser.add_argument("--drop", type=float, help="dare: share that is dropped, in [0, 1) (default 0.9)")
+    parser.add_argument("--seed", type=int, help="dare: of the masks (default 0)")
+    parser.add_argument("--threshold", type=float, help="ram: what moved by more has changed (default 1e-5)")
+    parser.add_argument("--prompts", type=int, help="of a sweep: training rows per domain, at most (default 64)")
+    parser.add_argument("--data", nargs="+", metavar="DOMAIN=SOURCE", help="of a sweep: as in evaluate.py (default: synthetic)")
+    parser.add_argument("--max-completion-length", type=int, help="of a sweep: tokens (default 64)")
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    parser.add_argument("--out", metavar="DIR", help="write the checkpoint here; a sweep may do without")
+    parser.add_argument("--overwrite", action="store_true", help="replace a merge that stands in --out")
+    args = parser.parse_args()
+    several, used = len(set(args.weight or ())) > 1, USES[args.method]
+    for name, default in DEFAULTS.items():
+        flag, given = f"--{name.replace('_', '-')}", getattr(args, name) is not None
+        if given and name in SWEEP and not several:
+            raise UserError(f"{flag} is about a sweep: give --weight several values, or leave it out")
+        if given and name not in SWEEP and name not in used:
+            raise UserError(f"{args.method} does not use {flag}; its own: {', '.join(f'--{u}' for u in used) or 'none'}")
+        if not given and default is None and name in used:
+            raise UserError(f"{args.method} needs {flag}: name a checkpoint")
+        if not given:
+            setattr(args, name, [0.5] if (args.method, name) == ("interpolate", "weight") else default)
+    many, least = len(args.checkpoints), 1 if args.method in ("arithmetic", "negate", "dare") else 2
+    if many < least or many > 2 and args.method == "interpolate":
+        raise UserError(f"{args.method} takes {'two' if args.method == 'interpolate' else f'{least} or more'} checkpoints"
+                        f"{' besides --base' if args.base else ''}, not {many}")
+    if not all(map(math.isfinite, args.weight)):
+        raise UserError("--weight must be finite")
+    if not (0 < args.density <= 1 and 0 <= args.drop < 1 and 0 <= args.threshold < math.inf):
+        raise UserError("--density must lie in (0, 1], --drop in [0, 1), and --threshold be 0 or more")
+    if min(args.prompts, args.max_completion_length) < 1:
+        raise UserError("--prompts and --max-completion-length must be at least 1")
+    args.weight = list(dict.fromkeys(args.weight))
+    args.data = sources(args.data, DOMAINS)
+    args.first = args.damaged or args.base or args.checkpoints[0]
+    args.read = list(dict.fromkeys([args.first, args.base or args.first, *args.checkpoints]))
+    for name in args.read:
+        check_directory(name)
+    if args.out is None and not several:
+        raise UserError("nothing to do: give --out, or --weight several values for a table")
+    if args.out is not None:
+        out = Path(args.out)
+        if os.path.realpath(out) in map(os.path.realpath, args.read):
+            raise UserError(f"{out} is a checkpoint that is read: choose another --out")
+        if out.exists() and not (args.overwrite and "merged" in read_run(out)) or out.parent.is_file():
+            raise UserError(f"{out} exists: --overwrite replaces what this script wrote; else choose another --out")
+    return args
+
+
+def main():
+    args = parse()
+    files = {name: edits.tensor_files(name) for name in args.read}
+    edits.check_same_shape((args.first, files[args.first]), list(files.items())[1:])
+    check_moved(args, files)
+    model, tokenizer = load(args.first, args.device)
+    if missing := sorted({name for name, _ in model.named_parameters()} - files[args.first].keys()):
+        raise UserError(f"{args.first} stores its weights under other names than transformers, which misses {missing[0]}: load "
+                        "it and save it again with save_pretrained")
+    weight, found = sweep(args, files, model, tokenizer) if len(args.weight) > 1 else (args.weight[0], None)
+    if args.out:
+        names = tqdm(files[args.first], desc="merge", unit="tensor", leave=False, delay=3)
+        weights = {name: merged(args, files, weight, name) for name in names}
+        runs = {name: read_run(name) for name in args.read}
+        seeds = {run.get("seed") for name, run in runs.items() if name != args.base}
+        save(model, tokenizer, args.out, {
+            "parent": args.first, "lineage": [*runs[args.first].get("lineage", []), args.first], "merged": args.checkpoints,
+            "method": args.method, "weight": weight if args.method != "mean" else None,
+            "sweep": found and {f"{w:g}": row for w, row in found.items()}, "domain": None,
+            "seed": seeds.pop() if len(seeds) == 1 else None, "args": vars(args), "steps": 0, "finished": True, "metrics": {},
+            "recipe": recipe_of(args)}, weights)
+        print(f"{args.out}: {args.method} of {len(args.checkpoints)}" + f", weight {weight:g}" * (args.method != "mean"))
+
+
+if __name__ == "__main__":
+    cli(main)
