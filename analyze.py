@@ -35,8 +35,9 @@ import curvature
 import edits
 from claims import blocks, claims, plot, show_claims
 from domains import DOMAINS, check_domain
-from evaluate import mean_ci, respond
+from evaluate import respond
 from interference import show
+from intervals import mean_ci
 from model import UserError, check_directory, check_writable, cli, load, read_run, stage, write_json
 from routes import PARTS, activity, gradient_cosines, module_spans, policy_gradients
 from rows import evaluation_rows, sources

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from evaluate import mean_ci, t_quantile
 from interference import pyplot, show
+from intervals import mean_ci, t_quantile
 from model import UserError, cli, numbers
 from routes import PARTS
 

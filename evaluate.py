@@ -37,6 +37,7 @@ import torch
 
 import domains
 import ranks
+from intervals import average, compare, detectable, mean_ci, pass_at
 from judge import llm_judge, rubric
 from model import BASE, UserError, check_directory, check_writable, cli, end_ids, load, numbers, read_run, write_json, write_text
 from resume import fingerprint
@@ -132,55 +133,6 @@ def grade(model, tokenizer, domain, rows, *, samples, **settings):
             torch.cat(truncated))
 
 
-def inside(t, dof):
-    """P(|T| < t) of a Student-t variable T of `dof` (an int >= 1) degrees of freedom.
-
-    A finite sum in theta = atan(t / sqrt(dof)) (Abramowitz & Stegun 26.7.3, 26.7.4).
-    """
-    theta = math.atan(t / math.sqrt(dof))
-    odd, total = dof % 2, 0.0
-    term = math.sin(theta) * (math.cos(theta) if odd else 1.0)
-    for k in range(2 + odd, dof + 1, 2):
-        total += term
-        term *= math.cos(theta) ** 2 * (k - 1) / k
-    return 2 / math.pi * (theta + total) if odd else total
-
-
-def t_quantile(dof, confidence=0.95):
-    """The t for which a Student-t variable of `dof` degrees of freedom lies in (-t, t) so often; by bisection."""
-    low, high = 0.0, 1e3
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle, dof) < confidence else (low, middle)
-    return high
-
-
-def p_value(mean, half, dof):
-    """Two-sided p-value of the t-test of a mean against 0, from the half-width of its 95 % interval; 1 for 0 +- 0."""
-    if not half > 0:
-        return math.nan if math.isnan(half) else float(mean == 0)
-    return max(0.0, 1 - inside(abs(mean) / half * t_quantile(dof), dof))
-
-
-def detectable(half, dof):
-    """(t_{0.975} + t_{0.8}) * se, where half is t_{0.975} * se, and P(|T| < t_{0.8}) = 0.6; NaN where half is."""
-    return math.nan if math.isnan(half) else half * (1 + t_quantile(dof, 0.6) / t_quantile(dof))
-
-
-def mean_ci(values):
-    """Mean and half-width of the 95 % t-interval of independent values (n,), NaNs left out: two floats."""
-    values = values[~values.isnan()]
-    if len(values) == 0:
-        return math.nan, math.nan
-    half = t_quantile(len(values) - 1) * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return values.mean().item(), half
-
-
-def pass_at(j, correct, k):
-    """Unbiased estimate of the probability that one of j samples is correct, from `correct` of k samples."""
-    return 1.0 - math.comb(k - correct, j) / math.comb(k, j)
-
-
 def majority(domain, answers, rewards):
     """Score in [0, 1] of the answer that most of k completions give; domain: one of domains.FINAL_ANSWER.
 
@@ -239,50 +191,6 @@ def evaluate(model, tokenizer, rows, *, keep=None, **settings):
                      for row, texts, given in zip(some, completions, rewards.tolist())
                      for text, reward in zip(texts, given)]
     return scores
-
-
-def differences(scores, reference, domain=""):
-    """Change of each prompt's score from `reference` (both summaries of a domain): points (n,), aligned by row id.
-
-    A row that one of the two could not grade at all is left out; UserError for one that only one of them had. Summaries
-    written by older versions leave the ungraded rows out and say only how many: there, a missing row may be one of them.
-    """
-    for here, there in ((scores, reference), (reference, scores)):
-        known = {*here["prompt_scores"], *here.get("ungraded", ())}
-        if "ungraded" in here or here.get("prompts", 0) <= len(known):
-            for id in (*there["prompt_scores"], *there.get("ungraded", ())):
-                if id not in known:
-                    raise UserError(f"{domain} row {id} was evaluated for one of the two checkpoints only: evaluate both on "
-                                    "the same rows")
-    now, then = scores["prompt_scores"], reference["prompt_scores"]
-    return torch.tensor([now[id] - then[id] for id in now if id in then], dtype=torch.float64)
-
-
-def paired(scores, reference):
-    """Change of one domain's score from `reference` (both summaries), prompt by prompt: mean and half-width, points."""
-    return mean_ci(differences(scores, reference))
-
-
-def average(entries):
-    """Mean of the domains' (score, half-width) pairs; its interval from theirs, which are independent samples."""
-    values, halves = zip(*entries)
-    return sum(values) / len(values), math.sqrt(sum(half ** 2 for half in halves)) / len(halves)
-
-
-def compare(entry, reference, names):
-    """From one checkpoint to another (both {domain: summary}), over the domains `names`, paired: {domain or "average": dict}.
-
-    difference, ci95 and detectable in points, p, and the number of prompts. The average's interval is that of `average`;
-    its p and detectable take it for one of a t distribution of the fewest degrees of freedom among the domains, of which
-    the Welch-Satterthwaite approximation has as many or more: the test errs towards finding nothing.
-    """
-    changes = [differences(entry[d], reference[d], d) for d in names]
-    counts, line = [len(change) for change in changes], [mean_ci(change) for change in changes]
-    found = {name: {"difference": mean, "ci95": half, "p": p_value(mean, half, n - 1), "prompts": n,
-                    "detectable": detectable(half, n - 1)}
-             for name, (mean, half), n in zip([*names, "average"], [*line, average(line)], [*counts, min(counts)])}
-    found["average"]["prompts"] = sum(counts)
-    return found
 
 
 def parse():

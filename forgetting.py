@@ -22,8 +22,9 @@ import torch
 from tqdm import tqdm
 
 from claims import read
-from evaluate import mean_ci, respond
+from evaluate import respond
 from interference import pyplot, show
+from intervals import mean_ci
 from model import UserError, check_directory, check_writable, cli, load, read_run, write_json
 from rollout import micro_batches, token_logps
 from rows import evaluation_rows

@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 
 from domains import DOMAINS
-from evaluate import average, mean_ci, paired, read_scores
+from evaluate import read_scores
+from intervals import average, mean_ci, paired
 from model import UserError, cli, stage
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math

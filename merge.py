@@ -38,8 +38,9 @@ from tqdm import tqdm
 import coordinates
 import edits
 from domains import DOMAINS
-from evaluate import average, evaluate
+from evaluate import evaluate
 from interference import number, show
+from intervals import average
 from model import UserError, check_directory, cli, load, read_run, save
 from rollback import put
 from rows import evaluation_rows, sources

@@ -23,8 +23,9 @@ from pathlib import Path
 import torch
 
 from domains import DOMAINS, check_domain
-from evaluate import mean_ci, read_scores
+from evaluate import read_scores
 from interference import change, number, scores, show, won_back
+from intervals import mean_ci
 from model import UserError, cli, read_run
 from resume import read_log
 

@@ -24,7 +24,7 @@ import argparse
 import os
 
 from domains import DOMAINS
-from evaluate import paired
+from intervals import paired
 from model import UserError, cli, load
 from ranks import leader
 from train_grpo import add_settings, check, train

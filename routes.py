@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from curvature import BUDGET, gradient, parameters
 from edits import cosines, module_of
-from evaluate import t_quantile
+from intervals import t_quantile
 from losses import group_advantages, policy_loss, token_weights
 from rollout import micro_batches, token_logps
 

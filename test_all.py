@@ -37,9 +37,12 @@ import domains
 import evaluate
 import forgetting
 import interference
+import intervals
 import judge
 import losses
 import memory
+import merge
+import methods
 import model as models
 import policy as policies
 import ranks
@@ -1004,7 +1007,7 @@ def test_the_judges_answer_is_parsed_strictly_and_nonsense_is_no_score():
 def test_pass_at_k_equals_counting_all_subsets():
     for n, correct, k in ((5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 2), (7, 3, 7), (8, 1, 4)):
         subsets = list(itertools.combinations([True] * correct + [False] * (n - correct), k))
-        assert abs(evaluate.pass_at(k, correct, n) - sum(map(any, subsets)) / len(subsets)) < 1e-12
+        assert abs(intervals.pass_at(k, correct, n) - sum(map(any, subsets)) / len(subsets)) < 1e-12
 
 
 def test_scores_and_intervals_are_clustered_by_prompt_and_leave_out_what_was_not_graded():
@@ -1017,17 +1020,17 @@ def test_scores_and_intervals_are_clustered_by_prompt_and_leave_out_what_was_not
     assert entry["unparsable"] == 3 / 8              # of the four without an answer, one was not graded
     assert abs(entry["maj@2"] - 100 * (1 + 1 + 0) / 3) < 1e-9
     assert abs(entry["pass@1"] - 100 * (0.5 + 1 + 0) / 3) < 1e-9 and abs(entry["pass@2"] - 100 * (1 + 1) / 2) < 1e-9
-    assert evaluate.average([(10, 3), (30, 4)]) == (20, 2.5)
+    assert intervals.average([(10, 3), (30, 4)]) == (20, 2.5)
     other = lambda ids, rewards: evaluate.summary(torch.tensor(rewards, dtype=torch.float64), torch.zeros(4, 2) > 0, ids, "cw",
                                                   [["x", "x"]] * 4)
     then = other("bcad", [[0, 0], [0, 1], [math.nan] * 2, [1, 1]])
-    change, half = evaluate.paired(entry, then)     # of b and c, the rows that both could grade: 100 - 0 and 0 - 50
+    change, half = intervals.paired(entry, then)     # of b and c, the rows that both could grade: 100 - 0 and 0 - 50
     assert abs(change - 25) < 1e-9 and abs(half - 12.7062 * 75) < 0.01 and "maj@2" not in then
     for pair in ((entry, other("bcaz", [[0, 0]] * 4)), (other("bcaz", [[0, 0]] * 4), entry)):
-        assert re.search("math row [dz] was", str(raised(lambda: evaluate.differences(*pair, "math"))))
+        assert re.search("math row [dz] was", str(raised(lambda: intervals.differences(*pair, "math"))))
     older = {"prompts": 4, "prompt_scores": {"a": 0.0, "b": 0.0, "c": 0.0}}   # does not say which one it could not grade
-    assert evaluate.paired(older, other("abcd", [[1, 1]] * 4))[0] == -100
-    assert "row d was" in str(raised(lambda: evaluate.paired({**older, "prompts": 3}, other("abcd", [[1, 1]] * 4))))
+    assert intervals.paired(older, other("abcd", [[1, 1]] * 4))[0] == -100
+    assert "row d was" in str(raised(lambda: intervals.paired({**older, "prompts": 3}, other("abcd", [[1, 1]] * 4))))
 
 
 def test_the_majority_votes_by_meaning_a_tie_is_its_mean_and_what_says_nothing_does_not_vote():
@@ -1064,21 +1067,21 @@ def test_an_answer_is_none_exactly_where_there_is_nothing_to_grade():
 
 def test_p_values_and_detectable_differences_agree_with_tables_and_with_simulated_samples():
     for t, dof, p in ((2.228139, 10, 0.05), (1, 1, 0.5), (1.812461, 10, 0.1), (4.604095, 4, 0.01), (3.300283, 1000, 0.001)):
-        assert abs(evaluate.p_value(-t, evaluate.t_quantile(dof), dof) - p) < 1e-5, (t, dof)
-    assert evaluate.p_value(0, 0, 5) == 1 and evaluate.p_value(2, 0, 5) == 0 and evaluate.p_value(50, 1, 50) >= 0
-    assert math.isnan(evaluate.p_value(1, math.nan, 0)) and math.isnan(evaluate.detectable(math.nan, 0))
+        assert abs(intervals.p_value(-t, intervals.t_quantile(dof), dof) - p) < 1e-5, (t, dof)
+    assert intervals.p_value(0, 0, 5) == 1 and intervals.p_value(2, 0, 5) == 0 and intervals.p_value(50, 1, 50) >= 0
+    assert math.isnan(intervals.p_value(1, math.nan, 0)) and math.isnan(intervals.detectable(math.nan, 0))
     # n = 16, std 8: se 2; t tables of 15 degrees of freedom: 2.13145 and 0.86624
-    assert abs(evaluate.detectable(2.13145 * 2, 15) - 2 * (2.13145 + 0.86624)) < 1e-4
+    assert abs(intervals.detectable(2.13145 * 2, 15) - 2 * (2.13145 + 0.86624)) < 1e-4
     generator = torch.Generator().manual_seed(0)
-    true, n = evaluate.detectable(evaluate.t_quantile(24) * 1 / 5, 24), 25
+    true, n = intervals.detectable(intervals.t_quantile(24) * 1 / 5, 24), 25
     samples = true + torch.randn(20_000, n, dtype=torch.float64, generator=generator)
-    found = (samples.mean(1).abs() > evaluate.t_quantile(24) * samples.std(1) / 5).double().mean().item()
+    found = (samples.mean(1).abs() > intervals.t_quantile(24) * samples.std(1) / 5).double().mean().item()
     assert abs(found - 0.8) < 0.015, found           # the noncentral t has a little less than 80 %
 
 
 def test_t_quantiles_agree_with_the_integral_of_the_density():
     for dof in (1, 2, 3, 4, 9, 30, 199):
-        t, n = evaluate.t_quantile(dof), 200_000
+        t, n = intervals.t_quantile(dof), 200_000
         x = (torch.arange(n, dtype=torch.float64) + 0.5) * t / n
         log_scale = math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2) - 0.5 * math.log(dof * math.pi)
         inside = 2 * (math.exp(log_scale) * (1 + x * x / dof) ** (-(dof + 1) / 2)).sum().item() * t / n
@@ -1329,7 +1332,7 @@ def test_refresh_is_the_loop_of_train_grpo_with_other_defaults():
     before, after = (line["scores"]["math"]["prompt_scores"] for line in lines)
     differences = torch.tensor([after[id] - before[id] for id in before])
     assert len(before) == 25 and abs(report["change"][0] - differences.mean().item()) < 1e-4
-    assert abs(report["change"][1] - evaluate.t_quantile(24) * differences.std().item() / 5) < 1e-4
+    assert abs(report["change"][1] - intervals.t_quantile(24) * differences.std().item() / 5) < 1e-4
     assert "3 steps of refresh on math" in out and f"{report['change'][0]:+.1f} +-" in out and "refreshed" in out
     assert models.read_run(WORK / "fresh")["recipe"] == ["talker", "math 3"]
     code, _, err = run(refresh.main, *refresh_command(str(WORK / "fresh"), WORK / "fresher", "--steps", 1))
@@ -2114,12 +2117,13 @@ def test_every_script_runs_end_to_end_from_the_command_line():
                  ["claims.py", str(WORK / "analysis.json")], ["rollback.py", "--anchor", talker()[0], "--damaged", str(WORK / "cli"),
                   "--domain", "math", "--data", f"math={talker()[1]}", "--prompts", "4", "--eval-prompts", "2", "--out", str(WORK / "cli-rolled"),
                   "--max-completion-length", "4", "--json", str(WORK / "cli-rolled.json")], ["recovery.py", str(WORK / "cli-rolled.json")],
-                 ["merge.py", "mean", str(WORK / "cli"), str(WORK / "cli-qa"), "--out", str(WORK / "cli-soup")], ["merge.py", "--help"],
-                 ["rollback.py", "--help"], ["recovery.py", "--help"], ["analyze.py", "--help"], ["claims.py", "--help"],
-                 ["evaluate.py", "--help"], ["train_grpo.py", "--help"], ["warmup.py", "--help"], ["refresh.py", "--help"],
-                 ["interference.py", "--help"]):
+                 ["merge.py", "mean", str(WORK / "cli"), str(WORK / "cli-qa"), "--out", str(WORK / "cli-soup")],
+                 ["train_grpo.py", "--help"]):
         done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
         assert done.returncode == 0 and not done.stderr.count("Traceback"), done.stderr
+    for script in (evaluate, refresh, interference, analyze, claims, rollback, recovery, merge, methods, forgetting, warmup, bench, memory):
+        code, out, _ = run(script.main, "--help")
+        assert code in (0, None) and "usage:" in out and script.__doc__.strip().splitlines()[0] in out, script
 
 
 def test_nothing_imports_in_circles_and_requirements_are_the_four():

@@ -42,7 +42,8 @@ from tqdm import tqdm
 import coordinates
 import domains
 import ranks
-from evaluate import evaluate, paired, sample_and_grade
+from evaluate import evaluate, sample_and_grade
+from intervals import paired
 from judge import llm_judge, rubric
 from losses import LOSSES, group_advantages, policy_loss, token_weights
 from model import BASE, UserError, cli, load, numbers, read_run, save, stage
