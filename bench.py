@@ -50,6 +50,7 @@ from model import BASE, UserError, check_writable, cli, end_ids, load, save, wri
 from policy import Policy
 from rollout import cache_bytes, encode, sample, token_logps, uniform_noise
 from rows import rows_for_step
+from settings import measured
 
 # ---- settings: B prompts x G completions of at most T tokens per step
 METHODS = ("ours", "trl", "generate")
@@ -75,11 +76,8 @@ def reward(prompts, completions, rows):
 
 def settings(work, path):
     """The arguments of train_grpo.py for this work."""
-    parser = train_grpo.add_settings(argparse.ArgumentParser())
-    parser.set_defaults(init=path, default_lr=[LEARNING_RATE] * 2, out=os.devnull)
-    return train_grpo.check(parser.parse_args(
-        ["--domain", "cw", "--prompts-per-step", str(work["B"]), "--group-size", str(work["G"]), "--max-completion-length",
-         str(work["warmup_T"]), "--lr", str(LEARNING_RATE), "--warmup-steps", "0"]))
+    return measured(path, "--prompts-per-step", work["B"], "--group-size", work["G"], "--max-completion-length", work["warmup_T"],
+                    "--lr", LEARNING_RATE)
 
 
 def long_rows(n):

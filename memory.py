@@ -119,12 +119,13 @@ def measure(config, *, prompt, completion, checkpointing):
     """Peak bytes of one update of one full row on this machine, random weights, libraries not counted."""
     import train_grpo
     from policy import Policy
+    from settings import measured
     on_gpu = torch.cuda.is_available()
     # On a CPU: the most that the process has had of main memory, less what it has now, with all that it imports.
     before = 0 if on_gpu else resident()
     model = build(config, torch.float32, "cuda" if on_gpu else "cpu").eval()
     policy = Policy(model, torch.bfloat16 if on_gpu else torch.float32, checkpointing)
-    args = train_grpo.add_settings(argparse.ArgumentParser()).parse_args(["--domain", "cw", "--lr", "1e-6"])
+    args = measured("", "--lr", "1e-6")
     ids = torch.randint(config.vocab_size, (1, prompt + completion), device=model.device)
     ones = torch.ones_like(ids, dtype=torch.bool)
     zeros = torch.zeros(1, completion, device=model.device)

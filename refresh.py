@@ -27,7 +27,8 @@ from domains import DOMAINS
 from intervals import paired
 from model import UserError, cli, load
 from ranks import leader
-from train_grpo import add_settings, check, train
+from settings import add_settings, check
+from train_grpo import train
 
 
 def parse():

@@ -1976,7 +1976,7 @@ def test_a_protected_stage_and_a_rollback_are_rows_of_their_own_and_no_part_of_t
 def test_every_flag_is_read_somewhere():
     for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py", "rollback.py", "recovery.py",
                    "merge.py", "methods.py", "forgetting.py", "warmup.py"):
-        source = "".join((ROOT / name).read_text() for name in (script, "resume.py", "rows.py"))
+        source = "".join((ROOT / name).read_text() for name in (script, "settings.py", "train_grpo.py", "resume.py", "rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
             assert re.search(rf'args\.{name}\b', source), (script, flag)

@@ -31,7 +31,6 @@ What others would try first against the damage to earlier domains, each off by d
 """
 import argparse
 import math
-import os
 import shutil
 import time
 from pathlib import Path
@@ -45,12 +44,13 @@ import ranks
 from evaluate import evaluate, sample_and_grade
 from intervals import paired
 from judge import llm_judge, rubric
-from losses import LOSSES, group_advantages, policy_loss, token_weights
-from model import BASE, UserError, cli, load, numbers, read_run, save, stage
+from losses import group_advantages, policy_loss, token_weights
+from model import BASE, UserError, cli, load, numbers, read_run, save
 from policy import Policy
 from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import encode, micro_batches, token_logps, uniform_noise
-from rows import has_own_validation, held_out_rows, load_rows, rows_for_step, sources
+from rows import has_own_validation, held_out_rows, load_rows, rows_for_step
+from settings import add_settings, check, check_prompt_lengths, stage_name
 
 
 def parse():
@@ -66,177 +66,61 @@ def parse():
     return check(args)
 
 
-def add_settings(parser):
-    """The settings of a run, in the order in which it uses them; refresh.py has the same."""
-    group = parser.add_argument_group("what to train, on what, where to")
-    group.add_argument("--domain", "--domains", required=True,
-                       help=", ".join(domains.DOMAINS) + ", or several with commas")
-    group.add_argument("--mix", nargs="+", default=[], metavar="DOMAIN:SHARE", help="replay: of every batch this share are prompts of "
-                       "another domain, as math:0.25")
-    group.add_argument("--schedule", choices=["mixed", "alternating"], default="mixed", help="several domains: a share of "
-                       "each batch for each, or whole batches of one domain in turn (default %(default)s)")
-    group.add_argument("--data", nargs="+", default=["synthetic"], metavar="SOURCE", help="`synthetic` (default), `hub` (the "
-                       "paper's set), a hub name, or a .jsonl/.json/.parquet/.csv file; DOMAIN=SOURCE for several domains")
-    group.add_argument("--fields", default="", help="field names of --data where they are not recognised: "
-                       "question=NAME,answer=NAME")
-    group.add_argument("--eval-data", nargs="+", default=[], metavar="SOURCE", help="held-out rows from here, likewise; "
-                       "default: new synthetic rows, or the tenth of --data that is kept for validation")
-    group.add_argument("--judge", default=None, help="model that judges cw: directory or hub name (default: a rubric)")
-    group.add_argument("--out", default=None, help="directory to write (default checkpoints/DOMAIN, or "
-                       "refreshed-DOMAIN there)")
-    group.add_argument("--overwrite", action="store_true", help="replace the checkpoint that stands in --out")
-    group.add_argument("--resume", action="store_true", help="go on where the interrupted run in --out stopped")
-    group.add_argument("--seed", type=int, default=0, help="decides rows, their order and the sampling (default 0)")
-    group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    group = parser.add_argument_group("rollout")
-    group.add_argument("--steps", type=int, default=100, help="rounds of sampling and updating (default %(default)s)")
-    group.add_argument("--prompts-per-step", type=int, default=32, help="B (default %(default)s)")
-    group.add_argument("--group-size", type=int, default=8, help="G, completions per prompt, at least 2 (default 8)")
-    group.add_argument("--max-prompt-length", type=int, default=2048, help="tokens; longer is an error (default 2048)")
-    group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
-    group.add_argument("--temperature", type=float, default=1.0, help="of sampling and of the loss alike (default 1.0)")
-    group.add_argument("--top-p", type=float, default=1.0, help="nucleus, renormalised in the loss too (default 1: off)")
-    group = parser.add_argument_group("advantages and loss")
-    group.add_argument("--loss", choices=LOSSES, default="grpo", help="the objective: see losses.py (default %(default)s)")
-    group.add_argument("--advantage-scale", choices=["group", "batch", "none"], default=None,
-                       help="divide advantages by the standard deviation of the group's rewards (default, but for dr_grpo), of "
-                            "the batch's, or not at all (dr_grpo)")
-    group.add_argument("--clip-low", type=float, default=None, help="eps_low (default: the loss's own, 0.2 of grpo)")
-    group.add_argument("--clip-high", type=float, default=None, help="eps_high (default: the loss's own, 0.2 of grpo)")
-    group.add_argument("--delta", type=float, default=None, help="of drpo: how far a token's probability may move (default 0.2)")
-    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL to the reference (default 0: none)")
-    group.add_argument("--ref", default=None, metavar="CKPT", help="the reference of --beta (default: the starting model)")
-    group.add_argument("--l2", type=float, default=0.0, help="L2-SP: weight of the squared distance to the start (default 0)")
-    group.add_argument("--ewc", metavar="FILE", default=None, help="EWC: stay near the weights in this file of rollback.py "
-                       "--save-fisher")
-    group.add_argument("--ewc-weight", type=float, default=None, help="and how firmly; needed with --ewc")
-    group.add_argument("--mask-truncated", action="store_true",
-                       help="completions cut off at the length limit count for the baseline and not for the loss")
-    group = parser.add_argument_group("update")
-    group.add_argument("--lr", type=float, default=None, help="peak learning rate of AdamW (default 5e-5 for models "
-                       "below 10 M parameters, 1e-6 above; twice that in refresh.py)")
-    group.add_argument("--warmup-steps", type=int, default=5, help="linear rise of the rate, then constant (default %(default)s)")
-    group.add_argument("--inner-updates", type=int, default=1, help="optimizer steps per rollout (default 1)")
-    group.add_argument("--micro-batch-tokens", type=int, default=16384,
-                       help="padded tokens per forward pass; gradients are accumulated over as many passes as that "
-                            "takes, and do not depend on it (default 16384)")
-    group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping (default 1.0)")
-    group.add_argument("--protect", metavar="COORDINATES", default=None, help="leave these coordinates, picked by rollback.py, where "
-                       "they are")
-    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more compute")
-    group.add_argument("--offload", action="store_true", help="keep AdamW's 16 bytes per parameter, and the reference "
-                       "while it waits, in main memory (one GPU)")
-    group = parser.add_argument_group("evaluation and files")
-    group.add_argument("--eval-domains", default=None, help="domains to validate on (default: "
-                       "those trained; in refresh.py all four)")
-    group.add_argument("--eval-every", type=int, default=0, help="steps between validations (default 0: at both ends only)")
-    group.add_argument("--eval-prompts", type=int, default=128, help="prompts per domain, 0 for no validation (default 128)")
-    group.add_argument("--eval-samples", type=int, default=4, help="completions per prompt (default 4)")
-    group.add_argument("--save-every", type=int, default=20, help="steps between checkpoints (default 20)")
-    group.add_argument("--keep-every", type=int, default=0, help="steps between checkpoints that stay, in OUT/step-00010 "
-                       "and so on: the path of the weights, for analyze.py (default 0: none)")
-    return parser
-
-
-def check(args):
-    """Refuse settings that make no sense, before anything is loaded or written; lists and sources in their final form."""
-    args.domains = args.domain.split(",")
-    args.eval_domains = args.eval_domains.split(",") if args.eval_domains else args.domains
-    replayed = shares(args.mix)
-    for domain in [*args.domains, *replayed, *args.eval_domains]:
-        domains.check_domain(domain)
-    for names in ([*args.domains, *replayed], args.eval_domains):
-        if len(set(names)) < len(names) or len(replayed) < len(args.mix):
-            raise UserError(f"a domain is named twice in {','.join([*names, *args.mix])}")
-    args.mix = {domain: round(share * args.prompts_per_step) for domain, share in replayed.items()}  # prompts per step
-    if not all(args.mix.values()) or args.prompts_per_step - sum(args.mix.values()) < 1:
-        raise UserError(f"--mix leaves a domain without prompts: of --prompts-per-step {args.prompts_per_step} it takes {args.mix}")
-    if args.mix and args.schedule == "alternating" and len(args.domains) > 1:
-        raise UserError("--mix puts other prompts into each batch, --schedule alternating wants whole batches: choose one")
-    earlier = [stage(text)[0] for text in read_run(args.init).get("recipe", [])[1:]]
-    args.visits = {domain: sum(domain in names for names in earlier) for domain in [*args.domains, *args.mix]}
-    args.data = sources(args.data, [*args.domains, *args.mix])
-    if args.data.keys() != {*args.domains, *args.mix}:
-        raise UserError(f"--data names no rows of {', '.join({*args.domains, *args.mix} - set(args.data))}: write DOMAIN=SOURCE "
-                        "for each")
-    args.eval_data = sources(args.eval_data, args.eval_domains)
-    if args.fields and len(args.data) > 1:
-        raise UserError("--fields names the fields of one domain's rows: train one domain, or rename the fields")
-    if args.schedule == "alternating" and args.steps < len(args.domains):
-        raise UserError(f"--steps must be at least {len(args.domains)}: one step for each domain")
-    if args.schedule == "mixed" and args.prompts_per_step - sum(args.mix.values()) < len(args.domains):
-        raise UserError(f"--prompts-per-step must be at least {len(args.domains) + sum(args.mix.values())}: one prompt of each domain")
-    if args.group_size < 2:
-        raise UserError("--group-size must be at least 2: a completion alone has nothing to be better than")
-    for name in ("steps", "prompts_per_step", "max_prompt_length", "max_completion_length", "inner_updates",
-                 "micro_batch_tokens", "eval_samples", "save_every"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    if args.loss == "drpo" and (args.clip_low, args.clip_high) != (None, None):
-        raise UserError("--clip-low and --clip-high: --loss drpo clips nothing, it has --delta")
-    if args.loss != "drpo" and args.delta is not None:
-        raise UserError(f"--delta belongs to --loss drpo; {args.loss} has --clip-low and --clip-high")
-    if args.ref and not args.beta > 0:
-        raise UserError("--ref names the reference of the KL: give the KL a weight with --beta")
-    if (args.ewc is None) != (args.ewc_weight is None):
-        raise UserError("--ewc and --ewc-weight belong together: a file of rollback.py --save-fisher, and how much it counts")
-    own = LOSSES[args.loss]
-    args.advantage_scale = args.advantage_scale or own["scale"]
-    for name, value in {"clip_low": 0.0, "clip_high": 0.0, **own["clip"], "delta": 0.2, "ewc_weight": 0.0}.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    for name in ("beta", "l2", "ewc_weight", "warmup_steps", "eval_every", "eval_prompts", "keep_every", "clip_low", "clip_high"):
-        if not 0 <= getattr(args, name) < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
-    for name in ("temperature", "max_grad_norm", "lr", "delta"):
-        if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
-    if not 0 < args.top_p <= 1:
-        raise UserError(f"--top-p must lie in (0, 1], not {args.top_p}")
-    if args.overwrite and args.resume:
-        raise UserError("--overwrite starts anew and --resume goes on: choose one")
-    processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
-    if args.prompts_per_step < processes:
-        raise UserError(f"--prompts-per-step must be at least {processes}, a prompt for each process of torchrun")
-    if args.offload and (processes > 1 or args.device == "cpu" or not torch.cuda.is_available()):
-        raise UserError("--offload is for one GPU: on a CPU all is in main memory, and several processes share it out already")
-    if os.path.realpath(args.out) == os.path.realpath(args.init):
-        raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
-    return args
-
-
-def shares(items):
-    """{domain: share of a batch} of --mix's words, DOMAIN:SHARE each; UserError if one is none."""
-    found = {}
-    for item in items:
-        domain, _, share = item.partition(":")
-        try:
-            found[domain] = float(share)
-        except ValueError:
-            found[domain] = math.nan
-        if not 0 < found[domain] < 1:
-            raise UserError(f"--mix {item}: write DOMAIN:SHARE with a share between 0 and 1, as math:0.25")
-    return found
-
-
-def check_prompt_lengths(args, config, tokenizer, rows):
-    """Raise UserError now, not in the middle of the run, if a prompt (or a completion) is too long.
-
-    rows: (domain, row) pairs.
-    """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
-    if args.max_completion_length >= context:
-        raise UserError(f"--max-completion-length {args.max_completion_length} leaves no room for a prompt in the model's "
-                        f"context of {context} tokens")
-    overhead = len(encode(tokenizer, [""], 10**9)[0])
-    limit = min(args.max_prompt_length, context - args.max_completion_length)
-    for domain, row in rows:
-        text = domains.prompt(domain, row)
-        if len(text.encode("utf-8", "replace")) + overhead > limit:  # a token is a byte or more
-            encode(tokenizer, [text], limit)
-
-
 # ---- the algorithm ---------------------------------------------------------------------------------------------
+
+def train_step(args, policy, reference, tokenizer, judge, rows, step):
+    """One round of the algorithm: sample, grade, compare, update. Returns the line for the log and two examples."""
+    B, G, T = args.prompts_per_step, args.group_size, args.max_completion_length
+    model, start = policy.model, time.perf_counter()
+
+    # 1. rollout and reward: G completions of each of B prompts, of which this rank takes its share
+    batch = rows_for_step(args, rows, step)
+    mine = ranks.share(B)
+    own = slice(mine.start * G, mine.stop * G)
+    noise = uniform_noise(B * G, T, args.seed, "rollout", step)                                    # (N, T)
+    model.eval()
+    with policy.gathered():
+        rollout, completions, rewards, seconds_reward = sample_and_grade(
+            model, tokenizer, batch[mine], group_size=G, noise=noise[own], temperature=args.temperature, top_p=args.top_p,
+            max_prompt_length=args.max_prompt_length, judge=judge)
+    sampled = time.perf_counter()
+
+    # 2. advantage: better or worse than the other answers to the same prompt
+    facts = torch.stack([rewards, rollout.mask.sum(1).cpu(), rollout.stopped.cpu(), rollout.entropy.sum(1).cpu()], 1)
+    rewards, lengths, stopped, entropy = ranks.gather(facts).unbind(1)          # (N,) fp64 each: of all ranks from here on
+    lengths = lengths.long()
+    advantages = group_advantages(rewards.view(B, G), args.advantage_scale).flatten()              # (N,)
+    counted = ~rewards.isnan()                                                                     # (N,)
+    if args.mask_truncated:
+        counted &= stopped.bool()
+    live = ((advantages != 0) | (args.beta > 0)) & counted
+    weights = token_weights(lengths, counted, args.loss, T)                            # (N,)
+
+    # 3. loss and update
+    model.train(args.gradient_checkpointing)        # transformers checkpoints in train mode only
+    metrics = update(args, policy, reference, rollout, *(x[own].to(model.device) for x in (advantages, weights, live)), step)
+    model.eval()
+    end = time.perf_counter()
+
+    by_domain = {domain: rewards[[n for n in range(B * G) if batch[n // G][0] == domain]].nanmean().item()
+                 for domain, _ in batch}
+    dead = advantages.view(B, G).eq(0).all(1)
+    graded = rewards[~rewards.isnan()]
+    line = {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
+            "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
+            "reward_std": graded.std().item() if len(graded) > 1 else None,
+            "zero_variance_groups": dead.double().mean().item(),
+            "completion_length": lengths.double().mean().item(),
+            "truncated": 1 - stopped.mean().item(),
+            "verifier_errors": len(rewards) - len(graded),
+            "entropy": (entropy.sum() / lengths.sum()).item(), **metrics,
+            "tokens_per_s": lengths.sum().item() / (end - start),
+            "seconds_rollout": round(sampled - start - seconds_reward, 4), "seconds_reward": round(seconds_reward, 4),
+            "seconds_update": round(end - sampled, 4)}
+    examples = [{"step": step + 1, "prompt": domains.prompt(*batch[0]), "completion": completions[i],
+                 "reward": rewards[i].item()} for i in (0, 1)]
+    return line, examples
+
 
 def update(args, policy, reference, rollout, advantages, weights, live, step):
     """All optimizer steps of one round of samples; returns the metrics of the update.
@@ -340,10 +224,7 @@ def train(args, stop=None):
 
     def done(steps):
         """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
-        names = ("+" if args.schedule == "mixed" else "/").join(args.domains)
-        how = [protected, *(f"{name}-{value:g}" for name, value in (("kl", args.beta), ("l2", args.l2), ("ewc", args.ewc_weight))
-                            if value), *(f"mix-{n}-{domain}" for domain, n in args.mix.items()), args.loss * (args.loss != "grpo")]
-        run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{':'.join([names, *filter(None, how)])} {steps}"])
+        run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{stage_name(args, protected)} {steps}"])
 
     done(earlier["steps"] if earlier else 0)
     out = Path(args.out).resolve()
@@ -445,60 +326,6 @@ def before_and_after(validations):
     short = lambda scores: {key: value for key, value in scores.items() if key != "prompt_scores"}
     return {domain: {"before": short(before[domain]), "after": short(after[domain]),
                      "change": list(paired(after[domain], before[domain]))} for domain in after}
-
-
-def train_step(args, policy, reference, tokenizer, judge, rows, step):
-    """One round of the algorithm: sample, grade, compare, update. Returns the line for the log and two examples."""
-    B, G, T = args.prompts_per_step, args.group_size, args.max_completion_length
-    model, start = policy.model, time.perf_counter()
-
-    # 1. rollout and reward: G completions of each of B prompts, of which this rank takes its share
-    batch = rows_for_step(args, rows, step)
-    mine = ranks.share(B)
-    own = slice(mine.start * G, mine.stop * G)
-    noise = uniform_noise(B * G, T, args.seed, "rollout", step)                                    # (N, T)
-    model.eval()
-    with policy.gathered():
-        rollout, completions, rewards, seconds_reward = sample_and_grade(
-            model, tokenizer, batch[mine], group_size=G, noise=noise[own], temperature=args.temperature, top_p=args.top_p,
-            max_prompt_length=args.max_prompt_length, judge=judge)
-    sampled = time.perf_counter()
-
-    # 2. advantage: better or worse than the other answers to the same prompt
-    facts = torch.stack([rewards, rollout.mask.sum(1).cpu(), rollout.stopped.cpu(), rollout.entropy.sum(1).cpu()], 1)
-    rewards, lengths, stopped, entropy = ranks.gather(facts).unbind(1)          # (N,) fp64 each: of all ranks from here on
-    lengths = lengths.long()
-    advantages = group_advantages(rewards.view(B, G), args.advantage_scale).flatten()              # (N,)
-    counted = ~rewards.isnan()                                                                     # (N,)
-    if args.mask_truncated:
-        counted &= stopped.bool()
-    live = ((advantages != 0) | (args.beta > 0)) & counted
-    weights = token_weights(lengths, counted, args.loss, T)                            # (N,)
-
-    # 3. loss and update
-    model.train(args.gradient_checkpointing)        # transformers checkpoints in train mode only
-    metrics = update(args, policy, reference, rollout, *(x[own].to(model.device) for x in (advantages, weights, live)), step)
-    model.eval()
-    end = time.perf_counter()
-
-    by_domain = {domain: rewards[[n for n in range(B * G) if batch[n // G][0] == domain]].nanmean().item()
-                 for domain, _ in batch}
-    dead = advantages.view(B, G).eq(0).all(1)
-    graded = rewards[~rewards.isnan()]
-    line = {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
-            "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
-            "reward_std": graded.std().item() if len(graded) > 1 else None,
-            "zero_variance_groups": dead.double().mean().item(),
-            "completion_length": lengths.double().mean().item(),
-            "truncated": 1 - stopped.mean().item(),
-            "verifier_errors": len(rewards) - len(graded),
-            "entropy": (entropy.sum() / lengths.sum()).item(), **metrics,
-            "tokens_per_s": lengths.sum().item() / (end - start),
-            "seconds_rollout": round(sampled - start - seconds_reward, 4), "seconds_reward": round(seconds_reward, 4),
-            "seconds_update": round(end - sampled, 4)}
-    examples = [{"step": step + 1, "prompt": domains.prompt(*batch[0]), "completion": completions[i],
-                 "reward": rewards[i].item()} for i in (0, 1)]
-    return line, examples
 
 
 def main():
