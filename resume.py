@@ -5,6 +5,7 @@ files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are
 of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit on a CPU.
 """
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from model import UserError, plain, read_run, write_text
+from ranks import leader
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
@@ -59,6 +61,29 @@ def open_out(args):
     if run.get("steps", 0) > args.steps:
         raise UserError(f"--resume: {out} is at step {run['steps']} already, beyond --steps {args.steps}")
     return run or None                              # None: interrupted before its first checkpoint
+
+
+@contextlib.contextmanager
+def alone(out):
+    """Within, no other run can write to this directory: UserError if one does. A killed process holds no lock."""
+    if not leader():
+        yield
+        return
+    out = Path(out).resolve()
+    path = out.with_name(f".{out.name}.lock")       # not inside: a directory that is replaced would take it along
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.is_file() and os.path.samestat(os.fstat(file.fileno()), path.stat())  # or it was deleted meanwhile
+        except BlockingIOError:
+            held = False
+        if not held:
+            raise UserError(f"another run is writing to {out}: wait until it is done, or choose another --out")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def swap_in(new, out):

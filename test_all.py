@@ -16,6 +16,7 @@ import math
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -1235,6 +1236,38 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on():
     models.load(str(out))
     steps = models.read_run(out)["steps"]
     assert steps == len((out / "log.jsonl").read_text().splitlines()) > 0
+
+
+def test_a_second_run_into_a_directory_refuses_and_a_killed_one_holds_nothing():
+    out = WORK / "shared-by-two"
+    command = grpo_command(out)
+    command[command.index("--steps") + 1] = "2000"
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while not (out / "log.jsonl").is_file():
+        assert time.time() < deadline and first.poll() is None
+        time.sleep(0.05)
+    for how in ("--overwrite", "--resume"):
+        code, _, err = run(train_grpo.main, *command[2:], how)
+        assert code == 2 and "another run is writing" in err and err.count("\n") == 1, err
+    first.kill()
+    first.wait()
+    code, _, err = run(train_grpo.main, *grpo_command(out, "--overwrite")[2:])
+    assert code == 0 and same_weights(out, undisturbed()), err
+    assert not list(WORK.glob(".shared-by-two*"))
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_that_stood_there_still_loads():
+    out = WORK / "full"
+    shutil.copytree(undisturbed(), out)
+    before = snapshot(out)
+    # No file may become larger than 50 kB, less than the weights: as with a disk that is full, writing fails half way.
+    command = f"ulimit -f 50; exec {shlex.join(grpo_command(out, '--overwrite'))}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == 2 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert snapshot(out) == before
+    models.load(str(out))
 
 
 def test_evaluation_does_not_change_training():

@@ -47,7 +47,7 @@ from judge import llm_judge, rubric
 from losses import group_advantages, policy_loss, token_weights
 from model import BASE, UserError, cli, load, numbers, read_run, save
 from policy import Policy
-from resume import STATE, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
+from resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import encode, micro_batches, token_logps, uniform_noise
 from rows import has_own_validation, held_out_rows, load_rows, rows_for_step
 from settings import add_settings, check, check_prompt_lengths, stage_name
@@ -175,13 +175,17 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
 
 # ---- the run ---------------------------------------------------------------------------------------------------
 
-@ranks.lost_rank()
 def train(args, stop=None):
-    """Run GRPO as `args` says (see add_settings) and leave a checkpoint in args.out; returns its run.json as a dict.
+    """Run GRPO as `args` says (see settings.py) and leave a checkpoint in args.out; returns its run.json as a dict.
 
     stop: a function of the validations so far (validation.jsonl) and of a function that scores another model (and its
-    tokenizer) on the same rows; a text that it returns ends the run and says why.
+    tokenizer) on the same rows; a text that it returns ends the run and says why. UserError if another run is writing there.
     """
+    with ranks.lost_rank(), alone(args.out):
+        return train_alone(args, stop)
+
+
+def train_alone(args, stop):
     where = ranks.start(args.device)
     say = print if ranks.leader() else lambda *text: None
     earlier = open_out(args)
