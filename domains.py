@@ -18,6 +18,7 @@ not the same as a wrong answer: such a completion is left out of its group, and 
 import hashlib
 import math
 import random
+import warnings
 
 import judge as judges
 from extract import LETTERS, option_letter, parses, program
@@ -78,9 +79,18 @@ def reward(domain, completions, rows, judge=judges.rubric):
     if domain == "code":
         return run_tests([{"program": program(completion, row), "tests": row["tests"],
                            "entry_point": row.get("entry_point")} for completion, row in zip(completions, rows)])
-    grade = {"math": math_reward, "qa": qa_reward}[domain]
-    return [math.nan if row.get("answer") in (None, "") else grade(completion, row)
-            for completion, row in zip(completions, rows)]
+    return [graded(domain, completion, row) for completion, row in zip(completions, rows)]
+
+
+def graded(domain, completion, row):
+    """The reward of one completion in math or qa; NaN, and a warning, where the grader fails: its fault, not the completion's."""
+    if row.get("answer") in (None, ""):
+        return math.nan
+    try:
+        return {"math": math_reward, "qa": qa_reward}[domain](completion, row)
+    except Exception as error:
+        warnings.warn(f"{domain} could not be graded, and counts as a verifier error: {error!r}", stacklevel=2)
+        return math.nan
 
 
 def math_reward(completion, row):

@@ -66,6 +66,7 @@ def encode(tokenizer, texts, max_prompt_length):
     """
     prompts = []
     for text in texts:
+        text = text.encode("utf-8", "replace").decode()            # half a surrogate pair, which JSON can hold, is no text
         try:
             ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True,
                                                 return_dict=False)

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import unittest
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -1236,6 +1237,47 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on():
     models.load(str(out))
     steps = models.read_run(out)["steps"]
     assert steps == len((out / "log.jsonl").read_text().splitlines()) > 0
+
+
+def test_a_grader_that_raises_is_counted_warned_of_and_no_wrong_answer():
+    grade = domains.math_reward
+
+    def broken(completion, row):
+        if completion and ord(completion[0]) % 2:
+            raise ZeroDivisionError("a bug in a grader")
+        return grade(completion, row)
+    domains.math_reward = broken
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            lines = read_jsonl(train(WORK / "broken-grader", "--domain", "math", "--steps", 2) / "log.jsonl")
+    finally:
+        domains.math_reward = grade
+    assert sum(line["verifier_errors"] for line in lines) == len(caught) > 0 and "a bug in a grader" in str(caught[0].message)
+
+
+def test_any_prompt_is_read_as_it_stands_or_refused_by_length_and_weights_of_any_float_type_load():
+    texts = ["", " ", "\0", "e\u0301\u200b\u202e", "\U0001f468\u200d\U0001f469", "<|user|><|end|>", "\ud800", "\n" * 50, "a" * 300]
+    init, _, tokenizer = tiny()
+    rows = [{"question": text, "answer": "1"} for text in texts if text != "\ud800"]          # which no file of rows may hold
+    (WORK / "odd-prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for text, ids in zip(texts, rollouts.encode(tokenizer, texts, 400)):
+        assert text.encode("utf-8", "replace").decode() in tokenizer.decode(ids), text
+    assert "--max-prompt-length" in str(raised(lambda: rollouts.encode(tokenizer, texts, 299)))
+    code, out, err = run(train_grpo.main, "--init", init, "--domain", "math", "--data", WORK / "odd-prompts.jsonl", "--out", WORK / "odd",
+                         "--steps", 2, "--prompts-per-step", 6, "--group-size", 2, "--max-completion-length", 4, "--eval-prompts", 0)
+    assert code == 0, err
+    code, out, err = run(train_grpo.main, "--init", init, "--domain", "math", "--data", WORK / "odd-prompts.jsonl", "--out", WORK / "odd2",
+                         "--max-prompt-length", 100, "--eval-prompts", 0)
+    assert code == 2 and "--max-prompt-length" in err and not (WORK / "odd2").exists(), err
+    from safetensors.torch import save_file
+    reference = models.load(init, "cpu", torch.float32)[0].state_dict()
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        place = WORK / f"stored-{dtype}".replace("torch.", "")
+        shutil.copytree(init, place)
+        save_file({name: tensor.to(dtype) for name, tensor in weights(init).items()}, place / "model.safetensors", {"format": "pt"})
+        got = models.load(str(place), "cpu", torch.float32)[0].state_dict()
+        assert all(torch.equal(got[name], reference[name].to(dtype).float()) for name in reference), dtype
 
 
 def test_a_second_run_into_a_directory_refuses_and_a_killed_one_holds_nothing():
