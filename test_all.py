@@ -2194,8 +2194,12 @@ def test_every_script_runs_end_to_end_from_the_command_line():
                   "--max-completion-length", "4", "--json", str(WORK / "cli-rolled.json")], ["recovery.py", str(WORK / "cli-rolled.json")],
                  ["merge.py", "mean", str(WORK / "cli"), str(WORK / "cli-qa"), "--out", str(WORK / "cli-soup")],
                  ["train_grpo.py", "--help"]):
-        done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
-        assert done.returncode == 0 and not done.stderr.count("Traceback"), done.stderr
+        if argv[0] in ("refresh.py", "train_grpo.py"):
+            done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
+            code, err = done.returncode, done.stderr
+        else:                                        # in this process: importing torch and transformers once more takes seconds
+            code, _, err = run(sys.modules[argv[0].removesuffix(".py")].main, *argv[1:])
+        assert code in (0, None) and "Traceback" not in err, (argv, err)
     for script in (evaluate, refresh, interference, analyze, claims, rollback, recovery, merge, methods, forgetting, warmup, bench, memory):
         code, out, _ = run(script.main, "--help")
         assert code in (0, None) and "usage:" in out and script.__doc__.strip().splitlines()[0] in out, script
