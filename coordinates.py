@@ -130,9 +130,13 @@ def protected(path, shapes, where):
     """
     chosen, about = read(path)
     check_equal(path, about["shapes"], where, shapes)
+    return chosen, f"protected-{about['score']}-{about['fraction']:g}", digest(path)
+
+
+def digest(path):
+    """A hash of a file: a resumed run must find the same."""
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return chosen, f"protected-{about['score']}-{about['fraction']:g}", digest
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_fisher(path, F, theta, about):

@@ -46,7 +46,7 @@ from rows import evaluation_rows, sources
 
 # what two runs of one recipe have in common, whatever their seeds: interference.py refuses to average others
 SAME_RECIPE = ("lr", "prompts_per_step", "group_size", "inner_updates", "temperature", "top_p", "beta", "advantage_scale",
-               "loss", "clip_low", "clip_high", "warmup_steps", "max_completion_length", "mask_truncated")
+               "loss", "clip_low", "clip_high", "delta", "warmup_steps", "max_completion_length", "mask_truncated")
 
 
 def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature, top_p, max_prompt_length, judge, progress=None,

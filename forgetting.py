@@ -22,12 +22,13 @@ import torch
 from tqdm import tqdm
 
 from claims import read
+from domains import DOMAINS
 from evaluate import respond
 from interference import pyplot, show
 from intervals import mean_ci
 from model import UserError, check_directory, check_writable, cli, load, read_run, write_json
 from rollout import micro_batches, token_logps
-from rows import evaluation_rows
+from rows import evaluation_rows, sources
 
 BUDGET = 16384     # padded tokens per forward pass
 PREDICTORS = {"KL on the new task, from before": "kl_new", "KL on the new task, from after": "kl_new_reverse",
@@ -58,14 +59,16 @@ def rank_correlation(x, y):
 def pairs(args, report):
     """One seed's ordered pairs: the damage entries of analyze.py with the KLs added; domains as run.json names them."""
     found = []
-    chosen = [d for d in report.get("damage", []) if d["trained"] and read_run(d["checkpoint"]).get("parent") == d["anchor"]]
+    direct = lambda run, d: run.get("parent") == d["anchor"] and run.get("domain") in DOMAINS     # from A straight to one B
+    chosen = [d for d in report.get("damage", []) if d["trained"] and direct(read_run(d["checkpoint"]), d)]
     for d in tqdm(chosen, desc="KL", unit="pair", leave=False, delay=3):
         check_directory(d["checkpoint"])
         before, tokenizer = load(d["anchor"], args.device)
         after, _ = load(d["checkpoint"], args.device)
         new = read_run(d["checkpoint"])["domain"]
-        sample = lambda model, domain: respond(model, tokenizer, domain, evaluation_rows(domain, None, "", args.prompts, "train"),
-                                               samples=args.samples, temperature=1.0, max_completion_length=args.max_completion_length)[0]
+        rows = {domain: evaluation_rows(domain, args.data.get(domain), "", args.prompts, "train") for domain in (d["domain"], new)}
+        sample = lambda model, domain: respond(model, tokenizer, domain, rows[domain], samples=args.samples, temperature=1.0,
+                                               max_completion_length=args.max_completion_length)[0]
         found.append({**d, "new": new, "fall": -d["points"], "kl_new": kl(sample(before, new), after),
                       "kl_new_reverse": kl(sample(after, new), before), "kl_old": kl(sample(before, d["domain"]), after)})
     return found
@@ -103,6 +106,7 @@ def plot(file, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="analyses, one per seed, written by analyze.py --json with --later")
+    parser.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE", help="rows, those of the analyses (default: synthetic)")
     parser.add_argument("--prompts", type=int, default=64, help="per domain (default 64)")
     parser.add_argument("--samples", type=int, default=4, help="completions per prompt (default 4)")
     parser.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
@@ -116,6 +120,7 @@ def main():
     if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
     check_writable(args.json)
+    args.data = sources(args.data, DOMAINS)
     seeds = [pairs(args, read(file)) for file in args.files]
     for file, some in zip(args.files, seeds):
         if len(some) < 3:

@@ -5,16 +5,16 @@
     loss, sums = policy_loss(logps, old_logps, None, A.flatten(), mask, w, objective="gspo", **LOSSES["gspo"]["clip"])
 
 All of them raise sum of w_i A_i log pi(o_it) at the policy that has just sampled; at the first update of a step they have
-the same gradient but for w. They differ in what holds the policy near its samples when more updates follow, with the ratio
+the same gradient but for w (and dr_grpo for A). They differ in what holds the policy near its samples when more updates follow, with the ratio
 r = pi / mu of the policy to the one that sampled, token by token:
 
     grpo      min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)           DeepSeekMath, arXiv 2402.03300; PPO's clip
-    dapo      the same, eps_high 0.28; every token counts alike        arXiv 2503.14476: rare tokens may rise further, and a
+    dapo      the same, eps_high 0.28; every token counts alike        arXiv 2503.14476 (its loss alone): rare tokens may rise further, and a
                                                                        long answer's tokens weigh no less than a short one's
     dr_grpo   the same, no deviation in A, constant denominator        arXiv 2503.20783: neither question nor length is favoured
     gspo      the same with r_i = (prod_t r_it)^(1/|o_i|)              arXiv 2507.18071: a reward is given to the whole answer,
                                                                        and the noise of single ratios averages out
-    cispo     sg(clip(r)) A log pi                                     arXiv 2506.13585: bounds the weight of a token instead of
+    cispo     sg(clip(r)) A log pi (whose value is not 0 on samples)   arXiv 2506.13585: bounds the weight of a token instead of
                                                                        dropping it: rare turning points keep their gradient
     drpo      r A - |A| mu (r - 1)^2 / (2 delta)                       arXiv 2606.09821: bounds the move of the probability, not
                                                                        of the ratio, and pulls back beyond the bound

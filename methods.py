@@ -7,15 +7,17 @@ Reads scores that evaluate.py wrote with --json. A row is LABEL=CHECKPOINT, wher
 held-out score of X in domain D, A the damaged domain, and the stages of X all that it was trained or merged from, itself
 included (run.json):
 
-    forgetting(X) = mean over D of  max over stages Z of S_D(Z) - S_D(X)          Chaudhry et al., arXiv 1801.10112
+    forgetting(X) = mean over D of  max over stages Z of S_D(Z) - S_D(X)          after Chaudhry et al., arXiv 1801.10112
     won back(X)   = (S_A(X) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))        of means over seeds
     others(X)     = mean over D other than A of  S_D(X) - S_D(damaged)            paired, as is `average against`
 
 Cost is all training that X needed since the base, each stage once: steps, completion tokens sampled, and the seconds that
 these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a merge's sweep are not training and not in it.
-Mean +- half a 95 % t-interval over seeds. The largest of several noisy scores is too high, so forgetting is never quite 0.
+Mean +- half a 95 % t-interval over seeds. As X is one of its stages, forgetting is never negative, and as the largest of
+several noisy scores is too high, never quite 0; it is left out where X was trained in one go, as nothing came before.
 """
 import argparse
+import math
 import os
 import re
 from pathlib import Path
@@ -26,7 +28,7 @@ from domains import DOMAINS, check_domain
 from evaluate import read_scores
 from interference import change, number, scores, show, won_back
 from intervals import mean_ci
-from model import UserError, cli, read_run
+from model import UserError, check_directory, cli, read_run
 from resume import read_log
 
 
@@ -47,6 +49,7 @@ def ancestors(name, seen=None):
     seen = [] if seen is None else seen
     if os.path.normpath(name) not in seen:
         seen.append(os.path.normpath(name))
+        check_directory(name)                       # run.json names it relative to where it was trained
         run = read_run(name)
         for other in filter(None, [run.get("parent"), *run.get("lineage", []), *run.get("merged", [])]):
             ancestors(other, seen)
@@ -66,14 +69,24 @@ def cost(name):
 
 
 def forgetting(name, entries, domains):
-    """Points by which a checkpoint is below the best of its stages, mean over domains; entries: {checkpoint: its scores}."""
-    stages = [entries[place] for place in ancestors(name) if place in entries]
+    """Points by which a checkpoint is below the best of its stages, mean over domains; NaN if it was trained in one go.
+
+    entries: {checkpoint: its scores}. UserError if one of its stages has none.
+    """
+    places = ancestors(name)
+    if missing := [place for place in places if place not in entries]:
+        raise UserError(f"{name} comes from {missing[0]}, which has no scores: evaluate it too, with the same settings")
+    if sum((Path(place) / "log.jsonl").is_file() for place in places) < 2:
+        return math.nan
+    stages = [entries[place] for place in places]
     return sum(max(stage[d]["score"] for stage in stages) - stages[0][d]["score"] for d in domains) / len(domains)
 
 
 def table(rows, anchor, damaged, against, domain, entries):
     """The rows of the table as text. rows: {label: {seed: (name, entry)}}; entries: all scores by checkpoint."""
     domains = [d for d in DOMAINS if all(d in entry for some in rows.values() for _, entry in some.values())]
+    if domain not in domains:
+        raise UserError(f"{domain} is not among the domains that all these checkpoints were evaluated in: {', '.join(domains) or 'none'}")
     only = lambda some: {seed: entry for seed, (_, entry) in some.items()}
     lines = []
     for label, some in rows.items():
@@ -82,7 +95,7 @@ def table(rows, anchor, damaged, against, domain, entries):
         others = [d for d in domains if d != domain]
         lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}", *map(number, scores(only(some), domains)),
                       number(lost), number(won_back(only(some), only(damaged), only(anchor), domain)) + " %",
-                      number(change(only(some), only(damaged), *others), "+"), number(change(only(some), only(against), *domains), "+"),
+                      number(change(only(some), only(damaged), *others), "+") if others else "-", number(change(only(some), only(against), *domains), "+"),
                       str(len(some))])
     return lines, domains
 

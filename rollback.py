@@ -89,6 +89,8 @@ def parse():
     beside = [text.partition("=")[::2] for text in args.beside]
     if (args.damaged is None) != (args.save_fisher is not None):
         raise UserError("give --damaged, which is to be rolled back, or --save-fisher: one of the two")
+    if args.save_fisher and (args.out or args.json or args.beside or args.coordinates or args.fraction or args.score != ["fisher"]):
+        raise UserError("--save-fisher writes the Fisher information and nothing else: leave the options of a set and of its evaluation out")
     for name in (args.anchor, *filter(None, [args.damaged]), *(name for _, name in beside)):
         check_directory(name)
     if args.coordinates is not None and (args.score != ["fisher"] or args.fraction):
@@ -112,7 +114,7 @@ def parse():
             raise UserError(f"{place} exists: --overwrite replaces what this script wrote; else choose another --out")
     if not args.eval_prompts and (args.json or args.beside):
         raise UserError("--json and --beside are about the evaluation: give --eval-prompts a number above 0")
-    if not (args.out or args.eval_prompts):
+    if not (args.out or args.eval_prompts or args.save_fisher):
         raise UserError("nothing to do: give --out, or --eval-prompts above 0")
     check_writable(args.json)
     check_writable(args.save_fisher)

@@ -7,12 +7,13 @@ In the order in which a run uses them. What makes no sense is said here, in one 
 import argparse
 import math
 import os
+import re
 
 import torch
 
 import domains
 from losses import LOSSES
-from model import UserError, read_run, stage
+from model import UserError, read_run
 from rollout import encode
 from rows import sources
 
@@ -104,8 +105,7 @@ def check(args):
         raise UserError(f"--mix leaves a domain without prompts: of --prompts-per-step {args.prompts_per_step} it takes {args.mix}")
     if args.mix and args.schedule == "alternating" and len(args.domains) > 1:
         raise UserError("--mix puts other prompts into each batch, --schedule alternating wants whole batches: choose one")
-    earlier = [stage(text)[0] for text in read_run(args.init).get("recipe", [])[1:]]
-    args.visits = {domain: sum(domain in names for names in earlier) for domain in [*args.domains, *args.mix]}
+    args.visits = {domain: visits(args.init, domain) for domain in [*args.domains, *args.mix]}
     args.data = sources(args.data, [*args.domains, *args.mix])
     if args.data.keys() != {*args.domains, *args.mix}:
         raise UserError(f"--data names no rows of {', '.join({*args.domains, *args.mix} - set(args.data))}: write DOMAIN=SOURCE "
@@ -139,7 +139,7 @@ def check(args):
     for name in ("beta", "l2", "ewc_weight", "warmup_steps", "eval_every", "eval_prompts", "keep_every", "clip_low", "clip_high"):
         if not 0 <= getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
-    for name in ("temperature", "max_grad_norm", "lr", "delta"):
+    for name in ("temperature", "max_grad_norm", "lr", "delta", *(["ewc_weight"] if args.ewc else [])):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
     if not 0 < args.top_p <= 1:
@@ -154,6 +154,11 @@ def check(args):
     if os.path.realpath(args.out) == os.path.realpath(args.init):
         raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
     return args
+
+
+def visits(init, domain):
+    """How many stages of a checkpoint's recipe have seen rows of a domain: trained on, replayed ('qa:mix-8-math') or merged in."""
+    return sum(domain in re.findall("[a-z]+", text) for text in read_run(init).get("recipe", [])[1:])
 
 
 def shares(items):
@@ -200,5 +205,6 @@ def stage_name(args, protected):
     protected: of coordinates.protected, or "".
     """
     held = [f"{name}-{value:g}" for name, value in (("kl", args.beta), ("l2", args.l2), ("ewc", args.ewc_weight)) if value]
+    held += ["ref"] * (args.ref is not None)        # another reference than the start
     how = [protected, *held, *(f"mix-{n}-{domain}" for domain, n in args.mix.items()), args.loss * (args.loss != "grpo")]
     return ":".join([("+" if args.schedule == "mixed" else "/").join(args.domains), *filter(None, how)])

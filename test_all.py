@@ -54,6 +54,7 @@ import resume
 import rollback
 import rollout as rollouts
 import rows as rows_module
+import settings as settings_module
 import train_grpo
 import warmup
 
@@ -725,8 +726,38 @@ def test_l2_ewc_kl_and_replay_keep_a_run_nearer_to_where_it_shall_stay():
     mixed = train(WORK / "replay", *sums, "--init", init, "--steps", 2, "--mix", "cw:0.25", "--data", "cw=synthetic", f"math={data}")
     assert all(set(line["reward_by_domain"]) == {"cw", "math"} for line in read_jsonl(mixed / "log.jsonl"))
     assert models.read_run(mixed)["recipe"][-1] == "math:mix-1-cw 2" and interference.label(("base", "math:mix-1-cw 2"), 2) == "math:mix-1-cw"
+    dead = train(WORK / "dead", "--domain", "cw", "--init", init, "--steps", 2, "--ewc", WORK / "talker.fisher", "--ewc-weight", 10, "--l2", 1)
+    assert read_jsonl(dead / "log.jsonl")[0]["zero_variance_groups"] == 1     # no gradient of its own
+    moved = {name: w + 0.01 for name, w in theta.items()}
+    coordinates.write_fisher(WORK / "elsewhere.fisher", F, moved, {})
+    pulled = train(WORK / "pulled", "--domain", "cw", "--init", init, "--steps", 2, "--ewc", WORK / "elsewhere.fisher", "--ewc-weight", 10)
+    assert read_jsonl(pulled / "log.jsonl")[0]["penalty"] > 0 and not same_weights(pulled, init)     # a tether pulls in such a step too
+    assert settings_module.visits(mixed, "cw") == 1 and settings_module.visits(mixed, "math") == 1 and settings_module.visits(init, "math") == 0
+    options = ("--init", init, "--domain", "math", "--data", data, "--out", WORK / "retuned", "--steps", 40, "--eval-prompts", 0, "--save-every",
+               1, "--group-size", 2, "--prompts-per-step", 2, "--max-completion-length", 2, "--ewc", WORK / "elsewhere.fisher", "--ewc-weight", 1)
+    assert run_interrupted(options) and (coordinates.write_fisher(WORK / "elsewhere.fisher", F, theta, {}) or True)
+    code, out, err = run(train_grpo.main, *options, "--resume")
+    assert code == 2 and "--ewc or --ref" in err and err.count("\n") == 1, err
+    for more in (("--out", WORK / "x"), ("--score", "gradient"), ("--fraction", 0.1)):
+        code, out, err = run(rollback.main, "--anchor", init, "--domain", "math", "--save-fisher", WORK / "y", *more)
+        assert code == 2 and "nothing else" in err and not (WORK / "y").exists(), err
     code, out, err = run(train_grpo.main, "--init", init, "--domain", "cw", "--out", WORK / "foreign", "--ewc", data, "--ewc-weight", 1)
     assert code == 2 and "--save-fisher" in err and err.count("\n") == 1
+
+
+def run_interrupted(options):
+    """A run of train_grpo.py that is told to end in its second step."""
+    step = train_grpo.train_step
+
+    def tell(*rest):
+        if rest[-1] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*rest)
+    train_grpo.train_step = tell
+    try:
+        return run(train_grpo.main, *options)[0] == 128 + signal.SIGTERM
+    finally:
+        train_grpo.train_step = step
 
 
 def test_a_replayed_domain_takes_its_share_off_the_batch_and_is_a_stream_of_its_own():
@@ -744,7 +775,7 @@ def test_a_replayed_domain_takes_its_share_off_the_batch_and_is_a_stream_of_its_
 
 
 def test_settings_of_losses_and_prevention_that_make_no_sense_are_refused_at_the_start():
-    for argv, word in ((("--ref", tiny()[0]), "--beta"), (("--ewc", "x.safetensors"), "--ewc-weight"), (("--ewc-weight", 1), "--ewc"),
+    for argv, word in ((("--ref", tiny()[0]), "--beta"), (("--ewc", "x.safetensors"), "--ewc-weight"), (("--ewc-weight", 1), "--ewc"), (("--ewc", "x", "--ewc-weight", 0), "--ewc-weight"),
                        (("--mix", "math:0.5"), "twice"), (("--mix", "qa"), "DOMAIN:SHARE"), (("--mix", "qa:1.5"), "DOMAIN:SHARE"),
                        (("--mix", "qa:0.001"), "without prompts"), (("--mix", "qa:0.6", "cw:0.5"), "--mix"), (("--mix", "poetry:0.5"), "poetry"),
                        (("--mix", "qa:0.2", "qa:0.3"), "twice"), (("--delta", 0.1), "drpo"), (("--loss", "drpo", "--clip-low", 0.1), "--delta"),

@@ -28,6 +28,7 @@ def made(name, steps, parent=None, merged=(), B=4, G=2):
     place.mkdir(parents=True)
     write_json(place / "run.json", {"parent": parent and str(WORK / parent), "merged": [str(WORK / m) for m in merged],
                                     "args": {"prompts_per_step": B, "group_size": G}})
+    (place / "config.json").write_text("{}"), (place / "model.safetensors").write_bytes(b"")
     line = {"completion_length": 10.0, "seconds_rollout": 1.0, "seconds_reward": 0.5, "seconds_update": 1.5}
     (place / "log.jsonl").write_text("".join(json.dumps({"step": i + 1, **line}) + "\n" for i in range(steps)))
     return str(place)
@@ -65,7 +66,7 @@ def test_the_table_of_methods_has_costs_forgetting_and_recovery_as_worked_out_by
     assert methods.cost(str(WORK / "s0-again")) == (17, 1520.0, 51.0)
     assert got("merge", "steps") == "17" and got("anchor", "steps") == "10"       # 10 of the anchor and 7 of the expert, each once
     # again: math is 5 below its best stage, the anchor; qa 1 and 3 below damaged: means 3 and 4
-    assert got("again", "forgetting") == "3.5 ± 6.4" and got("anchor", "forgetting") == "0.0 ± 0.0"
+    assert got("again", "forgetting") == "3.5 ± 6.4" and got("anchor", "forgetting") == "-"
     assert got("damaged", "forgetting") == "10.0 ± 0.0"
     assert got("again", "math won back") == "75.0 ± 0.0 %" and got("damaged", "math won back") == "0.0 ± 0.0 %"
     assert got("merge", "forgetting") == "6.0 ± 6.4"                              # (10 + 1) / 2 and (12 + 1) / 2
@@ -73,7 +74,14 @@ def test_the_table_of_methods_has_costs_forgetting_and_recovery_as_worked_out_by
     assert got("again", "seeds") == "2"
     against = called(methods.main, *argv, "--against", "merge")
     assert "average against merge" in against
-    for wrong in ([*argv, "x=nothing-{}"], [*argv, f"again={at('merge')}"], [*argv, "y=" + str(WORK / "s0-again")], [*argv, "--against", "z"],
+    less = {name: entry_ for name, entry_ in scores.items() if not name.endswith("-damaged")}
+    write_json(WORK / "less.json", less)
+    write_json(WORK / "math.json", {name: {k: v for k, v in one.items() if k != "qa"} for name, one in scores.items()})
+    alone = called(methods.main, WORK / "math.json", *argv[1:])              # one domain: there are no others
+    assert "| qa" not in alone.splitlines()[0]
+    for wrong in ([WORK / "math.json", "--domain", "qa", *argv[3:]], [WORK / "less.json", "--domain", "math", "--anchor", at("anchor"), "--damaged",
+                                                                     at("again")],        # its stage `damaged` has no scores
+                  [*argv, "x=nothing-{}"], [*argv, f"again={at('merge')}"], [*argv, "y=" + str(WORK / "s0-again")], [*argv, "--against", "z"],
                   argv[1:]):
         try:
             called(methods.main, *wrong)

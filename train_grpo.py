@@ -41,7 +41,7 @@ from tqdm import tqdm
 import coordinates
 import domains
 import ranks
-from evaluate import evaluate, sample_and_grade
+from evaluate import evaluate, sample_and_grade, weights_on_disk
 from intervals import paired
 from judge import llm_judge, rubric
 from losses import group_advantages, policy_loss, token_weights
@@ -131,7 +131,7 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
     """
     batches = micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens)
     counts = ranks.everyone((len(batches), int(rollout.mask[live].sum())))
-    most, tokens = max(count for count, _ in counts), sum(count for _, count in counts)
+    most, tokens = max(count for count, _ in counts), max(1, sum(count for _, count in counts))
     real = len(batches)
     batches += [[0]] * (most - real)                # ranks fetch layers from each other, and so must pass as often as any
     scoring = {"temperature": args.temperature, "top_p": args.top_p}
@@ -143,8 +143,8 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
         if args.offload:
             reference.to("cpu")
     lr = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
-    for inner in range(args.inner_updates if batches else 0):
-        total = {"loss": 0.0, "gap": 0.0}
+    for inner in range(args.inner_updates if batches or policy.tethers else 0):
+        total = dict.fromkeys(("loss", "gap", "policy_loss", "kl", "clip_low", "clip_high"), 0.0)
         for b, index in enumerate(batches):
             part = rollout.rows(index)
             mask = part.mask & (b < real)           # a pass that is there for the others counts for nothing
@@ -156,7 +156,7 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
                                      clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta, beta=args.beta)
             policy.backward(loss)
             for key, value in {"loss": loss, **sums}.items():
-                total[key] = total.get(key, 0.0) + value.item()
+                total[key] += value.item()
         total = {key: sum(part[key] for part in parts) for parts in [ranks.everyone(total)] for key in total}
         total["penalty"] = policy.pull_back()
         total["loss"] += total["penalty"]
@@ -204,7 +204,9 @@ def train_alone(args, stop):
                     args.offload)
     if args.l2:
         policy.tether(args.l2)
+    held = {}                                       # what a resumed run must find as it was
     if args.ewc:
+        held["--ewc"] = coordinates.digest(args.ewc)
         policy.tether(args.ewc_weight, *coordinates.read_fisher(args.ewc, shapes, args.init))
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
@@ -217,6 +219,7 @@ def train_alone(args, stop):
     judge = llm_judge(args.judge, device) if args.judge and "cw" in [*args.domains, *held_out] else rubric
     reference = None
     if args.beta > 0:
+        held["--ref"] = weights_on_disk(args.ref or args.init)
         reference, its_tokenizer = load(args.ref or args.init, "cpu" if args.offload else device, policy.compute_dtype)
         if its_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise UserError(f"--ref {args.ref} has another vocabulary than {args.init}: the KL is between models of one tokenizer")
@@ -224,7 +227,7 @@ def train_alone(args, stop):
     parent = read_run(args.init)
     run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
            "seed": args.seed, "args": vars(args), "data": {domain: fingerprint(some) for domain, some in rows.items()},
-           "protected": digest, "finished": False, "metrics": {}}
+           "protected": digest, "held": held, "finished": False, "metrics": {}}
 
     def done(steps):
         """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
@@ -234,7 +237,8 @@ def train_alone(args, stop):
     out = Path(args.out).resolve()
     place = out                                     # where the run writes
     if earlier:
-        for key, what in (("data", "the data hold other rows"), ("protected", "--protect names another set")):
+        for key, what in (("data", "the data hold other rows"), ("protected", "--protect names another set"),
+                          ("held", "--ewc or --ref hold other weights")):
             if earlier.get(key) != run[key]:
                 raise UserError(f"--resume: {what} than when this run started; use the same, or --overwrite to start anew")
         policy.load_state(out / STATE)
