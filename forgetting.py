@@ -106,7 +106,8 @@ def plot(file, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="analyses, one per seed, written by analyze.py --json with --later")
-    parser.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE", help="rows, those of the analyses (default: synthetic)")
+    parser.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE",
+                        help="rows, those of the analyses (default: synthetic)")
     parser.add_argument("--prompts", type=int, default=64, help="per domain (default 64)")
     parser.add_argument("--samples", type=int, default=4, help="completions per prompt (default 4)")
     parser.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")

@@ -2,15 +2,15 @@
 
     A = group_advantages(rewards)                                      # (B, G): which answers were better than their group
     w = token_weights(lengths, counted, "grpo", max_completion_length)                # (N,): what a token counts for
-    loss, sums = policy_loss(logps, old_logps, None, A.flatten(), mask, w, objective="gspo", **LOSSES["gspo"]["clip"])
+    loss, sums = policy_loss(logps, old_logps, None, A.flatten(), mask, w, objective="grpo")
 
 All of them raise sum of w_i A_i log pi(o_it) at the policy that has just sampled; at the first update of a step they have
-the same gradient but for w (and dr_grpo for A). They differ in what holds the policy near its samples when more updates follow, with the ratio
-r = pi / mu of the policy to the one that sampled, token by token:
+the same gradient but for w (and dr_grpo for A). They differ in what holds the policy near its samples when more updates
+follow, with the ratio r = pi / mu of the policy to the one that sampled, token by token:
 
     grpo      min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)           DeepSeekMath, arXiv 2402.03300; PPO's clip
-    dapo      the same, eps_high 0.28; every token counts alike        arXiv 2503.14476 (its loss alone): rare tokens may rise further, and a
-                                                                       long answer's tokens weigh no less than a short one's
+    dapo      the same, eps_high 0.28; every token counts alike        arXiv 2503.14476 (its loss alone): rare tokens may rise
+                                                                       further, a long answer's tokens weigh as much as any
     dr_grpo   the same, no deviation in A, constant denominator        arXiv 2503.20783: neither question nor length is favoured
     gspo      the same with r_i = (prod_t r_it)^(1/|o_i|)              arXiv 2507.18071: a reward is given to the whole answer,
                                                                        and the noise of single ratios averages out

@@ -86,17 +86,17 @@ def table(rows, anchor, damaged, against, domain, entries):
     """The rows of the table as text. rows: {label: {seed: (name, entry)}}; entries: all scores by checkpoint."""
     domains = [d for d in DOMAINS if all(d in entry for some in rows.values() for _, entry in some.values())]
     if domain not in domains:
-        raise UserError(f"{domain} is not among the domains that all these checkpoints were evaluated in: {', '.join(domains) or 'none'}")
+        raise UserError(f"{domain} is not among the domains that all these checkpoints have: {', '.join(domains) or 'none'}")
     only = lambda some: {seed: entry for seed, (_, entry) in some.items()}
     lines = []
     for label, some in rows.items():
         costs = [mean_ci(torch.tensor(column, dtype=torch.float64))[0] for column in zip(*(cost(name) for name, _ in some.values()))]
         lost = mean_ci(torch.tensor([forgetting(name, entries, domains) for name, _ in some.values()], dtype=torch.float64))
         others = [d for d in domains if d != domain]
-        lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}", *map(number, scores(only(some), domains)),
-                      number(lost), number(won_back(only(some), only(damaged), only(anchor), domain)) + " %",
-                      number(change(only(some), only(damaged), *others), "+") if others else "-", number(change(only(some), only(against), *domains), "+"),
-                      str(len(some))])
+        lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}", 
+                      *map(number, scores(only(some), domains)), number(lost), number(won_back(only(some), only(damaged), only(anchor), domain)) + " %",
+                      number(change(only(some), only(damaged), *others), "+") if others else "-",
+                      number(change(only(some), only(against), *domains), "+"), str(len(some))])
     return lines, domains
 
 
@@ -106,7 +106,8 @@ def main():
     parser.add_argument("--domain", required=True, help="the damaged one")
     parser.add_argument("--anchor", required=True, metavar="CKPT", help="before the damage, {} for the seed")
     parser.add_argument("--damaged", required=True, metavar="CKPT", help="after it")
-    parser.add_argument("--against", metavar="LABEL", default="damaged", help="row that the last column compares with (default: damaged)")
+    parser.add_argument("--against", metavar="LABEL", default="damaged",
+                        help="row that the last column compares with (default %(default)s)")
     args = parser.parse_intermixed_args()          # rows may stand behind options
     check_domain(args.domain)
     files = [word for word in args.files if "=" not in word]
