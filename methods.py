@@ -90,11 +90,12 @@ def table(rows, anchor, damaged, against, domain, entries):
     only = lambda some: {seed: entry for seed, (_, entry) in some.items()}
     lines = []
     for label, some in rows.items():
-        costs = [mean_ci(torch.tensor(column, dtype=torch.float64))[0] for column in zip(*(cost(name) for name, _ in some.values()))]
+        costs = torch.tensor([cost(name) for name, _ in some.values()], dtype=torch.float64).mean(0).tolist()
         lost = mean_ci(torch.tensor([forgetting(name, entries, domains) for name, _ in some.values()], dtype=torch.float64))
         others = [d for d in domains if d != domain]
-        lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}", 
-                      *map(number, scores(only(some), domains)), number(lost), number(won_back(only(some), only(damaged), only(anchor), domain)) + " %",
+        back = won_back(only(some), only(damaged), only(anchor), domain)
+        lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}",
+                      *map(number, scores(only(some), domains)), number(lost), number(back) + " %",
                       number(change(only(some), only(damaged), *others), "+") if others else "-",
                       number(change(only(some), only(against), *domains), "+"), str(len(some))])
     return lines, domains
