@@ -32,15 +32,12 @@ from model import UserError, check_directory, cli, read_run
 from resume import read_log
 
 
-def read(files, pattern):
-    """The checkpoints of a row: {seed: (name, entry of evaluate.py)}. UserError if there are none, or scored differently."""
-    form, found = re.compile(re.escape(pattern).replace(r"\{\}", r"(\d+)")), {}
-    for file in files:
-        for name, entry in read_scores(file).items():
-            if match := form.fullmatch(os.path.normpath(name)):
-                found[int(match[1])] = (name, entry)
+def row(entries, pattern):
+    """The checkpoints of a row: {seed: (name, its scores)}; entries: all scores by checkpoint. UserError if there are none."""
+    form = re.compile(re.escape(os.path.normpath(pattern)).replace(r"\{\}", r"(\d+)"))
+    found = {int(match[1]): (name, entry) for name, entry in entries.items() if (match := form.fullmatch(name))}
     if not found:
-        raise UserError(f"no checkpoint {pattern} in {', '.join(files)}: evaluate.py --json writes its scores there")
+        raise UserError(f"no scores of {pattern} in these files: evaluate.py --json writes them")
     return found
 
 
@@ -128,7 +125,7 @@ def main():
     entries = {os.path.normpath(name): entry for file in files for name, entry in read_scores(file).items()}
     if len({str(entry["evaluated"]) for entry in entries.values()}) > 1:
         raise UserError("the files hold scores of other rows or settings: evaluate all checkpoints alike")
-    rows = {label: read(files, os.path.normpath(pattern)) for label, pattern in patterns.items()}
+    rows = {label: row(entries, pattern) for label, pattern in patterns.items()}
     seeds = {label: sorted(some) for label, some in rows.items()}
     if uneven := next((label for label in rows if seeds[label] != seeds["damaged"]), None):
         raise UserError(f"{uneven} has seeds {seeds[uneven]}, damaged has {seeds['damaged']}: a paired table needs the same")

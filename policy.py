@@ -102,14 +102,14 @@ class Policy:
 
     def pull_back(self):
         """Add the gradient of all tethers to that of the step, after its last micro-batch; returns their value, a float."""
-        value = torch.zeros(())
+        value = 0.0
         for weight, importance, target in self.tethers:
             for master, F, theta in zip(self.masters, importance, target):
                 away = master.detach() - theta
                 pull = weight * F * away
                 master.grad = pull if master.grad is None else master.grad.add_(pull)
                 value = value + (pull * away).sum() / 2
-        return whole(value).item()
+        return whole(value).item() if self.tethers else value
 
     def step(self, lr, max_grad_norm):
         """Clip, move the weights, clear the gradient; returns its norm. A non-finite gradient moves nothing."""

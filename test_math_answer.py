@@ -353,24 +353,24 @@ HOSTILE = [
 
 
 def slowest(pairs):
-    """(seconds, pair) of the slowest comparison, the best of three tries each so that a busy machine is no failure."""
+    """(seconds, pair) of the slowest comparison: processor time, the best of ten tries, so that a busy machine is no failure."""
     worst = (0.0, None)
     for gold, answer in pairs:
         best = 9.0
-        for _ in range(3):
-            start = time.perf_counter()
+        for _ in range(10):
+            start = time.process_time()
             assert equivalent(gold=gold, answer=answer) in (True, False)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
             if best < 0.02:
                 break
         worst = max(worst, (best, (gold[:60], answer[:60])), key=lambda x: x[0])
     return worst
 
 
-def test_math_hostile_answers_cost_milliseconds_and_not_seconds():
+def test_math_hostile_answers_cost_at_most_50_milliseconds():
     pairs = [(gold, text) for text in HOSTILE for gold in ("5", r"\frac{\sqrt3}{2}x", "1,2,3", text, text + "+1", "(" + text)]
     worst = slowest(pairs)
-    assert worst[0] < 0.25, worst                    # 0.05 on an idle machine; what blows up takes far longer
+    assert worst[0] < 0.05, worst
 
 
 def test_math_final_answer_of_a_million_hostile_characters_is_linear():
@@ -388,7 +388,7 @@ def test_math_five_thousand_random_strings_never_raise_and_equal_themselves():
     texts = ["".join(rng.choice(alphabet) + rng.choice(("", "", " ")) for _ in range(rng.randint(1, 24))) for _ in range(5000)]
     pairs = [(text, text) for text in texts] + list(zip(texts, texts[1:]))
     worst = slowest(pairs)
-    assert worst[0] < 0.25, worst                    # 0.05 on an idle machine; what blows up takes far longer
+    assert worst[0] < 0.05, worst
     for text, other in zip(texts, texts[1:]):
         is_same(text, other)
         final_answer(text)

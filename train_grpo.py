@@ -186,6 +186,7 @@ def train(args, stop=None):
 
 
 def train_alone(args, stop):
+    """`train`, in a directory that no other run writes to."""
     where = ranks.start(args.device)
     say = print if ranks.leader() else lambda *text: None
     earlier = open_out(args)
