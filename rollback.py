@@ -6,6 +6,7 @@
     python rollback.py --anchor checkpoints/code-math --damaged checkpoints/code-math-qa-cw --domain math \\
         --coordinates checkpoints/rolled/coordinates.safetensors --out checkpoints/rolled-2
     python recovery.py s?.json                                                    # a table over seeds
+    python rollback.py --anchor checkpoints/code-math --domain math --save-fisher math.fisher      # for train_grpo.py --ewc
 
 Training on A ended at theta_A (the anchor); training on B added delta and damaged A. A set C of coordinates is undone,
 
