@@ -15,9 +15,12 @@ The first three rewards are rules, the last a judge's: the mixture of the paper 
 Training and evaluation grade through the same `reward`. A reward of NaN means that the grader failed, which is
 not the same as a wrong answer: such a completion is left out of its group, and counted.
 """
+import contextlib
 import hashlib
 import math
 import random
+import signal
+import threading
 import warnings
 
 import judge as judges
@@ -28,6 +31,7 @@ from sandbox import run_tests
 
 DOMAINS = ("math", "code", "qa", "cw")
 FINAL_ANSWER = ("math", "qa")  # the domains whose answers can be equal, and so be voted on
+GRADING_SECONDS = 10  # for one answer in math or qa, which takes a millisecond; programs have their own limit (sandbox.py)
 PARTS = 10  # rows fall into ten parts by the hash of their prompt: one to test, one to validate, eight to train on
 
 
@@ -83,14 +87,36 @@ def reward(domain, completions, rows, judge=judges.rubric):
 
 
 def graded(domain, completion, row):
-    """The reward of one completion in math or qa; NaN, and a warning, where the grader fails: its fault, not the completion's."""
+    """The reward of one completion in math or qa, a float.
+
+    NaN, and a warning, where the grader raises or takes longer than GRADING_SECONDS: its fault, not the completion's.
+    """
     if row.get("answer") in (None, ""):
         return math.nan
     try:
-        return {"math": math_reward, "qa": qa_reward}[domain](completion, row)
+        with deadline(GRADING_SECONDS):
+            return {"math": math_reward, "qa": qa_reward}[domain](completion, row)
     except Exception as error:
         warnings.warn(f"{domain} could not be graded, and counts as a verifier error: {error!r}", stacklevel=2)
         return math.nan
+
+
+@contextlib.contextmanager
+def deadline(seconds):
+    """TimeoutError within the body after so many seconds of wall time. Only the main thread can be interrupted so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number, frame):
+        raise TimeoutError(f"no result after {seconds} s")
+    former = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def math_reward(completion, row):

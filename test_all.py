@@ -1203,6 +1203,9 @@ def grpo_command(out, *more):
             "--steps", "7", "--save-every", "2", "--inner-updates", "2", *more]
 
 
+REFRESH = ("--steps", 5, "--save-every", 2, "--eval-every", 1)
+
+
 def with_reward(function, action):
     """Run something while domains.reward is function(domain, completions, rows)."""
     reward, domains.reward = domains.reward, lambda domain, completions, rows, judge=None: function(domain, completions, rows)
@@ -1243,19 +1246,52 @@ def test_resume_is_bit_identical_to_no_interruption():
     assert snapshot(whole) == before
 
 
-def test_kill_9_at_random_moments_then_resume_ends_with_the_same_weights():
-    rng, out = random.Random(time.time()), WORK / "killed"
-    for attempt in range(int(os.environ.get("KILLS", 4))):       # KILLS=30 python test_all.py kill_9
-        process = subprocess.Popen(grpo_command(out, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(2.5, 5.0))
-        process.kill()
-        process.wait()
+@lru_cache
+def undisturbed_refresh():
+    out = WORK / "refresh-whole"
+    code, _, err = run(refresh.main, *refresh_command(talker()[0], out, *REFRESH))
+    assert code == 0, err
+    return out
+
+
+# A script whose process dies, as by kill -9, in place of its n-th renaming of a file: in the middle of saving.
+DIES_SAVING = """
+import os, runpy, signal, sys
+left, rename, sys.argv = [int(sys.argv[1])], os.replace, sys.argv[2:]
+def replace(*names):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*names)
+os.replace = replace
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_kill_9_at_random_moments_of_training_refreshing_and_saving_then_resume_ends_with_the_same_weights():
+    rng = random.Random(time.time())
+    refreshing = [sys.executable, ROOT / "refresh.py", *refresh_command(talker()[0], WORK / "killed-refresh", *REFRESH, "--resume")]
+    runs = [(grpo_command(WORK / "killed", "--resume"), WORK / "killed", undisturbed()),
+            (list(map(str, refreshing)), WORK / "killed-refresh", undisturbed_refresh())]
+    for attempt in range(int(os.environ.get("KILLS", 4))):       # KILLS=32 python test_all.py kill_9
+        command, out, _ = runs[attempt % 2]
+        if attempt % 4 < 2:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(rng.uniform(2.5, 5.0))
+            process.kill()
+            process.wait()
+        else:
+            done = subprocess.run([sys.executable, "-c", DIES_SAVING, str(rng.randrange(25)), *command[1:]], capture_output=True)
+            assert done.returncode in (-signal.SIGKILL, 0), done.stderr
         if (out / "config.json").is_file():          # whatever stands there loads
             models.load(str(out))
-    done = subprocess.run(grpo_command(out, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert same_weights(out, undisturbed()) and not same_weights(out, talker()[0])
-    assert [json.loads(l)["step"] for l in (out / "log.jsonl").read_text().splitlines()] == list(range(1, 8))
+    for command, out, whole in runs:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert same_weights(out, whole) and not same_weights(out, talker()[0])
+        steps = [line["step"] for line in read_jsonl(out / "log.jsonl")]
+        assert steps == [line["step"] for line in read_jsonl(whole / "log.jsonl")] == list(range(1, len(steps) + 1))
+    assert read_jsonl(out / "validation.jsonl") == read_jsonl(undisturbed_refresh() / "validation.jsonl")
 
 
 def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on():
@@ -1275,21 +1311,26 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on():
     assert steps == len((out / "log.jsonl").read_text().splitlines()) > 0
 
 
-def test_a_grader_that_raises_is_counted_warned_of_and_no_wrong_answer():
-    grade = domains.math_reward
+def test_a_grader_that_raises_or_hangs_is_counted_warned_of_and_no_wrong_answer():
+    grade, limit = domains.math_reward, domains.GRADING_SECONDS
 
     def broken(completion, row):
-        if completion and ord(completion[0]) % 2:
+        if completion and ord(completion[0]) % 4 == 1:
             raise ZeroDivisionError("a bug in a grader")
+        while completion and ord(completion[0]) % 4 == 3:
+            pass
         return grade(completion, row)
-    domains.math_reward = broken
+    domains.math_reward, domains.GRADING_SECONDS = broken, 0.05
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             lines = read_jsonl(train(WORK / "broken-grader", "--domain", "math", "--steps", 2) / "log.jsonl")
     finally:
-        domains.math_reward = grade
-    assert sum(line["verifier_errors"] for line in lines) == len(caught) > 0 and "a bug in a grader" in str(caught[0].message)
+        domains.math_reward, domains.GRADING_SECONDS = grade, limit
+    said = "".join(str(warning.message) for warning in caught)
+    assert sum(line["verifier_errors"] for line in lines) == len(caught) > 0
+    assert "a bug in a grader" in said and "no result after 0.05 s" in said, said
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0) and signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
 def test_any_prompt_is_read_as_it_stands_or_refused_by_length_and_weights_of_any_float_type_load():
@@ -1515,9 +1556,7 @@ def test_refresh_stops_when_the_reference_is_reached_and_not_before():
 
 
 def test_a_killed_refresh_goes_on_to_the_same_weights_and_the_same_report():
-    options = ("--steps", 5, "--save-every", 2, "--eval-every", 1)
-    whole = refresh_command(talker()[0], WORK / "refresh-whole", *options)
-    assert run(refresh.main, *whole)[0] == 0
+    whole = undisturbed_refresh()
     for moment in (2, 4):                                  # in the third and in the fifth validation
         graded, grade, out = [], evaluate.grade, WORK / f"refresh-killed-{moment}"
 
@@ -1528,13 +1567,13 @@ def test_a_killed_refresh_goes_on_to_the_same_weights_and_the_same_report():
             return grade(*args, **kw)
         evaluate.grade = dies
         try:
-            assert run(refresh.main, *refresh_command(talker()[0], out, *options))[0] == 2
+            assert run(refresh.main, *refresh_command(talker()[0], out, *REFRESH))[0] == 2
         finally:
             evaluate.grade = grade
-        code, _, err = run(refresh.main, *refresh_command(talker()[0], out, *options, "--resume"))
-        assert code == 0 and same_weights(out, WORK / "refresh-whole"), err
-        assert resume.read_log(out / "validation.jsonl") == resume.read_log(WORK / "refresh-whole" / "validation.jsonl")
-        assert models.read_run(out)["metrics"] == models.read_run(WORK / "refresh-whole")["metrics"]
+        code, _, err = run(refresh.main, *refresh_command(talker()[0], out, *REFRESH, "--resume"))
+        assert code == 0 and same_weights(out, whole), err
+        assert resume.read_log(out / "validation.jsonl") == resume.read_log(whole / "validation.jsonl")
+        assert models.read_run(out)["metrics"] == models.read_run(whole)["metrics"]
 
 
 def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing_to_the_next():
