@@ -9,8 +9,8 @@
     generate   `generate_loop` below: model.generate, log_softmax over all logits, GRPO loss, backward, AdamW
 
 on two models: `tiny`, the embedded checkpoints/base, which stops at its end token, and `100m`, random weights in the
-shape of SmolLM2-135M, whose completions practically all have full length. Then the machine's own limits (the fastest
-matmul and memory stream found) beside what the 100m model gets of them, and how time and memory of `ours` grow.
+shape of SmolLM2-135M, whose completions practically all have full length. Then the machine's own limits and what the
+100m model gets of them (roofline.py), and how time and memory of `ours` grow.
 
 Fair: same prompts in the same order, same token ids (checked), group size, completion length, reward, AdamW, learning
 rate, clipping, precision (fp32 on a CPU, bf16 compute with fp32 weights on a GPU), threads as torch chooses them.
@@ -48,7 +48,8 @@ import warmup
 from memory import peak_resident, resident
 from model import BASE, UserError, check_writable, cli, end_ids, load, save, write_json
 from policy import Policy
-from rollout import cache_bytes, encode, sample, token_logps, uniform_noise
+from rollout import encode
+from roofline import limits, synchronize
 from rows import rows_for_step
 from settings import measured
 
@@ -70,25 +71,25 @@ GROWTH = {"group size": [("14m", {"G": g}) for g in (4, 8, 16)],            # al
 # ---- the work, the same for all methods -------------------------------------------------------------------------
 
 def reward(prompts, completions, rows):
-    """A number in [0, 1) per completion, different even for equal texts: a judge, as train_step takes one."""
+    """A number in [0, 1) per completion, different even for equal texts: a judge, as train_step takes one (judge.py)."""
     return [zlib.crc32(f"{i} {text}".encode()) / 2**32 for i, text in enumerate(completions)]
 
 
 def settings(work, path):
-    """The arguments of train_grpo.py for this work."""
+    """The arguments of train_grpo.py for this work, an entry of WORK, on the model at `path`."""
     return measured(path, "--prompts-per-step", work["B"], "--group-size", work["G"], "--max-completion-length", work["warmup_T"],
                     "--lr", LEARNING_RATE)
 
 
 def long_rows(n):
-    """n rows with prompts of 80 to 120 bytes, for a tokenizer with a token per byte."""
+    """{"cw": n rows} with prompts of 80 to 120 bytes, for a tokenizer with a token per byte."""
     rng = random.Random(0)
     return {"cw": [{"prompt": "Tell of: " + " ".join(rng.choices(domains.NOUNS, k=rng.randint(14, 20)))}
                    for _ in range(n)]}
 
 
 def make_model(name, path):
-    """Random weights of a SHAPE, with the tokenizer of the tiny model: ids above its vocabulary decode to nothing."""
+    """Write random weights of a SHAPE to `path`, with the tokenizer of the tiny model: ids above its vocabulary decode to nothing."""
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(0)
     width, channels, layers, heads, kv_heads = SHAPES[name]
@@ -102,16 +103,12 @@ def make_model(name, path):
 # ---- a clock ----------------------------------------------------------------------------------------------------
 
 spent = Counter()       # seconds per phase since the warm-up
-running = []            # the phase that runs now: what it calls belongs to it
-
-
-def synchronize():
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+running = []            # the phase that runs now
 
 
 @contextlib.contextmanager
 def phase(name):
+    """The body's seconds go to spent[name], unless a phase runs already: what that calls is its own."""
     if running:
         yield
         return
@@ -125,7 +122,7 @@ def phase(name):
 
 
 def timed(name, owner, *functions):
-    """Replace functions of a module, class or object by the same with a clock around them."""
+    """Put a clock, phase(name), around functions of a module, class or object (the owner), by their names."""
     for function in functions:
         def wrapper(*args, inner=getattr(owner, function), **kwargs):
             with phase(name):
@@ -133,9 +130,12 @@ def timed(name, owner, *functions):
         setattr(owner, function, wrapper)
 
 
-# ---- the three methods: each calls done(tokens, dead) after every step -----------------------------------------------
+# ---- the three methods --------------------------------------------------------------------------------------------
+# Each takes the warm-up and the timed steps of `work` (an entry of WORK; args: its settings) on rows, {domain: rows}, and
+# after every step calls done(completion tokens of the step, share of groups whose rewards are all equal).
 
 def ours(work, args, model, tokenizer, rows, done):
+    """train_grpo.train_step, with a clock around its parts."""
     timed("rollout", evaluate, "encode", "sample", "decode")
     timed("reward", domains, "reward")
     timed("log-probs", Policy, "logps")
@@ -147,6 +147,7 @@ def ours(work, args, model, tokenizer, rows, done):
 
 
 def trl_trainer(work, args, model, tokenizer, rows, done):
+    """trl.GRPOTrainer with the settings that make it fastest. UserError if it reads other token ids than ours."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -226,7 +227,10 @@ def generate_loop(work, args, model, tokenizer, rows, done):
 
 
 def measure(method, work, path, device):
-    """One process's worth of one method: seconds, tokens and phases of the timed steps, and memory, as a dict."""
+    """One process's worth of one method: seconds, tokens and phases of the timed steps, and memory in bytes, as a dict.
+
+    method: of METHODS; path: the model's; device: None, "cpu" or "cuda". UserError if a group had equal rewards.
+    """
     args = settings(work, path)
     rows = {"cw": None} if path == BASE else long_rows(work["B"] * (work["warmup"] + work["steps"]))
     if method == "trl":                             # before the memory is read: an import is no growth of the steps
@@ -270,74 +274,8 @@ def cpu_seconds_of_others():
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
 
 
-# ---- the machine's limits ------------------------------------------------------------------------------------------
-
-def best(function, times):
-    """The shortest of several runs in seconds: what the machine can do when nothing else disturbs it."""
-    seconds = []
-    for _ in range(times):
-        synchronize()
-        start = time.perf_counter()
-        function()
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def limits(work, path, device):
-    """Peak FLOP/s and bytes/s of the machine, and what prefill, decoding and update of a model get of them.
-
-    FLOPs are those the mathematics needs: 2 per weight and token (the output head only where logits are computed), 4 C
-    per attended position, layer and token, all times 3 for forward and backward. What is recomputed, copied or padded
-    does not count, and so lowers the share. Decoding a token has to read all weights and the cache, once.
-    """
-    args = settings(work, path)
-    model, tokenizer = load(path, device, torch.float32)
-    gpu = model.device.type == "cuda"
-    policy = Policy(model, torch.bfloat16 if gpu else torch.float32)
-    dtype, config = model.dtype, model.config
-    n = 8192 if gpu else 3072
-    a, b = (torch.randn(n, n, device=model.device, dtype=dtype) for _ in range(2))
-    stream, target = (torch.ones(2**30 if gpu else 2**27, device=model.device) for _ in range(2))
-    peak = 2 * n**3 / best(lambda: a @ b, 8)
-    bandwidth = max(stream.nbytes / best(lambda: stream.sum(), 8), 2 * stream.nbytes / best(lambda: target.copy_(stream), 8))
-    del a, b, stream, target
-
-    B, G, T, L = work["B"], work["G"], work["T"], config.num_hidden_layers
-    texts = [domains.prompt(*row) for row in rows_for_step(args, long_rows(B), 0)]
-    prompts = encode(tokenizer, texts, 2048)
-
-    def roll(tokens):
-        return sample(model, prompts, group_size=G, noise=uniform_noise(B * G, tokens, 0), stop_ids=[-1],
-                      pad_id=tokenizer.pad_token_id)       # no id stops it: all have T tokens
-    rollout = roll(T)
-    seconds = {"prefill": best(lambda: roll(1), 3)}
-    seconds["decoding"] = best(lambda: roll(T), 2) - seconds["prefill"]
-
-    def both_ways():
-        policy.backward((token_logps(model, rollout) * rollout.mask).sum())
-        policy.optimizer.zero_grad()
-    seconds["update"] = best(both_ways, 2)
-
-    head = model.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for p in model.parameters()) - head                     # tied: the embedding is the head
-    attention = 4 * L * config.num_attention_heads * config.head_dim            # per token and attended position
-    cache = cache_bytes(config, dtype.itemsize)
-    lengths = [len(p) for p in prompts]
-    read = 2 * body * sum(lengths) + attention * sum(p * (p + 1) / 2 for p in lengths)         # reading the prompts
-    fed = sum(p + t for p in lengths for t in range(1, T)) * G                  # positions that decoded tokens attend to
-    flops = {"prefill": read + 2 * head * B, "decoding": 2 * (body + head) * B * G * (T - 1) + attention * fed,
-             "update": 3 * (read + 2 * (body + head) * B * G * T + attention * (fed + G * sum(p + T for p in lengths)))}
-    bytes_ = {"prefill": (body + head) * dtype.itemsize,
-              "decoding": (body + head) * dtype.itemsize * (T - 1) + cache * fed,
-              "update": 3 * (body + head) * dtype.itemsize}
-    parts = {name: {"seconds": seconds[name], "flops": flops[name], "bytes": bytes_[name],
-                    "limit": "compute" if flops[name] / peak > bytes_[name] / bandwidth else "memory",
-                    "share_of_limit": max(flops[name] / peak, bytes_[name] / bandwidth) / seconds[name]} for name in seconds}
-    return {"gpu": torch.cuda.get_device_name() if gpu else None, "peak_flops": peak, "bandwidth": bandwidth, "parts": parts}
-
-
 def cpu_name():
+    """The processor's name as Linux tells it, or else its architecture."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
              if line.startswith("model name")] if info.exists() else []
@@ -359,19 +297,27 @@ def fresh(job):
 
 
 def worker(task, model, path, device, work):
-    """What runs in a process of its own; its last line is the result."""
+    """What runs in a process of its own; its last line on stdout is the result as JSON.
+
+    task: "make" (model: the names of all, path: the directory for them), "limits", or one of METHODS with a work.
+    """
     result = None
     if task == "make":                              # before anything is timed; model: the names of all
         if "tiny" in model:
             load(BASE, "cpu")
         for name in set(model) & set(SHAPES):
             make_model(name, os.path.join(path, name))
+    elif task == "limits":
+        lm, tokenizer = load(path, device, torch.float32)
+        texts = [domains.prompt(*row) for row in rows_for_step(settings(work, path), long_rows(work["B"]), 0)]
+        result = limits(lm, tokenizer, encode(tokenizer, texts, 2048), work["G"], work["T"])
     else:
-        result = limits(work, path, device) if task == "limits" else measure(task, work, path, device)
+        result = measure(task, work, path, device)
     print(json.dumps(result))
 
 
 def installed(name):
+    """The version of a package; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -379,13 +325,16 @@ def installed(name):
 
 
 def ratio(theirs, own, key):
-    """How many times as much of `key` (time, memory) theirs takes as ours, repeat by repeat, in short."""
+    """How many times as much of `key` (seconds, bytes) theirs takes as ours: median, min and max over the repeats, in pairs.
+
+    theirs, own: as many dicts of `measure` each.
+    """
     each = [a[key] / b[key] for a, b in zip(theirs, own)]
     return {"median": statistics.median(each), "min": min(each), "max": max(each)}
 
 
 def summary(runs):
-    """Medians over the repeats of one method."""
+    """Medians over the repeats (dicts of `measure`) of one method, as a dict."""
     middle = lambda of: statistics.median(of(run) for run in runs)
     return {"steps_per_s": middle(lambda run: 1 / run["seconds_per_step"]),
             "tokens_per_s": middle(lambda run: run["tokens_per_step"] / run["seconds_per_step"]),
@@ -394,6 +343,7 @@ def summary(runs):
 
 
 def parse():
+    """The command line; UserError for a model, number or device that cannot be measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(WORK), help="tiny, 100m or both with a comma (default both); limits "
                         "and growth are measured with the random models, so only where 100m is among them")
@@ -418,6 +368,7 @@ def parse():
 
 
 def main():
+    """Measure, print the tables and write --json; with --worker, be one of the processes that are measured."""
     args = parse()
     if args.worker:
         return worker(**json.loads(args.worker))

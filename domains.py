@@ -15,11 +15,10 @@ The first three rewards are rules, the last a judge's: the mixture of the paper 
 Training and evaluation grade through the same `reward`. A reward of NaN means that the grader failed, which is
 not the same as a wrong answer: such a completion is left out of its group, and counted.
 """
-import contextlib
+import ctypes
 import hashlib
 import math
 import random
-import signal
 import threading
 import warnings
 
@@ -36,6 +35,7 @@ PARTS = 10  # rows fall into ten parts by the hash of their prompt: one to test,
 
 
 def check_domain(domain):
+    """UserError if a name is none of DOMAINS."""
     if domain not in DOMAINS:
         raise UserError(f"unknown domain {domain!r}: choose from {', '.join(DOMAINS)}")
 
@@ -73,7 +73,8 @@ def prompt(domain, row):
 def reward(domain, completions, rows, judge=judges.rubric):
     """Score completions[i] as an answer to rows[i]: a list of floats in [0, 1], NaN where grading itself failed.
 
-    judge: how creative writing is scored, a function of (prompts, completions, rows), see judge.py.
+    domain: one of DOMAINS; rows: dicts in its canonical form. judge: how creative writing is scored, a function of
+    (prompts, completions, rows), see judge.py. UserError for another domain, ValueError if the lengths differ.
     """
     check_domain(domain)
     if len(completions) != len(rows):
@@ -83,40 +84,38 @@ def reward(domain, completions, rows, judge=judges.rubric):
     if domain == "code":
         return run_tests([{"program": program(completion, row), "tests": row["tests"],
                            "entry_point": row.get("entry_point")} for completion, row in zip(completions, rows)])
-    return [graded(domain, completion, row) for completion, row in zip(completions, rows)]
+    return graded({"math": math_reward, "qa": qa_reward}[domain], completions, rows)
 
 
-def graded(domain, completion, row):
-    """The reward of one completion in math or qa, a float.
+def graded(grade, completions, rows):
+    """[grade(completion, row), ...] of math or qa: NaN without an answer in the row, and NaN and a warning where `grade`
+    raises or takes longer than GRADING_SECONDS. That is its fault, not the completion's.
 
-    NaN, and a warning, where the grader raises or takes longer than GRADING_SECONDS: its fault, not the completion's.
+    `grade` runs in a thread; one from which nothing comes any more is asked to end and left behind, as nothing can force it.
     """
-    if row.get("answer") in (None, ""):
-        return math.nan
-    try:
-        with deadline(GRADING_SECONDS):
-            return {"math": math_reward, "qa": qa_reward}[domain](completion, row)
-    except Exception as error:
-        warnings.warn(f"{domain} could not be graded, and counts as a verifier error: {error!r}", stacklevel=2)
-        return math.nan
+    def work(todo, results):
+        for completion, row in todo:
+            try:
+                results.append(math.nan if row.get("answer") in (None, "") else grade(completion, row))
+            except Exception as error:
+                results.append(error)
 
-
-@contextlib.contextmanager
-def deadline(seconds):
-    """TimeoutError within the body after so many seconds of wall time. Only the main thread can be interrupted so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(number, frame):
-        raise TimeoutError(f"no result after {seconds} s")
-    former = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+    scores = []
+    while len(scores) < len(rows):
+        todo, results, seen = list(zip(completions, rows))[len(scores):], [], -1
+        thread = threading.Thread(target=work, args=(todo, results), name="grader", daemon=True)
+        thread.start()
+        while thread.is_alive() and len(results) > seen:
+            seen = len(results)
+            thread.join(GRADING_SECONDS)            # returns as soon as all are graded
+        new = results[:]
+        if len(new) < len(todo):
+            new.append(TimeoutError(f"no result after {GRADING_SECONDS} s"))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        for error in (result for result in new if isinstance(result, Exception)):
+            warnings.warn(f"a completion could not be graded, and counts as a verifier error: {error!r}", stacklevel=3)
+        scores += [math.nan if isinstance(result, Exception) else result for result in new]
+    return scores
 
 
 def math_reward(completion, row):
@@ -149,7 +148,7 @@ def answer(domain, completion, row):
 
 
 def same_answer(domain, one, other):
-    """Whether two answers of a domain in FINAL_ANSWER are equal, as its reward compares them: 1/2 and 0.5 are."""
+    """Whether two texts of `answer`, of a domain in FINAL_ANSWER, are equal as its reward compares them: 1/2 and 0.5 are."""
     return one == other or domain == "math" and equivalent(gold=one, answer=other)
 
 
@@ -168,12 +167,14 @@ CHANGES = {"plus {k}": "({e})+{k}", "minus {k}": "({e})-{k}", "times {k}": "({e}
 
 
 def synthetic_math(rng):
+    """Sums: '158-2=' -> '156'."""
     a, b, op = rng.randint(10, 199), rng.randint(2, 5), rng.choice("+-")
     answer = str(a + b if op == "+" else a - b)
     return {"question": f"{a}{op}{b}=", "answer": answer, "reference": answer}
 
 
 def synthetic_code(rng):
+    """Two-step functions from words: 'f(a,b): a plus b, times 3', tested on four random calls."""
     name, (a, b), k = rng.choice("fgh"), rng.choice(["ab", "xy", "mn", "pq"]), rng.randint(2, 9)
     (phrase, expression), (change, changed) = rng.choice([*EXPRESSIONS.items()]), rng.choice([*CHANGES.items()])
     words = f"{name}({a},{b}): {phrase}, {change}".format(a=a, b=b, k=k)
@@ -186,12 +187,14 @@ def synthetic_code(rng):
 
 
 def synthetic_qa(rng):
+    """The largest or smallest of four numbers, by its letter."""
     numbers, kind = rng.sample(range(10, 100), 4), rng.choice(["largest", "smallest"])
     letter = LETTERS[numbers.index(max(numbers) if kind == "largest" else min(numbers))]
     return {"question": f"{kind}?", "options": [str(n) for n in numbers], "answer": letter, "reference": letter}
 
 
 def synthetic_cw(rng):
+    """A sentence with two given words in it: 'Write: fox, moon'."""
     keywords = rng.sample(NOUNS, 2)
     return {"prompt": f"Write: {keywords[0]}, {keywords[1]}", "keywords": keywords,
             "reference": rng.choice(SENTENCES).format(*keywords)}
@@ -220,5 +223,5 @@ def row_id(domain, row):
 
 
 def in_split(id, split):
-    """Whether a row belongs to "train" (eight parts of PARTS), "validation" (one), "test" (one) or "all"."""
+    """Whether the row of this row_id belongs to a split: "train" (eight parts of PARTS), "validation", "test" (one each) or "all"."""
     return split in ("all", {0: "test", 1: "validation"}.get(int(id, 16) % PARTS, "train"))

@@ -49,17 +49,19 @@ SAME_RECIPE = ("lr", "prompts_per_step", "group_size", "inner_updates", "tempera
                "loss", "clip_low", "clip_high", "delta", "warmup_steps", "max_completion_length", "mask_truncated")
 
 
-def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature, top_p, max_prompt_length, judge, progress=None,
-                     overlap=None):
+def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature, top_p, max_prompt_length, judge,
+                     progress=None, overlap=None):
     """Sample group_size completions of each prompt and grade each with the row of its own prompt, by that row's domain.
 
-    batch: B (domain, row) pairs. noise: (N, T), N = B * group_size, see `sample`. Returns a Rollout, its completions (N
-    texts), rewards (N,) fp64 with NaN where grading failed, and the seconds spent on grading after the last token.
+    batch: B (domain, row) pairs. noise: (N, T) in [0, 1), N = B * group_size, whose width is the limit of length; see
+    rollout.sample, also for temperature, top_p and progress (the title of a bar). judge: see domains.reward. Returns a
+    Rollout, its completions (N texts), rewards (N,) fp64 with NaN where grading failed, and the seconds spent on grading
+    after the last token. UserError if a prompt has more than max_prompt_length tokens.
 
-    overlap: run programs while others are still being sampled. Default: where a GPU samples, as the processors are idle then;
-    where they sample themselves it was slower. The other rewards take a millisecond, or a judge that wants the device
-    for itself. A reward does not depend on the company that a completion is graded in. Every program has a deadline
-    (sandbox.py), and so the wait for them has one.
+    overlap: run programs while others are still being sampled. Default: where a GPU samples, as the processors are idle
+    then; where they sample themselves it was slower. The other rewards take a millisecond, or a judge that wants the
+    device for itself. A reward does not depend on the company that a completion is graded in. Every program has a
+    deadline (sandbox.py), and so the wait for them has one.
     """
     prompts = encode(tokenizer, [domains.prompt(domain, row) for domain, row in batch], max_prompt_length)
     owner = [pair for pair in batch for _ in range(group_size)]                                # (N,) pairs
@@ -105,8 +107,9 @@ def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature,
 
 def respond(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
             max_completion_length=64, seed=0, judge=rubric):
-    """Sample and grade completions of each row of a domain: a Rollout, its completions (N texts) and rewards (n, k) fp64.
+    """Sample and grade completions of n rows of a domain: a Rollout, its completions (N texts) and rewards (n, k) fp64.
 
+    samples: k, so that N = n k. temperature 0 is greedy; lengths are in tokens; for the others see sample_and_grade.
     A reward is NaN where grading failed. The sampling noise is a function of (seed, row id), so it is the same for every
     checkpoint and for any choice of the other rows; no global random state is read or changed.
     """
@@ -118,10 +121,10 @@ def respond(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, 
 
 
 def grade(model, tokenizer, domain, rows, *, samples, **settings):
-    """Sample and score completions of each row: the one function behind every score in this repository.
+    """Sample and score `samples` completions of each row: the one function behind every score in this repository.
 
     settings: those of `respond`. Returns rewards (n, k) fp64 with NaN where grading failed, completions (n lists of k
-    texts) and truncated (n, k) bool.
+    texts) and truncated (n, k) bool. Under torchrun the rows are shared out, and every rank gets all results.
     """
     mine, parts = rows[ranks.share(len(rows))], []
     if mine:
@@ -136,7 +139,7 @@ def grade(model, tokenizer, domain, rows, *, samples, **settings):
 def majority(domain, answers, rewards):
     """Score in [0, 1] of the answer that most of k completions give; domain: one of domains.FINAL_ANSWER.
 
-    answers: k texts, None for one that doesn't vote, as a completion doesn't that was not graded (reward NaN). An answer
+    answers: k texts, None for one that doesn't vote; rewards: k floats, NaN for one that doesn't either. An answer
     joins the first one that it equals. Of tied answers the mean score, which is that of a tie broken at random. 0 if none
     votes, NaN if none was graded.
     """
@@ -194,6 +197,7 @@ def evaluate(model, tokenizer, rows, *, keep=None, **settings):
 
 
 def parse():
+    """The command line; UserError for what cannot be evaluated, before a model is loaded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", help="checkpoint directories or hub names")
     parser.add_argument("--compare", nargs=2, default=[], metavar=("A", "B"), help="also B minus A on the same prompts: its "
@@ -203,21 +207,21 @@ def parse():
     group.add_argument("--domains", default=",".join(domains.DOMAINS), help="comma-separated (default: all four)")
     group.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE",
                        help="real rows for a domain: a .jsonl/.json/.parquet/.csv file, a hub name, or `hub` for the "
-                            "paper's set; domains not named use synthetic held-out rows, or are left out once any is")
+                            "paper's set; then only the domains named here are evaluated (default: synthetic rows in all)")
     group.add_argument("--held-out", action="store_true",
-                       help="of --data files, only the tenth that neither trains a run nor, without --eval-data, "
-                            "validates it")
+                       help="of --data, only the tenth that train_grpo.py keeps as the test split")
     group.add_argument("--fields", default="", help="field names of --data, as question=NAME,answer=NAME")
     group.add_argument("--prompts", type=int, default=200, help="prompts per domain, at most (default 200)")
     group = parser.add_argument_group("sampling")
-    group.add_argument("--samples", type=int, default=4, help="completions per prompt, k (default 4)")
-    group.add_argument("--greedy", action="store_true", help="most probable token always; one completion per prompt")
-    group.add_argument("--temperature", type=float, default=1.0, help="(default 1.0)")
+    group.add_argument("--samples", type=int, default=None, help="completions per prompt, k (default 4)")
+    group.add_argument("--greedy", action="store_true", help="most probable token always, so one completion per prompt")
+    group.add_argument("--temperature", type=float, default=None, help="(default 1.0)")
     group.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default 1.0: off)")
     group.add_argument("--max-prompt-length", type=int, default=2048, help="tokens (default 2048)")
     group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
     group.add_argument("--seed", type=int, default=0, help="of the sampling noise (default 0)")
     group.add_argument("--judge", default=None, help="model that judges cw: a directory or hub name (default: rubric)")
+    group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     group = parser.add_argument_group("output")
     group.add_argument("--json", metavar="FILE", help="write all numbers; what stands there of checkpoints that have "
                        "not changed, with the same settings, is not evaluated again")
@@ -227,8 +231,10 @@ def parse():
     for domain in args.domains:
         domains.check_domain(domain)
     args.data = sources(args.data, args.domains)
-    if args.greedy:
-        args.samples, args.temperature = 1, 0.0
+    if args.greedy and (args.samples, args.temperature) != (None, None):
+        raise UserError("--greedy has one completion per prompt and no temperature: leave --samples and --temperature out")
+    args.samples = args.samples if args.samples is not None else 1 if args.greedy else 4
+    args.temperature = args.temperature if args.temperature is not None else 0.0 if args.greedy else 1.0
     for name in ("prompts", "samples", "max_prompt_length", "max_completion_length"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
@@ -282,8 +288,12 @@ def weights_on_disk(checkpoint):
 
 
 def evaluate_all(args):
-    """Evaluate what --json does not have as it is now; print and write the scores: {checkpoint: entry}, all of --json too."""
-    judge = llm_judge(args.judge) if args.judge and "cw" in args.domains else rubric
+    """Evaluate what --json does not have as it is now; print and write the scores. args: of `parse`.
+
+    Returns {checkpoint: entry}, of all that --json has too. An entry has a `summary` per domain, "average", "evaluated" and
+    "weights" (what the scores belong to), and "seed", "recipe" and "training" of run.json.
+    """
+    judge = llm_judge(args.judge, args.device) if args.judge and "cw" in args.domains else rubric
     rows = {d: evaluation_rows(d, args.data.get(d), args.fields, args.prompts,
                                "test" if args.held_out or args.data.get(d) in (None, "synthetic") else "all")
             for d in args.domains}
@@ -303,7 +313,7 @@ def evaluate_all(args):
         known = report.get(name, {})
         complete = all("unparsable" in known.get(d, {}) for d in args.domains)  # older versions wrote less
         if args.samples_file or not complete or (known["evaluated"], known.get("weights")) != (evaluated, weights):
-            model, tokenizer = load(name)
+            model, tokenizer = load(name, args.device)
             # before the long work: a run that saves meanwhile has other weights than those graded here
             weights, kept = weights if weights[0] else weights_on_disk(name), []
             known = evaluate(model, tokenizer, rows, judge=judge, keep=kept, **settings)
@@ -338,7 +348,10 @@ def evaluate_all(args):
 
 
 def details(entry, names, k):
-    """What stands below a checkpoint's row: (label, a cell per domain) of maj@k, shares of completions, detectable."""
+    """What stands below a checkpoint's row: (label, a cell per domain) of maj@k, shares of completions, detectable.
+
+    entry: of evaluate_all; names: domains.
+    """
     ones = [entry[d] for d in names]
     shares = [(one["truncated"], one["unparsable"], one["verifier_errors"] / (one["prompts"] * k)) for one in ones]
     return [(f"  maj@{k}", [f"{one[f'maj@{k}']:.1f}" if f"maj@{k}" in one else "-" for one in ones]),
@@ -347,7 +360,10 @@ def details(entry, names, k):
 
 
 def print_comparison(names, entries, found):
-    """Table of `compare`; above it, what else than the checkpoint differs between the two."""
+    """Print the table of intervals.compare, `found`; above it, what else than the checkpoint differs between the two.
+
+    names, entries: of A and B.
+    """
     a, b = (entry["evaluated"] for entry in entries)
     other = [key for key in a | b if key not in ("data", "rows") and a.get(key) != b.get(key)]
     other += [f"contents of {d} rows" for d in found if d != "average" and a.get("rows", {}).get(d) != b.get("rows", {}).get(d)]
@@ -360,6 +376,7 @@ def print_comparison(names, entries, found):
 
 
 def main():
+    """Print the table of scores, and with --compare that of differences; write --json and --samples-file."""
     args = parse()
     entries = {name: stored(name) for name in args.compare if ".json:" in name}  # before the long work
     report = evaluate_all(args) if args.checkpoints else {}

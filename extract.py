@@ -20,7 +20,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def option_letter(text, options):
-    """The one letter that a text chooses among the first `options` letters; None if it chooses none or several.
+    """The one capital that a text chooses among the first `options` letters (at most 26); None for none or several.
 
     The most explicit way of saying it counts, and has to name one letter: \\boxed{B}; 'the answer is (B)' or 'B is
     correct'; 'I go with option B'; a line that begins 'B)' or is just 'b'; a capital standing alone (the article 'A'
@@ -79,6 +79,7 @@ def program(completion, row):
     Of several blocks, the last that defines entry_point, with the imports and helpers of the blocks before it; without
     an entry_point the last that says it is Python. Where the row's prompt is itself the head of the function
     (HumanEval), it stands in front: the completion may be the bare body, and its imports are there in any case.
+    Returns source text, which need not be Python. Of the row, entry_point is read, and prompt where there is one.
     """
     text, name = after_thinking(completion), row.get("entry_point")
     fence = r"^[ \t]*(?:```|~~~)"

@@ -3,7 +3,8 @@
     scores = rubric(prompts, completions, rows)                       # offline: three checks that one can read
     judge = llm_judge("Qwen/Qwen3-4B"); scores = judge(prompts, completions, rows)
 
-Each is a function of (prompts, completions, rows) that returns one score per completion. The rubric measures form,
+Each is a function of (prompts, completions, rows), two lists of texts and one of dicts of equal length, that returns
+a list of floats, one score per completion; of a row, "keywords" is all that is read. The rubric measures form,
 not beauty: it is there so that everything runs without a second model. The LLM judge is asked once per response, and
 its answer must be exactly one of the three scores: anything else is NaN, a failure of the judge and not of the writer.
 
@@ -65,7 +66,10 @@ def parse_score(answer):
 
 
 def llm_judge(name_or_dir, device=None):
-    """A judge backed by a chat model: a local directory or a hub name. It decodes greedily."""
+    """A judge backed by a chat model: a local directory or a hub name. It decodes greedily.
+
+    device: see model.load. UserError if that is no model, and from the judge if a question is too long for it.
+    """
     model, tokenizer = load(name_or_dir, device)
 
     def judge(prompts, completions, rows):

@@ -1,28 +1,28 @@
 """Losses: the objectives of GRPO and its kin side by side, and what they are made of.
 
-    A = group_advantages(rewards)                                      # (B, G): which answers were better than their group
+    A = group_advantages(rewards)                                      # (B, G): which answers beat their group's mean
     w = token_weights(lengths, counted, "grpo", max_completion_length)                # (N,): what a token counts for
     loss, sums = policy_loss(logps, old_logps, None, A.flatten(), mask, w, objective="grpo")
 
-All of them raise sum of w_i A_i log pi(o_it) at the policy that has just sampled; at the first update of a step they have
-the same gradient but for w (and dr_grpo for A). They differ in what holds the policy near its samples when more updates
-follow, with the ratio r = pi / mu of the policy to the one that sampled, token by token:
+All of them raise sum of w_i A_i log pi(o_it) at the policy that has just sampled; at the first update of a step they
+have the same gradient but for w (and dr_grpo for A). They differ in what holds the policy near its samples when more
+updates follow, with the ratio r = pi / mu of the policy to the one that sampled, token by token:
 
-    grpo      min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)           DeepSeekMath, arXiv 2402.03300; PPO's clip
-    dapo      the same, eps_high 0.28; every token counts alike        arXiv 2503.14476 (its loss alone): rare tokens may rise
-                                                                       further, a long answer's tokens weigh as much as any
-    dr_grpo   the same, no deviation in A, constant denominator        arXiv 2503.20783: neither question nor length is favoured
-    gspo      the same with r_i = (prod_t r_it)^(1/|o_i|)              arXiv 2507.18071: a reward is given to the whole answer,
-                                                                       and the noise of single ratios averages out
-    cispo     sg(clip(r)) A log pi (whose value is not 0 on samples)   arXiv 2506.13585: bounds the weight of a token instead of
-                                                                       dropping it: rare turning points keep their gradient
-    drpo      r A - |A| mu (r - 1)^2 / (2 delta)                       arXiv 2606.09821: bounds the move of the probability, not
-                                                                       of the ratio, and pulls back beyond the bound
+    grpo      min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)     DeepSeekMath, arXiv 2402.03300; PPO's clip
+    dapo      the same, eps_high 0.28; every token counts alike  arXiv 2503.14476 (its loss alone): rare tokens may rise
+                                                                 further, a long answer's tokens weigh as much as any
+    dr_grpo   the same, no deviation in A, constant denominator  arXiv 2503.20783: favours neither question nor length
+    gspo      the same with r_i = (prod_t r_it)^(1/|o_i|)        arXiv 2507.18071: a reward is for the whole answer, and
+                                                                 the noise of single ratios averages out
+    cispo     sg(clip(r)) A log pi (its value on samples: not 0) arXiv 2506.13585: bounds the weight of a token and does
+                                                                 not drop it: rare turning points keep their gradient
+    drpo      r A - |A| mu (r - 1)^2 / (2 delta)                 arXiv 2606.09821: bounds the move of the probability,
+                                                                 not of the ratio, and pulls back beyond the bound
 
 sg: no gradient. The weight of a token's gradient in drpo is r A (1 - sign(A (r - 1)) |pi - mu| / delta): 0 where the
-probability has moved by delta in the direction that A asks for, negative beyond, where a clip would leave it at 0. As |pi - mu| <=
-1, a delta of 1 or more never gets there. Each default below is its paper's, as far as it gives one: delta, and the 4 of
-cispo (weights up to 5, no lower bound), are ours to choose.
+probability has moved by delta in the direction that A asks for, negative beyond, where a clip would leave it at 0. As
+|pi - mu| <= 1, a delta of 1 or more never gets there. Each default below is its paper's, as far as it gives one: delta,
+and the 4 of cispo (weights up to 5, no lower bound), are ours to choose.
 """
 import math
 
@@ -38,7 +38,7 @@ LOSSES = {"grpo": {"scale": "group", "clip": {"clip_low": 0.2, "clip_high": 0.2}
 
 
 def group_advantages(rewards, scale="group"):
-    """A_i = (r_i - mean) / std within each group: advantages (B, G) fp32 from rewards (B, G).
+    """A_i = (r_i - mean) / std within each group: advantages (B, G) fp32 from rewards (B, G) of any float type.
 
     std is the sample deviation (n - 1), as in TRL and verl: rewards 1, 0, 0, 0 give 1.5, -0.5, -0.5, -0.5. With
     scale "batch" it is that of all rewards (REINFORCE++), with "none" 1 (Dr. GRPO, arXiv 2503.20783: dividing by the
@@ -62,11 +62,12 @@ def group_advantages(rewards, scale="group"):
 def token_weights(lengths, counted, objective, max_completion_length):
     """Weight w_i of every token of completion i in the loss, over the whole step: (N,) fp32.
 
-    lengths: (N,) tokens. counted: (N,) bool, completions that count. As the denominators are those of the step and
-    not of a micro-batch, the gradient does not depend on how the step is cut up.
-        grpo, gspo          1 / (N |o_i|)      every completion counts the same, so a token of a long one counts less
+    lengths: (N,) tokens. counted: (N,) bool, completions that count; the others get 0 and are in no denominator. As
+    denominators are those of the step and not of a micro-batch, the gradient does not depend on how the step is cut up.
+    With n completions that count, objective a key of LOSSES and T_max = max_completion_length:
+        grpo, gspo          1 / (n |o_i|)      every completion counts the same, so a token of a long one counts less
         dapo, cispo, drpo   1 / sum_j |o_j|    every token counts the same (arXiv 2503.14476)
-        dr_grpo             1 / (N T_max)      a constant: no bias towards short right and long wrong answers (2503.20783)
+        dr_grpo             1 / (n T_max)      a constant: no bias to short right and long wrong answers (2503.20783)
     """
     n = counted.sum().clamp(min=1)
     if objective in ("grpo", "gspo"):
@@ -80,13 +81,15 @@ def token_weights(lengths, counted, objective, max_completion_length):
 
 def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objective="grpo", clip_low=0.2, clip_high=0.2,
                 delta=0.2, beta=0.0):
-    """The objective of some completions, to be minimised: a scalar loss and a dict of sums over their tokens for the log.
+    """The objective of some completions, to be minimised: a scalar loss, and sums over their tokens for the log.
 
     logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
     policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
-    objective: a key of LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone.
+    objective: a key of LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone. beta: weight of
+    the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the loss without the KL; kl,
+    in nats, unweighted; clip_low and clip_high, how many tokens are beyond the lower and the upper bound.
 
-    The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman): its value is an unbiased estimate of
+    The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman, 2020): its value is an unbiased estimate of
     KL(pi || ref), never negative. Its gradient, without an importance weight as in the paper's formula, is on average
     that of the forward KL(ref || pi): same minimum, other slope.
     """

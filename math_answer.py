@@ -55,7 +55,7 @@ FORMULA = re.compile(
 
 
 def after_thinking(text):
-    """What follows a reasoning model's <think>...</think>; nothing if the thinking has not come to an end."""
+    """What follows a reasoning model's <think>...</think>, or all of a text without; "" if the thinking has no end."""
     answer = text.rpartition("</think>")[2]
     return "" if "<think>" in answer else answer
 
@@ -64,6 +64,7 @@ def final_answer(text):
     r"""The content of the last \boxed{}, else the last number, after the thinking; None if there is neither.
 
     An empty or unclosed last box is "", which is equivalent to nothing: an answer can be withdrawn, but not hedged.
+    Of a formula $...$ that holds the last number, the answer is what follows its last = or \approx.
     """
     text, last = after_thinking(text), None
     for last in re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{|[^\s{}$]*)", text):
@@ -148,7 +149,10 @@ def clean(text):
 
 
 def tokens(text, before=None):
-    r"""The tokens of a text; `before` is the token in front of a \text{...}, whose content comes through here too."""
+    r"""The tokens [(kind, text), ...] of a text that went through `clean`.
+
+    before: the token in front of a \text{...}, whose content comes through here too; None outside of one.
+    """
     out = []
     for m in TOKEN.finditer(text):
         last, kind = out[-1] if out else before or ("", ""), m.lastgroup
@@ -166,7 +170,11 @@ def tokens(text, before=None):
 
 
 def letters(run, previous, following, last, in_text):
-    r"""What a run of letters is: `or`, a unit, a function, a word (east, \text{of}), or variables side by side (xy)."""
+    r"""What a run of letters is: `or`, a unit, a function, a word (east, \text{of}), or variables side by side (xy).
+
+    previous, following: the characters beside it, "" at an end of the text. last: the token before it, ("", "") where
+    there is none. in_text: whether it stands in a \text{...}. Returns tokens: one, or one per variable.
+    """
     low = run.lower()
     if low in ("or", "and"):
         return [("op", ",")]
@@ -183,12 +191,15 @@ def letters(run, previous, following, last, in_text):
 
 
 def unit_name(word):
-    """The first name of a common unit, or None: feet -> foot, inches -> inch."""
+    """The first name of a common unit in lower case, or None: feet -> foot, inches -> inch."""
     return next((UNITS[w] for w in (word, word.removesuffix("s"), word.removesuffix("es")) if w in UNITS), None)
 
 
 def units_of(words):
-    """{"mile", "/hour"} for miles per hour, {"cm2"} for square cm or cm ^ 2; nothing if any word is unknown."""
+    """{"mile", "/hour"} for miles per hour, {"cm2"} for square cm or cm ^ 2; set() if any word is unknown.
+
+    words: what `Parser.words` reads. NotMath if they are more than a unit: not, more than, factorial.
+    """
     for pattern, power in ((r"\bper\b", "/"), (r"\b(?:square|sq) (\w+)", r"\1 ^ 2"), (r"\bcubic (\w+)", r"\1 ^ 3")):
         words = re.sub(pattern, power, words)
     units = re.findall(r"(/?) ?([a-z]+)(?: \^ ([23]))?", words)
@@ -211,7 +222,7 @@ def spelling(toks):
 #                unit node units | rel [sides] [operators] [is the side before the operator just a name?]
 
 def number(text):
-    r"""The node of a numeral: 12, .5, 1e400, 0.1\overline{6}."""
+    r"""The num node of a numeral: 12, .5, 1e400, 0.1\overline{6}; NotMath if it is too long."""
     head, _, repeat = text.partition("\\")
     head, _, exponent = head.lower().partition("e")
     whole, point, decimals = head.partition(".")
@@ -241,6 +252,9 @@ class Parser:
         term     = power (("*" | "/" | nothing) power)*        never a number after nothing: `5 7` is no product
         power    = atom "!"* ("^" sign? power)?
         atom     = numeral | variable | brackets | |sum| | \frac | \sqrt | \binom | function | matrix
+
+    A method reads the tokens from self.at on, as far as its line goes, leaves self.at behind them and returns a node
+    (items: a list of nodes; words, take and need: a text). NotMath where the tokens do not fit, or nest too deep.
     """
 
     def __init__(self, toks):
@@ -249,6 +263,7 @@ class Parser:
         self.in_bars = False                  # whether | closes
 
     def parse(self):
+        """The tree of all tokens: a node, a list node where there are several items; NotMath if any token is left."""
         tree = self.items()
         if self.at < len(self.toks) - 1:
             raise NotMath("junk after the answer")
@@ -261,19 +276,20 @@ class Parser:
             return text
 
     def need(self, *texts):
+        """`take`, but NotMath for None."""
         if (text := self.take(*texts)) is None:
             raise NotMath(f"token {self.at}")
         return text
 
     def chain(self, rule, mark, *kind):
-        """rule (mark rule)*, as one node of that kind where there are several."""
+        """rule (mark rule)*: what rule() returns, or one node (*kind, parts) where there are several."""
         parts = [rule()]
         while self.take(mark):
             parts.append(rule())
         return parts[0] if len(parts) == 1 else (*kind, parts)
 
     def deeper(self, rule):
-        """Every recursion passes here, so that no input is too deep for Python's stack."""
+        """rule(), a level further down. Every recursion passes here: no input is too deep for Python's stack."""
         self.depth, self.fuel = self.depth + 1, self.fuel - 1
         if self.depth > MAX_DEPTH or self.fuel < 0:
             raise NotMath("too deep")
@@ -282,6 +298,7 @@ class Parser:
         return node
 
     def items(self, both_signs=True):
+        r"""item ("," item)*, a list of nodes. both_signs: one with \pm comes twice, else what is around it does."""
         out, sign = [], self.sign
         while not out or self.take(","):
             start, outer, self.two_signs = self.at, self.two_signs, False
@@ -295,6 +312,7 @@ class Parser:
         return out
 
     def item(self):
+        """quantity (relation quantity)*, where FLIP has the relations: a rel node, or the only quantity."""
         start, sides, operators, names = self.at, [self.quantity()], [], []
         while relation := self.take(*FLIP):
             names.append(is_name(self.toks[start:self.at - 1]))
@@ -304,12 +322,14 @@ class Parser:
         return ("rel", sides, operators, names) if operators else sides[0]
 
     def words(self):
+        """Words side by side, with ^, /, 2 and 3 after the first of them, as one text; "" if there are none."""
         start = self.at
         while self.toks[self.at][0] == "word" or self.at > start and self.toks[self.at][1] in ("^", "/", "2", "3"):
             self.at += 1
         return " ".join(text for _, text in self.toks[start:self.at])
 
     def quantity(self):
+        r"""words  |  \$? ratio (\cup ratio)* scale* (% | percent | unit words)?, where SCALES has the scales."""
         if words := self.words():
             return ("word", words)
         money = self.take("\\$")
@@ -322,6 +342,7 @@ class Parser:
         return ("unit", node, units) if units else node
 
     def sum(self):
+        r"""sign? term (sign term)*, where a sign is one of + - \pm \mp."""
         terms = []
         while (sign := self.take("+", "-", "\\pm", "\\mp")) or not terms:
             if sign in ("\\pm", "\\mp"):
@@ -332,6 +353,7 @@ class Parser:
         return terms[0] if len(terms) == 1 else ("+", terms)
 
     def term(self):
+        """power (("*" sign? | "/" sign? | nothing) power)*, from left to right."""
         factors = [self.power()]
         while True:
             if sign := self.take("*", "/"):
@@ -343,20 +365,24 @@ class Parser:
                 return factors[0] if len(factors) == 1 else ("*", factors)
 
     def starts_factor(self, function=True):
+        """Can the next token follow a factor with no sign between? function: also where it is sin or its like."""
         kind, text = self.toks[self.at]
         return kind == "var" or text in ("(", "[", "{", "\\frac", "\\sqrt", "\\binom", "\\pi") or \
             (text == "|" and not self.in_bars) or (function and kind == "op" and text[1:] in FUNCTIONS)
 
     def signed_power(self):
+        """("+" | "-")? power."""
         return ("neg", self.power()) if self.take("+", "-") == "-" else self.power()
 
     def power(self):
+        """atom "!"* ("^" signed_power)?."""
         node = self.deeper(self.atom)
         while self.take("!"):
             node = ("fn", "!", node)
         return ("^", node, self.deeper(self.signed_power)) if self.take("^") else node
 
     def atom(self):
+        r"""A numeral, a constant, a variable, \emptyset, or what the next token opens: brackets, |sum|, \frac ..."""
         kind, text = self.toks[self.at]
         self.at += kind != "end"
         if kind == "num":
@@ -390,6 +416,7 @@ class Parser:
         raise NotMath(f"token {self.at}")
 
     def brackets(self, opening):
+        r"""items and their closing bracket, `opening` being read: [0, 1) is a seq, \{1, 2\} a set, (x) the node x."""
         if opening == "\\{" and self.take("\\}"):
             return ("set", [])
         outer, self.in_bars = self.in_bars, False
@@ -403,7 +430,10 @@ class Parser:
         return ("list", items) if pair == "{}" else ("seq", pair, items)
 
     def function(self, name):
-        r"""\sin x, \sin^2 2x, \sin^{-1} x, \log_2 8: without brackets the argument is a product, up to a function."""
+        r"""\sin x, \sin^2 2x, \sin^{-1} x, \log_2 8: without brackets the argument is a product, up to a function.
+
+        name: a key of FUNCTIONS, read already. NotMath for an inverse that FUNCTIONS lacks (\sec^{-1}), and for \ln_2.
+        """
         marks = {}
         while mark := self.take("_", "^"):
             marks[mark] = self.deeper(self.signed_power if mark == "^" else self.atom)
@@ -422,6 +452,7 @@ class Parser:
         return ("^", node, marks["^"]) if "^" in marks else node
 
     def matrix(self, name):
+        r"""Quantities between & and \\, then \end{name}; \begin{name} is read. array, pmatrix, bmatrix are one."""
         rows = [[self.quantity()]]
         while (mark := self.take("&", "\\\\")) and self.toks[self.at][1] != "\\end" + name:
             rows += [[]] if mark != "&" else []
@@ -439,7 +470,11 @@ POINTS = [[Fraction(int(2 ** _rng.uniform(12, 16)) * _rng.choice((-1, 1)), 2 ** 
 
 
 def value(node, env):
-    """A formula at a point: a Fraction while everything is rational and small, else complex or float."""
+    """A formula at a point: a Fraction while everything is rational and small, else complex or float.
+
+    env: {variable: number}, the point. Raises ArithmeticError or ValueError where the formula has no value (1/0), and
+    ValueError for a structure, KeyError for a variable that env lacks.
+    """
     kind, arg = node[:2]
     if kind == "num":
         return arg
@@ -470,6 +505,7 @@ def value(node, env):
 
 
 def bits(x):
+    """Bits of the larger of a fraction's numerator and denominator."""
     return max(x.numerator.bit_length(), x.denominator.bit_length())
 
 
@@ -484,7 +520,10 @@ def raised(a, b):
 
 
 def close(x, y):
-    """Exact where both are; else to 1e-9 of the larger, though \\cos(\\pi/2) has to be able to be 0."""
+    """Equal: exactly where both are exact; else to 1e-9 of the larger, though \\cos(\\pi/2) has to be able to be 0.
+
+    OverflowError if one of them is infinite or no number.
+    """
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     size = max(abs(complex(x)), abs(complex(y)))
@@ -494,6 +533,7 @@ def close(x, y):
 
 
 def leaves(node):
+    """All num and var nodes of a tree, in a list, as often as they occur."""
     if node[0] in ("num", "var"):
         return [node]
     return [leaf for part in node if isinstance(part, (tuple, list)) and part for leaf in leaves(part)]
@@ -507,9 +547,9 @@ def same_value(a, b, fuel, factor=None):
     and rational formulas are evaluated exactly, so no tolerance adds to that. Other analytic formulas agree on a set
     of measure zero too, which the tolerance of 1e-9 widens by about as much; irrational constants have one value to
     compare, so there the tolerance is all. The points are fixed, but to fool them a model would need the gold answer.
-    A point where either is undefined is replaced by the next.
+    A point where either is undefined is replaced by the next; False when the 24 are used up.
 
-    factor: "=" asks for agreement up to a constant factor, ">" and "≥" up to a positive one.
+    fuel: see `same`. factor: "=" asks for agreement up to a constant factor, ">" and "≥" up to a positive one.
     """
     parts = leaves(a) + leaves(b)
     names = sorted({leaf[1] for leaf in parts if leaf[0] == "var"})
@@ -549,6 +589,7 @@ def rounds_to(literal, node):
 
 
 def unordered(xs, ys, match):
+    """Do two lists match one to one, in any order? Each x takes the first y left for which match(x, y) is true."""
     left = list(ys)
     for x in xs:
         found = next((k for k, y in enumerate(left) if match(x, y)), None)
@@ -559,7 +600,10 @@ def unordered(xs, ys, match):
 
 
 def same_relation(a, b, fuel):
-    """The same sides, read in either direction; or links whose differences left - right agree up to a factor."""
+    """Are two rel nodes the same? `fuel`: see `same`.
+
+    The same sides, read in either direction; or links whose differences left - right agree up to a factor.
+    """
     (_, sides, operators, _), (_, others, marks, _) = a, b
     for others, marks in ((others, marks), (others[::-1], [FLIP[mark] for mark in marks[::-1]])):
         if operators == marks and all(same(x, y, fuel) for x, y in zip(sides, others)):
@@ -573,7 +617,7 @@ def same_relation(a, b, fuel):
 
 
 def same(a, b, fuel):
-    """Do two trees denote the same answer? `fuel` is a list of one number, counted down by the work done."""
+    """Do two trees denote the same answer? `fuel`: [how much work may be done], counted down; NotMath below 0."""
     def each(xs, ys):
         return len(xs) == len(ys) and all(same(x, y, fuel) for x, y in zip(xs, ys))
 
@@ -606,7 +650,10 @@ PLAIN = re.compile("-?[0-9]{1,30}")
 
 
 def equivalent(*, gold, answer):
-    """True if the two denote the same answer. By keyword only, as the two are easily swapped."""
+    """True if the two texts denote the same answer. By keyword only, as the two are easily swapped.
+
+    What is not in the grammar, or too large, is compared by spelling. Two empty texts are not equivalent.
+    """
     if PLAIN.fullmatch(gold) and PLAIN.fullmatch(answer):
         return int(gold) == int(answer)
     if max(len(gold), len(answer)) > MAX_CHARS:

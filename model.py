@@ -38,6 +38,10 @@ def cli(main):
     except (UserError, OSError, SafetensorError) as error:  # no space left, permission denied, missing file
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except torch.OutOfMemoryError as error:
+        print(f"error: {str(error).split('. ')[0]}. What was saved stays; memory.py says what fits: try a lower "
+              "--micro-batch-tokens, --gradient-checkpointing or --offload", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -72,7 +76,7 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
                                                             output_loading_info=True)
         model = model.to(device).eval()
     except Exception as error:  # the hub, safetensors and json each raise types of their own
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0] + ("" if os.path.isdir(name_or_dir) else "; there is no such directory here")
         raise UserError(f"cannot load {name_or_dir} as a causal language model on {device}: {reason}") from error
     if found["missing_keys"]:                       # transformers would fill them with random numbers
         raise UserError(f"{name_or_dir} is incomplete: its weights lack {sorted(found['missing_keys'])[0]} "
@@ -88,7 +92,7 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
 
 
 def check_directory(path):
-    """Say in one line what is wrong with a directory that should hold a model; hub names pass."""
+    """UserError that says in one line what is wrong with a path that should be a model's directory; hub names pass."""
     if not os.path.isdir(path):
         looks_local = path.startswith((".", "/", "~", "checkpoints")) or path.count("/") > 1
         if looks_local or os.path.exists(path):
@@ -109,11 +113,12 @@ def end_ids(model, tokenizer):
 
 
 def save(model, tokenizer, out, run, state_dict=None, more=None):
-    """Write a standard Hugging Face directory atomically, `run` (a dict) as run.json in it.
+    """Write a standard Hugging Face directory `out` atomically, `run` (a dict) as run.json in it.
 
     A new directory appears whole, by one rename. In an existing one each file is replaced by a rename, run.json
-    last, so that at every moment the directory loads. `state_dict` overrides the weights (fp32 master weights).
-    more: a function that writes further files into the directory that it is given.
+    last, so that at every moment the directory loads. state_dict: {parameter name: tensor} in place of the model's own
+    weights (fp32 master weights). more: a function that writes further files into the directory whose path it is given.
+    Raises OSError if the disk is full; what stood in `out` stays.
     """
     from transformers.utils import logging
     out = Path(os.path.abspath(out))
@@ -153,7 +158,7 @@ def check_writable(file):
 
 
 def save_tensors(tensors, path, metadata):
-    """Write a safetensors file so that a crash leaves either the old file or the new one."""
+    """Write {name: tensor} and metadata, {str: str}, as a safetensors file: a crash leaves either the old file or the new one."""
     from safetensors.torch import save_file
     tmp = f"{path}.tmp"
     try:
@@ -184,7 +189,7 @@ def plain(value):
 
 
 def numbers(value):
-    """Scores as `plain` wrote them, with NaN again where there was no number: an interval of one prompt, say."""
+    """A value of JSON, as `plain` wrote it, with NaN again in place of each null: the interval of one prompt, say."""
     if isinstance(value, dict):
         return {key: numbers(item) for key, item in value.items()}
     return [numbers(item) for item in value] if isinstance(value, list) else float("nan") if value is None else value
@@ -196,7 +201,7 @@ def write_json(path, value):
 
 
 def read_run(path):
-    """The lineage (run.json) of a checkpoint of ours; {} for a model from elsewhere."""
+    """The lineage (run.json) of a checkpoint of ours, a dict; {} for a model from elsewhere. UserError if it is no JSON object."""
     file = Path(path) / "run.json"
     try:
         run = json.loads(file.read_text()) if file.is_file() else {}
@@ -210,8 +215,8 @@ def read_run(path):
 def stage(text):
     """Domains and steps of a recipe's stage: "math 100" -> (["math"], 100); "math+qa 10" (mixed), "math/qa 10" (in turn).
 
-    Behind a colon stands how: "qa:protected-fisher-0.05 100", "rollback:fisher:0.001 0". Not of its first, which names the model that
-    all began with.
+    Behind a colon stands how: "qa:protected-fisher-0.05 100", "rollback:fisher:0.001 0". A recipe's first entry is no
+    stage: it names the model that all began with.
     """
     names, _, steps = text.rpartition(" ")
     names = names.partition(":")[0]

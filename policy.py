@@ -10,8 +10,8 @@ The optimizer moves fp32 copies of the weights while the model computes in its o
 moves a weight by about 1e-6, far less than the 8 bits of a bf16 number can show: it would be rounded away every time.
 
 Bytes per parameter, in bf16: 2 for the weight, and for its master, its gradient and Adam's two moments 4 each. With
-offload these 16 are in main memory; over R ranks everything is cut into R parts (FSDP2), the 2 of the weight as well while
-the model is not `gathered`.
+offload these 16 are in main memory; over R ranks everything is cut into R parts (FSDP2), the 2 of the weight as well
+while the model is not `gathered`. With several ranks all of them call a method equally often.
 """
 import contextlib
 import json
@@ -19,8 +19,6 @@ import math
 import types
 
 import torch
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 import ranks
 from model import save_tensors
@@ -31,8 +29,9 @@ class Policy:
     """A model (loaded in fp32) that computes in compute_dtype, and fp32 masters that AdamW moves.
 
     With compute_dtype fp32, and with several ranks, the masters are the model's own weights. Gradients are summed over
-    micro-batches in fp32. frozen: {parameter name: flat indices} of coordinates that never move. offload: masters,
-    gradients and moments live in main memory (one rank).
+    micro-batches in fp32. gradient_checkpointing: in train mode, keep a layer's input alone and compute the rest again
+    in the backward pass. frozen: {parameter name: flat indices} of coordinates that never move. offload: masters,
+    gradients and moments live in main memory (one rank). Dropout is switched off.
     """
 
     def __init__(self, model, compute_dtype, gradient_checkpointing=False, frozen=None, offload=False):
@@ -42,7 +41,8 @@ class Policy:
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})        # the second name is deprecated in transformers 5.24
         sharded = ranks.world() > 1
         if sharded:
             shard(model, compute_dtype)
@@ -54,7 +54,8 @@ class Policy:
                 p.data = p.data.to(compute_dtype, copy=True)     # not model.to(): rotary frequencies have to stay fp32
                 p.register_post_accumulate_grad_hook(self.hand_over(master))
         self.names = [name for name, _ in model.named_parameters()]
-        self.frozen = [(m, frozen_mask(m, frozen[name])) for name, m in zip(self.names, self.masters) if name in (frozen or {})]
+        self.frozen = [(m, frozen_mask(m, frozen[name]))
+                       for name, m in zip(self.names, self.masters) if name in (frozen or {})]
         self.tethers = []                           # see `tether`
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
@@ -73,7 +74,7 @@ class Policy:
 
         Sharded layers are fetched from the other ranks whenever they are used, which has to happen on all at once.
         """
-        parts = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        parts = [module for module in self.model.modules() if hasattr(module, "unshard")]
         for part in parts:
             part.unshard()
             part.set_reshard_after_forward(False, recurse=False)
@@ -83,25 +84,29 @@ class Policy:
             part.reshard()
 
     def logps(self, rollout, **settings):
-        """token_logps under the policy; with several ranks, all of them must call it equally often."""
+        """rollout.token_logps under the policy: (N, T) fp32. settings: temperature, top_p."""
         score = getattr(self.model, "token_logps", None)
         return score(rollout, **settings) if score else token_logps(self.model, rollout, **settings)
 
     def backward(self, loss):
-        """Add the gradient of a micro-batch's loss to that of the step; the losses of the ranks are summed."""
+        """Add the gradient of a micro-batch's loss (a scalar) to that of the step; losses of ranks are summed."""
         (loss * ranks.world()).backward()           # FSDP takes the mean of the ranks' gradients
 
     def tether(self, weight, importance=None, target=None):
-        """Add weight/2 sum_i F_i (theta_i - theta*_i)^2 to every step's loss: L2-SP, or with F elastic weight consolidation.
+        """Add weight/2 sum_i F_i (theta_i - theta*_i)^2 to every step's loss: L2-SP, or EWC with F.
 
-        importance, target: F and theta*, {parameter name: tensor}; without them 1 and the weights of this moment.
+        importance, target: F and theta*, {parameter name: whole tensor}; without them 1 and the weights of this moment.
+        L2-SP is arXiv 1802.01483, elastic weight consolidation (EWC) 1612.00796.
         """
         parts = lambda whole: [part_of(whole[name].float(), m) for name, m in zip(self.names, self.masters)]
         self.tethers.append((weight, parts(importance) if importance else [1.0] * len(self.masters),
                              parts(target) if target else [m.detach().clone() for m in self.masters]))
 
     def pull_back(self):
-        """Add the gradient of all tethers to that of the step, after its last micro-batch; returns their value, a float."""
+        """Add the gradient of all tethers to that of the step, after its last micro-batch.
+
+        Returns their value, what they add to the loss, a float over all ranks.
+        """
         value = 0.0
         for weight, importance, target in self.tethers:
             for master, F, theta in zip(self.masters, importance, target):
@@ -112,7 +117,10 @@ class Policy:
         return whole(value).item() if self.tethers else value
 
     def step(self, lr, max_grad_norm):
-        """Clip, move the weights, clear the gradient; returns its norm. A non-finite gradient moves nothing."""
+        """Clip the gradient to max_grad_norm, move the weights at the rate lr, clear the gradient.
+
+        Returns its norm before it was clipped, a float over all ranks. A non-finite gradient moves nothing.
+        """
         for master, mask in self.frozen:            # a gradient of 0 from the start: AdamW's moments and step are 0 too
             if master.grad is not None:
                 local(master.grad).masked_fill_(mask, 0)
@@ -128,13 +136,13 @@ class Policy:
         return norm
 
     def state_dict(self):
-        """The model's weights in fp32 under their Hugging Face names. All ranks call this; on the leader it is whole."""
+        """The model's weights, {Hugging Face name: fp32 tensor}. All ranks call this; on the leader it is whole."""
         master = {id(p): kept(m) for p, m in zip(self.parameters, self.masters)}
         return {name: master[id(p)] if id(p) in master else p
                 for name, p in self.model.state_dict(keep_vars=True).items()}
 
     def save_state(self, path, run):
-        """All that a resumed run needs, in one file that is replaced by one rename: weights, moments and `run`.
+        """All that a resumed run needs, in one file that is replaced by one rename: weights, moments, `run` (a dict).
 
         The file holds whole tensors, whatever the number of ranks. All ranks call this; the leader writes.
         """
@@ -145,7 +153,7 @@ class Policy:
             save_tensors(tensors, path, {"run": json.dumps(run)})
 
     def load_state(self, path):
-        """Restore the weights and moments that save_state wrote, with any number of ranks."""
+        """Restore the weights and moments that save_state wrote, with any number of ranks; resume.py reads `run`."""
         from safetensors import safe_open
         state = {}
         with safe_open(path, "pt") as file:
@@ -164,25 +172,31 @@ class Policy:
 
 
 def shard(model, compute_dtype):
-    """Cut every weight over the ranks (FSDP2): a layer is put together when it is used, in compute_dtype."""
+    """Cut a model's weights over the ranks (FSDP2), in place: a layer is whole when it is used, in compute_dtype."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method   # takes a second
     precision = MixedPrecisionPolicy(param_dtype=None if compute_dtype == torch.float32 else compute_dtype,
                                      reduce_dtype=torch.float32)
     for module in model.modules():
         if type(module).__name__ in (model._no_split_modules or ()):
             fully_shard(module, mp_policy=precision)
     fully_shard(model, mp_policy=precision)
-    model.token_logps = types.MethodType(token_logps, model)     # the head is applied outside of forward: a way in of its own
+    model.token_logps = types.MethodType(token_logps, model)     # the head is outside of forward: a way in of its own
     register_fsdp_forward_method(model, "token_logps")
+
+
+def is_cut(tensor):
+    """Whether a tensor's parts lie on several ranks (a DTensor, asked without importing what takes a second)."""
+    return hasattr(tensor, "to_local")
 
 
 def whole(tensor):
     """A tensor with the parts of all ranks in it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_cut(tensor) else tensor
 
 
 def local(tensor):
     """This rank's part of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_cut(tensor) else tensor
 
 
 def kept(tensor):
@@ -192,7 +206,7 @@ def kept(tensor):
 
 
 def frozen_mask(master, index):
-    """Of this rank's part of a master: (its shape) bool, True at the flat indices of the whole tensor."""
+    """Of this rank's part of a master: (its shape) bool, True at `index`, flat indices (n,) of the whole tensor."""
     mask = torch.zeros(master.shape, dtype=torch.bool, device=master.device)
     mask.view(-1)[index.to(master.device)] = True
     return local(part_of(mask, master))
@@ -201,5 +215,7 @@ def frozen_mask(master, index):
 def part_of(tensor, master):
     """A whole tensor cut over the ranks as a master is, on its device."""
     tensor = tensor.to(master.device)
-    return distribute_tensor(tensor, master.device_mesh, master.placements, src_data_rank=None) \
-        if isinstance(master, DTensor) else tensor
+    if not is_cut(master):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(tensor, master.device_mesh, master.placements, src_data_rank=None)

@@ -21,7 +21,11 @@ from model import UserError
 
 
 def start(device=None):
-    """Join the other processes if torchrun started this one; returns the device that this rank computes on, or `device`."""
+    """Join the other processes if torchrun started this one; returns the device that this rank computes on.
+
+    device: any, and returned as it is, without torchrun; under it None, "cpu" or "cuda", else UserError, as where there
+    are fewer GPUs than processes.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return device
     if device not in (None, "cpu", "cuda"):
@@ -48,15 +52,18 @@ def leader():
 
 
 def share(n):
-    """The part of n things that is this rank's: a slice. The shares are in the order of the ranks, and differ by one at most."""
+    """The part of n things that is this rank's: a slice. The shares are in the order of the ranks.
+
+    Their sizes differ by one at most.
+    """
     rank = dist.get_rank() if dist.is_initialized() else 0
     return slice(n * rank // world(), n * (rank + 1) // world())
 
 
 def everyone(value):
-    """[the value of rank 0, that of rank 1, ...] on every rank: the one way in which ranks exchange what is not a weight.
+    """[the value of rank 0, that of rank 1, ...] on every rank: how ranks exchange all that is not a weight.
 
-    value: whatever pickle can carry.
+    value: whatever pickle can carry. All ranks call this, and `finish`, `gather` and `leader_first`, equally often.
     """
     if world() == 1:
         return [value]

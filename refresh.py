@@ -32,6 +32,7 @@ from train_grpo import train
 
 
 def parse():
+    """The checked settings; UserError too where --until-recovered has no rows to watch, or is what --out replaces."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("init", metavar="CKPT", help="the damaged checkpoint")
     parser.add_argument("--until-recovered", metavar="REF", help="stop as soon as every refreshed domain is no longer "
@@ -56,7 +57,7 @@ def recovery(args):
     """A stopping rule for `train`: a text once every refreshed domain is back within its interval of the reference.
 
     Back means no longer distinguishable on so many prompts: the fewer, the sooner. Validation rows decide, on which
-    evaluate.py never scores, as the score that ends a run is a lucky one.
+    evaluate.py never scores, as the score that ends a run is a lucky one. UserError if the reference is no model.
     """
     waiting, reference = [load(args.until_recovered, args.device)], {}    # now: with a wrong name, nothing is started
 
@@ -71,6 +72,7 @@ def recovery(args):
 
 
 def main():
+    """Refresh; print each domain's score before and after, in points 0-100, and the paired change with its interval."""
     args = parse()
     run = train(args, recovery(args) if args.until_recovered else None)
     if not leader():

@@ -1,8 +1,9 @@
 """The directory of a run: what may be replaced, what may go on, and how an interruption leaves it.
 
 A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own
-files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that file and the number
-of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit on a CPU.
+files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that
+file and the number of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit
+on a CPU.
 """
 import contextlib
 import fcntl
@@ -26,12 +27,17 @@ OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(adde
 
 
 def open_out(args):
-    """What stands in --out, and may this run go there? Returns the `run` dict to resume, or None; changes nothing."""
+    """What stands in --out, and may this run go there? Returns the `run` dict to resume, or None to start anew.
+
+    args: the settings after settings.check; an lr of None becomes that of the run to resume. UserError where the run
+    may not go there, or is another than the one that was interrupted. Changes nothing on disk.
+    """
     out = Path(args.out)
     if not out.exists():
         return None
     if args.overwrite or args.resume:
-        foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or p.is_dir() and "step-" not in p.name] if out.is_dir() else [out]
+        foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or
+                   p.is_dir() and "step-" not in p.name] if out.is_dir() else [out]
         if foreign:
             raise UserError(f"{out} holds {foreign[0]}, which no run of ours wrote: choose another --out")
     if not args.resume:
@@ -87,7 +93,7 @@ def alone(out):
 
 
 def swap_in(new, out):
-    """Put directory `new` in the place of `out`, which is deleted when the new one stands there."""
+    """Put directory `new` in the place of `out`, which is deleted when the new one stands there. Both: a Path."""
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     os.replace(out, old)
@@ -96,7 +102,7 @@ def swap_in(new, out):
 
 
 def read_log(path):
-    """The records of a jsonl log, up to a line that a crash cut off."""
+    """The records of a jsonl log (a Path), up to a line that a crash cut off: dicts, none if there is no file."""
     records = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -107,19 +113,19 @@ def read_log(path):
 
 
 def trim_log(path, steps):
-    """Keep the records of a jsonl log that belong to the first `steps` steps."""
+    """Keep the records of a jsonl log whose "step" is at most `steps`; makes an empty one where there is none."""
     kept = [record for record in read_log(path) if record["step"] <= steps]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def append(path, records):
-    """Add lines to a jsonl log."""
+    """Add records (dicts) to a jsonl log, a line each; numbers that are not finite become null."""
     with open(path, "a") as log:
         log.writelines(json.dumps(plain(record)) + "\n" for record in records)
 
 
 def fingerprint(rows):
-    """A hash of the rows that are trained on: a resumed run must see the same."""
+    """A text with a hash of the rows that are trained on, "synthetic" for None: a resumed run must see the same."""
     digest = hashlib.sha256()
     for row in rows or []:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())
@@ -128,7 +134,10 @@ def fingerprint(rows):
 
 @contextlib.contextmanager
 def interruptions():
-    """Ctrl-C and SIGTERM are noted in the list that this gives, so that a step can end; a second one stops at once."""
+    """Ctrl-C and SIGTERM are noted in the list that this gives, so that a step can end; a second one stops at once.
+
+    The list holds the numbers of the signals; the second raises KeyboardInterrupt.
+    """
     received = []
 
     def note(number, frame):

@@ -60,15 +60,18 @@ statistics string struct sys textwrap time types typing unicodedata zlib""".spli
 # ---- messages: 8 bytes of length, then JSON; values travel as themselves or as [tag, parts...] ----
 
 def frame(message):
+    """A message, which JSON can hold, as the bytes that are written."""
     data = json.dumps(message).encode()
     return len(data).to_bytes(8, "big") + data
 
 def write(fd, data):
+    """Write all of some bytes to a file descriptor; OSError if nobody reads there any more."""
     data = memoryview(data)
     while data:
         data = data[os.write(fd, data):]
 
 def receive(fd):
+    """The next message that comes; EOFError if none does, or one longer than MESSAGE_BYTES."""
     data, size = bytearray(), 8
     while len(data) < size:
         chunk = os.read(fd, min(size - len(data), 1 << 20))
@@ -96,7 +99,7 @@ BASES = ((int, int), (float, float), (complex, complex), (str, str.__str__), (by
          (list, list), (tuple, tuple), (dict, dict), (set, set), (frozenset, frozenset))
 
 def pack(value, number_of):
-    """Value -> JSON; `number_of` gives the number of an object that has no plain value."""
+    """Value -> what JSON can hold; `number_of` gives the number of an object that has no plain value."""
     kind = type(value)
     if value is None or kind in (bool, float, str) or kind is int and -2**62 < value < 2**62:
         return value
@@ -109,7 +112,10 @@ def pack(value, number_of):
     return ["handle", number_of(value)]
 
 def unpack(message, object_at):
-    """JSON -> exact builtin types, whatever the sender is; raises on anything that `pack` would not have said."""
+    """JSON -> exact builtin types, whatever the sender is; raises on anything that `pack` would not have said.
+
+    object_at: gives the object, or what stands for it, of a number of `pack`'s.
+    """
     if type(message) is not list:
         return message if type(message) is not dict else TAGS[None]
     tag, *parts = message
@@ -119,8 +125,13 @@ def unpack(message, object_at):
 
 
 # ---- the program's process: all of it untrusted once the program has started ----
+# From here to the trainer's side a job is what one process runs of the trainer's: {"program": str, "script": bool,
+# "entry_point": str or None, "timeout": seconds, "memory_mb": number}. Its tests are a message of their own, a list of
+# texts or one {"stdin", "stdout"}. Ends of pipes (inbox, control, verdict...) are file descriptors, `shield` is what
+# build_shield returns, `stdlib` the directory of the standard library.
 
 def run_program(job, inbox, outbox, shield):
+    """Run the program behind walls, as a script from inbox to outbox or to be asked there (`serve`); never returns."""
     if job["script"]:
         os.dup2(inbox, 0), os.dup2(outbox, 1)
     confine(shield, job, keep=(0, 1, 2) if job["script"] else (0, 1, 2, inbox, outbox))
@@ -146,7 +157,10 @@ def run_program(job, inbox, outbox, shield):
     os._exit(status & 255)
 
 def serve(names, inbox, outbox):
-    """Answer the checker's questions until it hangs up. SystemExit and its kin end the process: a failure."""
+    """Answer the checker's questions about `names`, the program's globals, until it hangs up: EOFError.
+
+    Exceptions of the program are answers; SystemExit and its kin end the process: a failure.
+    """
     objects, numbers = [], {}
     def number_of(value):
         if id(value) not in numbers:
@@ -179,7 +193,10 @@ def serve(names, inbox, outbox):
         write(outbox, reply)
 
 def install_audit_hook(directory, stdlib):
-    """Second layer, in Python: a clear PermissionError, and the only guard where the kernel offers none."""
+    """Second layer, in Python: a clear PermissionError, and the only guard where the kernel offers none.
+
+    From now on this process writes in `directory` alone, and reads there and in stdlib.
+    """
     abspath, fsdecode, writes = os.path.realpath, os.fsdecode, [0]
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     forbidden = ("subprocess.", "socket.", "ctypes.", "fcntl.", "resource.", "sqlite3.", "syslog.", "signal.",
@@ -207,6 +224,10 @@ def install_audit_hook(directory, stdlib):
 # ---- the checker's process: runs the test; only it knows what to expect ----
 
 def run_checker(job, control, from_program, to_program, verdict, shield):
+    """Read the tests from `control` and run them behind walls; never returns.
+
+    Writes to `verdict`: b"t" when the tests are read, then b"1" (passed), b"0" or b"?" (the verifier failed).
+    """
     def finish(letter):                     # not an exception: a test's own `except:` could swallow that
         os.write(verdict, letter)
         os._exit(0)
@@ -292,7 +313,10 @@ def run_checker(job, control, from_program, to_program, verdict, shield):
     finish(b"1" if ready and asked[0] else b"?")
 
 def same_output(test, from_program, to_program):
-    """Feed stdin and read stdout at once, as either pipe may fill up first."""
+    """Does a script print what the test expects, but for blanks at ends of lines and of the text?
+
+    Feeds stdin and reads stdout at once, as either pipe may fill up first. False for more than OUTPUT_BYTES too many.
+    """
     lines = lambda text: [line.rstrip() for line in text.rstrip().split("\n")]
     feed, output = test["stdin"].encode("utf-8", "surrogatepass"), bytearray()
     os.set_blocking(to_program, False)
@@ -329,7 +353,10 @@ DENIED = {"x86_64": (0xC000003E, """56 57 58 59 322  62 200 234 129 297 101 310 
 DENIED_BOTH = "435  424 434 438 440 448  425  447  452 463 466  428 429 430 442"
 
 def build_shield(directory):
-    """Open what the walls need while that is still allowed, then give up root. Returns what `confine` takes."""
+    """Open what the walls need while that is still allowed, then give up root. Returns what `confine` takes.
+
+    directory: the working directory from now on, where programs may write. OSError if root cannot be given up.
+    """
     import ctypes, platform
     libc, stdlib = ctypes.CDLL(None, use_errno=True), os.path.realpath(os.path.dirname(os.__file__))
     def call(name, *args):
@@ -378,7 +405,10 @@ def build_shield(directory):
     return shield
 
 def landlock_rules(call, stdlib, directory):
-    """-> ABI, ruleset: read the standard library, read and write `directory`, no TCP, no signals; nothing else."""
+    """-> ABI, ruleset: read the standard library, read and write `directory`, no TCP, no signals; nothing else.
+
+    The ruleset is a file descriptor. call: a function of libc by its name; OSError where the kernel refuses.
+    """
     create, add_rule = 444, 445
     abi = call("syscall", create, 0, 0, 1)
     every = (1 << 13 + (abi >= 2) + (abi >= 3)) - 1 | (abi >= 5) << 15
@@ -399,6 +429,7 @@ def landlock_rules(call, stdlib, directory):
     return abi, ruleset
 
 def confine(shield, job, keep):
+    """Put up the walls around this process, for good: close all files but the descriptors in `keep`, limit the rest."""
     import resource
     os.setsid()
     kept = sorted({*keep, shield.get("library", 0), shield["ruleset"] or 0, 4096})
@@ -424,6 +455,7 @@ def confine(shield, job, keep):
 # ---- the worker: a small warm interpreter that forks two processes per job ----
 
 def start(function, *args):
+    """Fork a process that does function(*args) and ends, with status 1 if that returns; its pid."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -433,6 +465,10 @@ def start(function, *args):
     return pid
 
 def worker(directory):
+    """A worker's life: on stdin come jobs, each with its tests, on stdout go verdicts, until the trainer hangs up.
+
+    The first message is {"missing": [walls this system lacks]}, or {"error": why} and nothing more.
+    """
     control, answers, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -463,7 +499,10 @@ def worker(directory):
             write(answers, frame(grade(receive(control), control, shield)))
 
 def grade(job, control, shield):
-    """Fork program and checker, wait for the verdict until the deadline, leave nothing behind."""
+    """Fork program and checker, wait for the verdict until the deadline, leave nothing behind.
+
+    Returns "pass", "fail" or "verifier"; ends the worker where the tests may still be in `control`.
+    """
     deadline = time.monotonic() + job["timeout"]
     (inbox, to_program), (from_program, outbox), (verdict_end, verdict) = os.pipe(), os.pipe(), os.pipe()
     program = start(run_program, job, inbox, outbox, shield)
@@ -502,6 +541,7 @@ def grade(job, control, shield):
 _told = set()                               # remarks already printed
 
 def start_worker(directory):
+    """A worker (a Popen) whose programs run in `directory`, or None; what is wrong or weaker goes to stderr, once."""
     # -s -S: no site-packages. A fixed hash seed makes rewards repeatable; the environment is otherwise empty.
     command = [sys.executable, "-s", "-S", "-X", "utf8", os.path.abspath(__file__), "--worker", directory]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -514,10 +554,11 @@ def start_worker(directory):
     return process if "missing" in hello else stop_worker(process)
 
 def stop_worker(process):
+    """Kill a worker and close its pipes; returns None, as there is no worker now."""
     process.kill(), process.wait(), process.stdin.close(), process.stdout.close()
 
 def talk(process, data, seconds):
-    """Write `data`, read one message; None if the worker died, or was killed here after `seconds`."""
+    """Write `data` (bytes) to a worker, read one message; None if it died, or was killed here after `seconds`."""
     clock = threading.Timer(seconds, process.kill)     # ends a blocked write as well as a blocked read
     clock.start()
     try:
@@ -529,7 +570,11 @@ def talk(process, data, seconds):
         clock.cancel()
 
 def grade_all(waiting, results, directory, settings):
-    """One thread of the trainer: take jobs until none is left, and keep one worker alive for them."""
+    """One thread of the trainer: take jobs until none is left, and keep one worker alive for them.
+
+    waiting: a deque of jobs as JSON, shared by the threads. results: {job as JSON: reward}, filled here. directory: of
+    this thread's worker. settings: {"timeout": seconds, "memory_mb": number}.
+    """
     process = None
     while waiting:
         try:
@@ -560,7 +605,7 @@ def grade_all(waiting, results, directory, settings):
         stop_worker(process)
 
 def run_tests(jobs, *, timeout=4.0, memory_mb=512, workers=None):
-    """Rewards of `jobs` in order: 1.0, 0.0 or nan (see the module's docstring).
+    """Rewards of `jobs` in order: 1.0, 0.0 or nan (see the module's docstring). OSError where there is no fork.
 
     timeout    wall seconds for all code tests of a job together, and for each stdin test
     memory_mb  address space of a program, and of a checker

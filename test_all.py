@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import warnings
@@ -1317,7 +1318,7 @@ def test_a_grader_that_raises_or_hangs_is_counted_warned_of_and_no_wrong_answer(
     def broken(completion, row):
         if completion and ord(completion[0]) % 4 == 1:
             raise ZeroDivisionError("a bug in a grader")
-        while completion and ord(completion[0]) % 4 == 3:
+        while completion and ord(completion[0]) % 16 == 3:
             pass
         return grade(completion, row)
     domains.math_reward, domains.GRADING_SECONDS = broken, 0.05
@@ -1330,7 +1331,11 @@ def test_a_grader_that_raises_or_hangs_is_counted_warned_of_and_no_wrong_answer(
     said = "".join(str(warning.message) for warning in caught)
     assert sum(line["verifier_errors"] for line in lines) == len(caught) > 0
     assert "a bug in a grader" in said and "no result after 0.05 s" in said, said
-    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0) and signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    deadline = time.time() + 5                      # those that hung have been ended
+    graders = lambda: [thread for thread in threading.enumerate() if thread.name == "grader"]
+    while graders() and time.time() < deadline:
+        time.sleep(0.01)
+    assert not graders()
 
 
 def test_any_prompt_is_read_as_it_stands_or_refused_by_length_and_weights_of_any_float_type_load():
@@ -1625,12 +1630,12 @@ def test_a_comparison_is_of_the_same_rows_by_id_and_takes_what_stands_in_files()
     finally:
         evaluate.grade = grade
     fewer = WORK / "fewer.json"
-    assert run(evaluate.main, b, *options, fewer, "--prompts", 20, "--greedy")[0] == 0
+    assert run(evaluate.main, b, *options, fewer, "--prompts", 20, "--temperature", 0.5)[0] == 0
     lone = next(id for id in then if id not in json.loads(fewer.read_text())[b]["math"]["prompt_scores"])
     for pair in ((f"{file}:{a}", f"{fewer}:{b}"), (f"{fewer}:{b}", f"{file}:{a}")):
         code, out, err = run(evaluate.main, "--compare", *pair)
         assert code == 2 and err.startswith(f"error: math row {lone} was evaluated for one of the two") and err.count("\n") == 1
-    run(evaluate.main, b, *options, fewer, "--greedy")
+    run(evaluate.main, b, *options, fewer, "--temperature", 0.5)
     out = run(evaluate.main, "--compare", f"{file}:{a}", f"{fewer}:{b}")[1]
     assert "NOT ALIKE" in out and "temperature" in out and "contents" not in out, out
     run(evaluate.main, a, *options, file, "--seed", 2)

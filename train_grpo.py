@@ -18,12 +18,12 @@ importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion
 How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; the
 groups of a batch whose rewards are all equal have A = 0 and are skipped; --loss takes the objectives that came after
 GRPO (losses.py); the old log-probabilities are those of the first pass of a step over its own samples, so they cost
-nothing. The loss is 0 (up to the clipping) at the first update of every step by construction: watch reward and gradient
-norm, not the loss.
+nothing. At the first update of a step every ratio is 1 and the loss is 0 by construction, but for weights that differ
+with length (dapo, drpo), --mask-truncated and cispo: watch reward and gradient norm, not the loss.
 
-What others would try first against the damage to earlier domains, each off by default:
+Baselines against forgetting of earlier domains, each off by default:
 
-    --beta B --ref CKPT     B KL(pi_theta || pi_ref), of an earlier expert on this domain's completions
+    --beta B --ref CKPT     the k3 estimate of B KL(pi_theta || pi_ref), on this domain's completions (gradient: losses.py)
     --l2 L                  L/2 ||theta - theta_0||^2, theta_0 the start (L2-SP, arXiv 1802.01483)
     --ewc FILE --ewc-weight W    W/2 sum_i F_i (theta_i - theta*_i)^2, F and theta* from rollback.py --save-fisher (1612.00796)
     --protect FILE          leave a set of coordinates alone
@@ -54,6 +54,7 @@ from settings import add_settings, check, check_prompt_lengths, stage_name
 
 
 def parse():
+    """The command line; UserError for settings that make no sense (settings.py)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", default=BASE, help=f"checkpoint to start from (default {BASE}, made on first use)")
     parser.add_argument("--model", default=None, help="start from this hub name or model directory instead")
@@ -69,7 +70,12 @@ def parse():
 # ---- the algorithm ---------------------------------------------------------------------------------------------
 
 def train_step(args, policy, reference, tokenizer, judge, rows, step):
-    """One round of the algorithm: sample, grade, compare, update. Returns the line for the log and two examples."""
+    """One round of the algorithm: sample, grade, compare, update.
+
+    args: of `parse`. policy: a Policy; reference: a model, or None without a KL term. judge: see domains.reward.
+    rows: {domain: its training rows, or None for synthetic ones}. step: 0 and up; with args.seed it decides rows and noise.
+    Returns the line for the log, a dict, and two examples. UserError if loss or gradient is not finite.
+    """
     B, G, T = args.prompts_per_step, args.group_size, args.max_completion_length
     model, start = policy.model, time.perf_counter()
 
@@ -123,9 +129,10 @@ def train_step(args, policy, reference, tokenizer, judge, rows, step):
 
 
 def update(args, policy, reference, rollout, advantages, weights, live, step):
-    """All optimizer steps of one round of samples; returns the metrics of the update.
+    """All optimizer steps of one round of samples; returns the metrics of the update, a dict of floats.
 
     rollout, advantages, weights, live: (N,) of this rank's completions; live is whether it is in the loss at all.
+    args, policy, reference, step: of train_step.
     Completions with advantage 0 have no gradient (without a KL term) and are left out of forward and backward pass, not
     out of the denominators.
     """
@@ -157,7 +164,8 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
             policy.backward(loss)
             for key, value in {"loss": loss, **sums}.items():
                 total[key] += value.item()
-        total = {key: sum(part[key] for part in parts) for parts in [ranks.everyone(total)] for key in total}
+        parts = ranks.everyone(total)
+        total = {key: sum(part[key] for part in parts) for key in total}
         total["penalty"] = policy.pull_back()
         total["loss"] += total["penalty"]
         grad_norm = policy.step(lr, args.max_grad_norm) if math.isfinite(total["loss"]) else math.nan
@@ -186,7 +194,7 @@ def train(args, stop=None):
 
 
 def train_alone(args, stop):
-    """`train`, in a directory that no other run writes to."""
+    """`train`, with its arguments, in a directory that no other run writes to."""
     where = ranks.start(args.device)
     say = print if ranks.leader() else lambda *text: None
     earlier = open_out(args)
@@ -194,6 +202,10 @@ def train_alone(args, stop):
     if earlier and earlier["finished"]:
         say(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
         return earlier | {"metrics": numbers(earlier["metrics"])}
+    rows = {domain: None if source == "synthetic" else
+            load_rows(domain, source, "all" if has_own_validation(args, domain) else "train", args.fields)
+            for domain, source in args.data.items()}
+    held_out = held_out_rows(args)
     with ranks.leader_first():                      # it may have to make the base
         model, tokenizer = load(args.init, where, torch.float32)
     device = model.device
@@ -211,10 +223,6 @@ def train_alone(args, stop):
         policy.tether(args.ewc_weight, *coordinates.read_fisher(args.ewc, shapes, args.init))
     if args.lr is None:
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
-    rows = {domain: None if source == "synthetic" else
-            load_rows(domain, source, "all" if has_own_validation(args, domain) else "train", args.fields)
-            for domain, source in args.data.items()}
-    held_out = held_out_rows(args)
     check_prompt_lengths(args, model.config, tokenizer, [(domain, row) for some in (rows, held_out)
                                                          for domain in some for row in some[domain] or []])
     judge = llm_judge(args.judge, device) if args.judge and "cw" in [*args.domains, *held_out] else rubric
@@ -338,6 +346,7 @@ def before_and_after(validations):
 
 
 def main():
+    """Train, and print the held-out scores before and after."""
     args = parse()
     run = train(args)
     if not ranks.leader():

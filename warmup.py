@@ -60,7 +60,7 @@ def byte_tokenizer():
 
 
 def tiny_model(vocab_size):
-    """A randomly initialised Qwen3 of the shape in the settings."""
+    """A randomly initialised Qwen3 of the shape in the settings, fp32; the same weights every time (SEED)."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
     torch.manual_seed(SEED)
     return Qwen3ForCausalLM(Qwen3Config(
@@ -70,7 +70,10 @@ def tiny_model(vocab_size):
 
 
 def batch(tokenizer, domain, rows):
-    """ids (B, T) int64, right-padded, and labels (B, T): the answer and its end token, -100 elsewhere."""
+    """ids (B, T) int64, right-padded, and labels (B, T): the answer and its end token, -100 elsewhere.
+
+    rows: B of the domain, with their answer as "reference". A label stands at its own token, not at the one before it.
+    """
     ids, labels = [], []
     for prompt, row in zip(encode(tokenizer, [domains.prompt(domain, row) for row in rows], 2048), rows):
         answer = tokenizer(row["reference"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
@@ -81,11 +84,15 @@ def batch(tokenizer, domain, rows):
 
 
 def main():
+    """Train the base and write it to --out; UserError if that exists."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default=BASE, help=f"directory to write (default {BASE})")
     args = parser.parse_args()
     if os.path.exists(args.out):
         raise UserError(f"{args.out} exists: delete it, or choose another --out")
+    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)      # now: not after a minute of work
+    if not os.access(os.path.dirname(os.path.abspath(args.out)), os.W_OK):
+        raise UserError(f"cannot write {args.out}: its directory is read-only")
     tokenizer = byte_tokenizer()
     model = tiny_model(len(tokenizer)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01,
