@@ -39,7 +39,7 @@ from evaluate import respond
 from interference import show
 from intervals import mean_ci
 from model import UserError, check_directory, check_writable, cli, load, read_run, stage, write_json
-from routes import PARTS, activity, gradient_cosines, module_spans, policy_gradients
+from routes import PARTS, activity, gradient_cosines, module_spans, overlap, policy_gradients, top
 from rows import evaluation_rows, sources
 
 TIMES = [i / 16 for i in range(1, 17)]  # where the loss is measured on the way from theta_A to theta_A + delta_B
@@ -47,6 +47,7 @@ DESCENT = 50                            # steps of gradient descent on L_A
 
 
 def parse():
+    """The command line; UserError for what cannot be analyzed. args.domain: {expert: its domain, or None}."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experts", nargs="+", help="checkpoints, each trained from --base on one domain")
     parser.add_argument("--base", required=True, help="the checkpoint that all experts started from")
@@ -118,9 +119,10 @@ def same_place(name, names):
 # ---- 1 to 3: from the weights alone --------------------------------------------------------------------------------
 
 def weights(args, report):
-    """Sparsity, neurons, directions and ranks of the experts' edits (edits.py): prints them and adds them to `report`.
+    """Sparsity, neurons, directions and ranks of the experts' edits (edits.py): prints them and adds them to `report`, a dict.
 
-    Returns the inner products of the edits neuron by neuron (E, E, n) and the layer of each neuron (n,), or None.
+    Returns the inner products of the E edits neuron by neuron (E, E, n) fp64 and the layer of each neuron (n,) int64, or
+    None where the model has no gated MLP. args, here and below: of `parse`.
     """
     found = edits.measure(args.base, args.experts, args.threshold)
     names, pairs = [short(name) for name in args.experts], list(combinations(range(len(args.experts)), 2))
@@ -150,11 +152,11 @@ def weights(args, report):
     if grams is None:
         print("2. Neurons: no gate_proj, up_proj and down_proj in this architecture, so nothing to say of its channels")
     elif pairs:
-        tops = [edits.top(grams[e, e], args.top) for e in range(len(names))]
+        tops = [top(grams[e, e], args.top) for e in range(len(names))]
         print(f"2. Most edited {args.top:.0%} of {len(neurons)} neurons: Jaccard index, beside two random sets")
         for i, j in pairs:
             key = f"{args.experts[i]}|{args.experts[j]}"
-            report["neuron_null"][key] = edits.overlap(tops[i], tops[j], layers)
+            report["neuron_null"][key] = overlap(tops[i], tops[j], layers)
             report["neuron_jaccard"][key] = report["neuron_null"][key]["jaccard"]
         range_of = lambda r: f"{r['expected']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
         show([[", ".join(map(short, key.split("|"))), f"{o['jaccard']:.3f}", range_of(o["random"]),
@@ -187,7 +189,10 @@ def short(name):
 # ---- 4 and 5: from the base and some rows --------------------------------------------------------------------------
 
 def routes_and_gradients(args, domains, neurons, report):
-    """4 and 5: overlap of the domains' routes, edits' direction on shared routes, cosines of policy gradients."""
+    """4 and 5: overlap of the domains' routes, edits' direction on shared routes, cosines of policy gradients (routes.py).
+
+    neurons: of `weights`. Prints tables and adds the numbers to `report`.
+    """
     model, tokenizer = load(args.base, args.device, torch.float32, attention="eager")
     active, gradients = {}, {}
     for domain in domains:
@@ -201,14 +206,14 @@ def routes_and_gradients(args, domains, neurons, report):
     if any(a is None or len(a) != len(layers) for a in active.values()):
         print("4. Routes: the modules of this model do not show the channels of its MLPs one by one\n")
     else:
-        route = {domain: edits.top(active[domain], args.top) for domain in domains}
+        route = {domain: top(active[domain], args.top) for domain in domains}
         print(f"4. Routes: the {args.top:.0%} of the neurons most active on a domain's tokens, in the base model")
         report["route_jaccard"], report["route_cosine"], table = {}, {}, []
         for a, b in pairs:
             i, j, key = expert[a], expert[b], f"{a}|{b}"
             both = route[a] & route[b]
             edited = report["neuron_jaccard"][f"{args.experts[min(i, j)]}|{args.experts[max(i, j)]}"]
-            report["route_jaccard"][key] = o = edits.overlap(route[a], route[b], layers) | {"edits": edited}
+            report["route_jaccard"][key] = o = overlap(route[a], route[b], layers) | {"edits": edited}
             cosine = lambda mask: edits.cosines(grams[:, :, mask].sum(-1))[i, j].item() if mask.any() else math.nan
             by_layer = {int(l): cosine(both & (layers == l)) for l in layers.unique()}
             report["route_cosine"][key] = {"all": cosine(both), "by_layer": by_layer}
@@ -231,7 +236,7 @@ def routes_and_gradients(args, domains, neurons, report):
 
 
 def rows_of(args, domain, n):
-    """n rows that losses and gradients are taken over: of the training part, so that no test row decides anything."""
+    """At most n rows of a domain for losses and gradients: of the training part, so that no test row decides anything."""
     return evaluation_rows(domain, args.data.get(domain), "", n, "train")
 
 
@@ -247,7 +252,8 @@ def displacements(args):
     """What was added to each anchor: {anchor: [(name, source, target, trained)]}, delta = theta_target - theta_source.
 
     A checkpoint of --later belongs to every expert (and earlier --later) that its run.json has among its ancestors. Two
-    experts without such a checkpoint stand in for one: theta_B - theta_base.
+    experts without such a checkpoint stand in for one: theta_B - theta_base. UserError if one of --later has no such
+    ancestor.
     """
     found, seen = {}, set()
     trains_on = lambda name: args.domain.get(name) or read_run(name).get("domain")
@@ -277,9 +283,9 @@ def displacements(args):
 
 
 def around(args, anchor, moves, report):
-    """Damage (6), conflict subspace (7) and refresh (8) around one checkpoint, added to `report`.
+    """Damage (6), conflict subspace (7) and refresh (8) around one checkpoint, added to `report` in nats, points and shares.
 
-    moves: of `displacements`. All that needs the Hessian comes first, as it belongs to the weights as they are.
+    anchor: theta_A's directory; moves: its entry of `displacements`. All that needs the Hessian comes first, as it belongs to the weights as they are.
     """
     domain = args.domain.get(anchor) or read_run(anchor).get("domain")
     model, tokenizer = load(anchor, args.device, torch.float32, attention="eager")
@@ -412,6 +418,7 @@ def refresh_table(r):
 
 
 def main():
+    """Measure, print the tables and the claims, write --json and --plot."""
     args = parse()
     moved = displacements(args)                     # now: what is wrong with --later shows before the work
     report = {"base": args.base, "experts": args.experts, "domains": args.domain}

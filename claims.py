@@ -5,6 +5,8 @@
 Reads what analyze.py wrote with --json. Each claim of the paper (arXiv 2606.02398) gets one number per run, a rule that
 says whether it holds, and over several runs a mean ± 95 % t-interval and the count of runs in which it holds. The paper
 often says "about", "clearly" or "small": the limits that make such a word testable are ours, and stand in the claim.
+
+report: what analyze.py measured in a run, a dict; cells, of its gradient_cosine: {module: {pair: dict}}.
 """
 import argparse
 import json
@@ -25,7 +27,7 @@ HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per com
 def claims(report):
     """The paper's claims beside the numbers of one run: a list of {claim, paper, value, unit, holds}, all computed.
 
-    Claims of analyses that did not run are left out. report: what analyze.py measured.
+    Claims of analyses that did not run are left out. value: a float, in the unit "%", "points" or "" for none.
     """
     found = []
     mean = lambda values: sum(values) / len(values)
@@ -42,7 +44,8 @@ def claims(report):
     pairs = [index for key, index in report["neuron_jaccard"].items()
              if len({domain.get(name) or name for name in key.split("|")}) == 2]  # experts of two domains
     if pairs:
-        claim("Jaccard index of two domains' most edited neurons", "< 0.19 (random 0.053)", mean(pairs), "", mean(pairs) < 0.19)
+        claim("Jaccard index of two domains' most edited neurons", "< 0.19 (random 0.053)", mean(pairs), "",
+              mean(pairs) < 0.19)
     if report.get("route_jaccard"):
         routes = list(report["route_jaccard"].values())
         higher = mean([o["jaccard"] > o["edits"] for o in routes])
@@ -60,8 +63,8 @@ def claims(report):
             for words, sign in (("negative", -1), ("positive", 1)):
                 certain = [c for c, error in inner if sign * c > t * error]
                 extreme = sign * max(sign * c for c in (certain or [c for c, _ in inner]))
-                claim(f"cosine in the most {words} attention or MLP module: beyond error and {sign * 0.1:+.1f}", f"clearly {words}",
-                      extreme, "", certain and sign * extreme > 0.1)
+                claim(f"cosine in the most {words} attention or MLP module: beyond error and {sign * 0.1:+.1f}",
+                      f"clearly {words}", extreme, "", certain and sign * extreme > 0.1)
     harmed = [d for d in report.get("damage", []) if d["measured"] > HARM]
     if harmed:
         ratio = median([abs(d["first"] / d["second"]) for d in harmed])
@@ -71,7 +74,8 @@ def claims(report):
         worst = max(harmed, key=lambda d: d["measured"])
         ratio = worst["measured"] / (worst["first"] + worst["second"])
         claim("the largest damage over its prediction, within 20 %", "1", ratio, "", 1 / 1.2 < ratio < 1.2)
-        claim("part of the way on which the largest damage is predicted to 20 %", "all", worst["reach"], "", worst["reach"] == 1)
+        claim("part of the way on which the largest damage is predicted to 20 %", "all", worst["reach"], "",
+              worst["reach"] == 1)
         curved = [d for d in harmed if d["second"] > 0]
         K = len(worst["eigen_shares"])
         largest = [d for d in curved if d is worst]
@@ -84,8 +88,8 @@ def claims(report):
             moved = median([d["norm_share"] for d in curved])
             claim(f"of the squared norm of delta_B, that lies in these {K}: below 5 %", "-", 100 * moved, "%", moved < 0.05)
             control = median([max(d["random_share"], d["coordinate_share"]) for d in curved])
-            claim(f"of the damage, that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control, "%",
-                  control < 0.05)
+            claim(f"of the damage, that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control,
+                  "%", control < 0.05)
     if "refresh" in report and report["refresh"]["taken"]["damage"][0] > HARM:
         for name, words in (("taken", "refresh as taken"), ("theorem", "refresh by gradient descent")):
             r = report["refresh"][name]
@@ -93,17 +97,20 @@ def claims(report):
             words = f"{words} ({r['step'][-1]} steps)"
             claim(f"{words}: damage that is left, below a fifth", "recovers", left["damage"], "%", left["damage"] < 20)
             for key, where in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A (ours)")):
-                claim(f"{words}: distance in S {where} that is left, below half", "contracts", left[key], "%", left[key] < 50)
-            claim(f"{words}: distance outside S that is left, above 90 %", "stays", left["outside"], "%", left["outside"] > 90)
+                claim(f"{words}: distance in S {where} that is left, below half", "contracts", left[key], "%",
+                      left[key] < 50)
+            claim(f"{words}: distance outside S that is left, above 90 %", "stays", left["outside"], "%",
+                  left["outside"] > 90)
         for key, words in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A (ours)")):
-            held = next((t for t in range(1, len(r["step"])) if r[key][t] > 1.001 * r["bound"][t] * r[key][0]), len(r["step"])) - 1
-            claim(f"descent steps in which the distance in S {words} obeys the theorem's bound", f"all {r['step'][-1]}", held, "",
-                  held == r["step"][-1])
+            held = next((t for t in range(1, len(r["step"])) if r[key][t] > 1.001 * r["bound"][t] * r[key][0]),
+                        len(r["step"])) - 1
+            claim(f"descent steps in which the distance in S {words} obeys the theorem's bound", f"all {r['step'][-1]}",
+                  held, "", held == r["step"][-1])
     return found
 
 
 def blocks(cells):
-    """The attention and MLP modules among the modules of a report."""
+    """The attention and MLP modules among those of a report, as a list: '3 attention', '3 mlp'."""
     return [m for m in cells if m.endswith((" attention", " mlp"))]
 
 
@@ -118,7 +125,10 @@ def show_claims(found):
 
 
 def over_runs(reports):
-    """The claims of several runs (seeds) as one list: values become (mean, half-width), `holds` 'x of y'."""
+    """The claims of several runs (seeds) as one list: values become (mean, half-width), `holds` 'x of y'.
+
+    A value that all runs share, of their one base, stays a number, and `holds` says so.
+    """
     together = {}
     for report in reports:
         for c in claims(report):                    # anew from the numbers, as they were measured
@@ -147,7 +157,10 @@ def read(file):
 # ---- pictures ----------------------------------------------------------------------------------------------------
 
 def plot(directory, report):
-    """neurons.png, gradients.png, damage.png and refresh.png of one run, as far as it measured them."""
+    """neurons.png, gradients.png, damage.png and refresh.png of one run, as far as it measured them, to a directory.
+
+    It is made if need be. Without matplotlib a line is printed.
+    """
     if not (plt := pyplot(directory)):
         return
     Path(directory).mkdir(parents=True, exist_ok=True)
@@ -180,7 +193,8 @@ def plot(directory, report):
         matrix = torch.tensor([[cells[m][p]["cosine"] for p in pairs] for m in cells])
         largest = max(0.1, matrix.nan_to_num().abs().max().item())
         plt.figure(figsize=(1.1 * len(pairs) + 2, 0.32 * len(cells) + 1.5))
-        plt.imshow(matrix, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto"), plt.colorbar(label="cosine (red: conflict)")
+        plt.imshow(matrix, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto")
+        plt.colorbar(label="cosine (red: conflict)")
         plt.title("policy gradients of two domains at the base, by module", fontsize=10)
         plt.xticks(range(len(pairs)), [p.replace("|", "\n") for p in pairs]), plt.yticks(range(len(cells)), list(cells))
         finish("gradients.png")
@@ -202,7 +216,8 @@ def plot(directory, report):
         finish("damage.png")
     if "refresh" in report:
         plt.figure(figsize=(9.5, 4))
-        for i, (name, title) in enumerate((("taken", "as taken: AdamW along GRPO"), ("theorem", "by gradient descent on L_A"))):
+        for i, (name, title) in enumerate((("taken", "as taken: AdamW along GRPO"),
+                                           ("theorem", "by gradient descent on L_A"))):
             r = report["refresh"][name]
             plt.subplot(1, 2, i + 1)
             for key, words in (("in_anchor", "distance in S to theta_A"), ("in_minimum", "distance in S to the least L_A"),
@@ -216,6 +231,7 @@ def plot(directory, report):
 
 
 def main():
+    """Print the claims of one run, or of several with intervals, and draw the first with --plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="analyses, written by analyze.py --json")
     parser.add_argument("--plot", metavar="DIR", help="draw the first of them there (needs matplotlib)")

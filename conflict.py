@@ -1,22 +1,28 @@
 """Conflict: which single parameters carry the damage that later training did to an earlier domain.
 
     F = fisher(model, rollout, rewards)                                # at theta_A: {name: F_i}
-    sets = top(names, lambda name: F[name] * delta(name)**2, [471])    # the paper's proxy, the diagonal (coordinates.py)
+    sets = coordinates.top(names, lambda name: F[name] * delta(name)**2, [471])      # the paper's proxy, the diagonal
     sets = rescored(model, partial(slopes, model, parts), loss_at_anchor, anchor, [471, 4710])    # with all pairs in it
 
-Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A) = g . delta + 1/2 delta' H delta.
-But which part is its own? On the diagonal, 1/2 H_ii delta_i^2, with the empirical Fisher in place of H. Yet damage is a sum over
-pairs, and lies in a few directions v_j (analyze.py) in which nearly all coordinates have a share: what counts is what is left of
-v_j . delta, sum_i v_ji delta_i, and a coordinate counts by its sign in it. If i is undone, I falls to first order by
+Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A), which is
+g . delta + 1/2 delta' H delta. But which part is its own? On the diagonal, 1/2 H_ii delta_i^2, with the empirical
+Fisher in place of H. Yet damage is a sum over pairs, and lies in a few directions v_j (analyze.py) in which nearly all
+coordinates have a share: what counts is what is left of v_j . delta, sum_i v_ji delta_i, and a coordinate counts by its
+sign in it. If i is undone, I falls to first order by
 
     delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
 
-the row of H and not its diagonal, at no second derivative. As soon as some coordinates are back, the rest are to be scored anew:
-where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more would overshoot.
+the row of H and not its diagonal, at no second derivative. As soon as some coordinates are back, the rest are to be
+scored anew: where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more would
+overshoot.
 
-That is why the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful. Let v . delta = P - N, P and
-N the sums of its positive and of its negative terms, each many times their difference. As g lies along the same steep v, the
-filter's set is one of the two: undone, it leaves -N of P - N, and the damage is (N / (P - N))^2 times what it was.
+That is why the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful. Let v . delta =
+P - N, P and N the sums of its positive and of its negative terms, each many times their difference. As g lies along the
+same steep v, the filter's set is one of the two: undone, it leaves -N of P - N, and the damage is (N / (P - N))^2 times
+what it was.
+
+A set is {tensor name: flat indices} (coordinates.py). parts: A's correct answers as curvature.own_correct has them.
+model computes in fp32.
 """
 import torch
 from tqdm import tqdm
@@ -25,6 +31,7 @@ import coordinates
 import curvature
 import edits
 from model import UserError
+from routes import top
 
 SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
 CONTROLS = ("largest", "random")
@@ -36,8 +43,9 @@ ROUTE = 0.1        # of the neurons that are most active on a domain's tokens ar
 def fisher(model, rollout, rewards):
     """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
 
-    Over the correct completions o_k (reward 1) of a rollout, one backward pass each; rewards (N,). A parameter's gradient
-    is squared and let go as soon as it is there, so no more than F itself, one copy of the parameters, is held.
+    Over the correct completions o_k (reward 1) of a rollout, one backward pass each; rewards (N,). All 0 if there is
+    none. A parameter's gradient is squared and let go as soon as it is there, so no more than F itself, one copy of the
+    parameters, is held.
     """
     correct = (rewards == 1).nonzero().squeeze(1).tolist()
     F = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
@@ -59,14 +67,17 @@ def fisher(model, rollout, rewards):
 
 
 def on_route(model, active):
-    """The neurons on the route of the first domain and of any other: name -> mask that multiplies a tensor's scores, or 0.
+    """The neurons on the route of the first domain and of any other: a function (name, tensor) -> its mask.
 
-    active: of each domain, the activity of all neurons (n,), MLPs in the model's order.
+    active: of each domain, what routes.activity gave. The mask multiplies scores of the tensor's shape: 1 at its
+    numbers in such a neuron, else 0; it is 0.0 for a tensor outside the MLPs. UserError for one domain alone, or
+    activity None.
     """
     if len(active) < 2 or any(a is None for a in active):
-        raise UserError("a shared route needs two domains, and a model whose MLPs have a down_proj that reads their channels")
-    routes = [edits.top(a, ROUTE) for a in active]
-    shared = routes[0] & torch.stack(routes[1:]).any(0)                                                  # (n,)
+        raise UserError("a shared route needs two domains, and a model whose MLPs have a down_proj that reads their "
+                        "channels")
+    on = [top(a, ROUTE) for a in active]
+    shared = on[0] & torch.stack(on[1:]).any(0)                                                          # (n,)
     mlps = [(name.removesuffix(".down_proj"), m) for name, m in model.named_modules() if name.endswith("down_proj")]
     mine = dict(zip((name for name, _ in mlps), shared.split([m.in_features for _, m in mlps])))
 
@@ -80,7 +91,10 @@ def on_route(model, active):
 
 
 def slopes(model, parts):
-    """L_A at the model's weights and its gradient: a float, {name: gradient}, the parameters' own .grad."""
+    """L_A (nats) at the model's weights and its gradient: a float, {name: gradient}, the parameters' own .grad.
+
+    So they hold until the next call, and may be overwritten.
+    """
     model.zero_grad(set_to_none=False)
     loss = 0.0
     for part in parts:
@@ -91,7 +105,10 @@ def slopes(model, parts):
 
 
 def leading(model, parts):
-    """What the quadratic model of L_A needs, at the anchor: g (n,), eigenvalues (k,), eigenvectors (k, n), theta_A (n,)."""
+    """What the quadratic model of L_A needs, at the anchor: g (n,), values (k,) fp64, vectors (k, n), theta_A (n,).
+
+    The leading DIRECTIONS eigenpairs, less those that could be flat (curvature.steep). The model stands at theta_A.
+    """
     hv = curvature.hessian(model, curvature.nll, parts)
     n = sum(p.numel() for p in model.parameters())
     values, vectors, residuals = curvature.lanczos(hv, n, min(DIRECTIONS, n), device=model.device, progress="curvature")
@@ -103,7 +120,9 @@ def leading(model, parts):
 def quadratic_slopes(model, g, values, vectors, theta):
     """Value and gradient, as of `slopes`, of the quadratic model with the curvature of k eigenpairs alone:
 
-        q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A.
+        q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A,
+
+    at the model's weights theta, 0 at theta_A. g, values, vectors, theta (theta_A): of `leading`.
     """
     x = curvature.flatten(model.parameters()).detach() - theta                                           # (n,)
     c, values = curvature.inner(vectors, x), values.to(x.device)                                         # (k,)
@@ -113,14 +132,16 @@ def quadratic_slopes(model, g, values, vectors, theta):
 
 
 def rescored(model, loss_and_slopes, goal, anchor, counts):
-    """Sets of the given sizes (ascending), grown in steps of the share STEP of all coordinates, the score taken anew for each:
+    """Sets of the sizes `counts` (ascending), grown by the share STEP of all coordinates, scored anew in each step:
 
         s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta where the sets so far are rolled back,
 
     to first order what L_A falls by if coordinate i goes back as well. It ends when the loss is no longer above `goal`,
-    or no coordinate would lower it: the larger sets are then what there is. What is rolled back has theta_i = theta_A,i and
-    so score 0. Of a step that crosses a size, the best are taken for it: a set does not depend on what other sizes are
-    asked for. anchor: a function name -> tensor. The model starts at theta_B and is left where the last set has led.
+    or no coordinate would lower it: the larger sets are then what there is. What is rolled back has theta_i = theta_A,i
+    and so score 0. Of a step that crosses a size, the best are taken for it: a set does not depend on what other sizes
+    are asked for. loss_and_slopes: a function without arguments, as `slopes` with some (goal: in its unit, nats); its
+    gradient is overwritten. anchor: a function name -> tensor. The model starts at theta_B and is left where the last
+    set has led. Returns a list of sets; UserError if a score is not finite.
     """
     parameters = dict(model.named_parameters())
     step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))
@@ -148,6 +169,6 @@ def rescored(model, loss_and_slopes, goal, anchor, counts):
 
 
 def union(one, other):
-    """Two sets that have nothing in common, as one."""
+    """Two sets that have nothing in common as one, indices ascending."""
     both = {name: torch.cat([one[name], other[name]]).sort().values for name in one.keys() & other.keys()}
     return {**one, **other, **both}

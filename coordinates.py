@@ -6,10 +6,14 @@
     roll_back(theta, anchor, chosen[name], strength)                 # of one tensor: theta_i <- theta_i - beta delta_i
 
 A coordinate is one number of one tensor. The top fraction is global: a small tensor may give all of its coordinates, a
-large one none. To find it without sorting (or holding) all scores, count instead: the bits of a positive fp32 number, read
-as an integer, have the order of the number. One pass counts the upper 16 bits, a second the lower 16 of those numbers that
-share the upper ones of the k-th largest, and so knows it exactly; a third collects. Scores are computed anew in each pass, a
-tensor at a time. (Radix selection: Alabi et al., "Fast k-selection algorithms for graphics processing units", 2012.)
+large one none. To find it without sorting (or holding) all scores, count instead: the bits of a positive fp32 number,
+read as an integer, have the order of the number. One pass counts the upper 16 bits, a second the lower 16 of those
+numbers that share the upper ones of the k-th largest, and so knows it exactly; a third collects. Scores are computed
+anew in each pass, a tensor at a time. (Radix selection: Alabi et al., "Fast k-selection algorithms for graphics
+processing units", 2012.)
+
+chosen, a set: {tensor name: (m,) int32 or int64 flat indices, ascending, on the CPU}. shapes: {tensor name: torch.Size}
+of all parameters of a model. where: what to call that model.
 """
 import hashlib
 import json
@@ -26,14 +30,15 @@ from model import UserError, save_tensors
 # ---- pick --------------------------------------------------------------------------------------------------------
 
 def top(names, score, counts):
-    """The coordinates with the highest scores over all tensors together: a set per count, {name: (m,) int32 or 64, ascending}.
+    """The coordinates with the highest scores over all tensors together: a list of sets, one per count.
 
-    score: name -> a tensor of scores, 0 or more, any shape; called three times per tensor, so it has to be a function.
-    counts: sizes of the sets. A score of 0 is never picked, so a set can be smaller; of scores equal to the smallest that
-    is picked, the first by tensor and index are taken, so it is never larger. Exact in fp32. Raises UserError if a score is
-    negative or not finite.
+    names: of the tensors, a list. score: name -> a tensor of scores, 0 or more, any shape; called three times per
+    tensor, so it has to be a function. counts: sizes of the sets. A score of 0 is never picked, so a set can be
+    smaller; of scores equal to the smallest that is picked, the first by tensor and index are taken, so it is never
+    larger. Exact in fp32. Raises UserError if a score is negative or not finite.
     """
-    passes = lambda which: ((name, keys(name, score)) for name in tqdm(names, desc=f"pick, pass {which}", leave=False, delay=3))
+    passes = lambda which: ((name, keys(name, score))
+                            for name in tqdm(names, desc=f"pick, pass {which}", leave=False, delay=3))
     upper, positive = 0, 0
     for _, key in passes(1):
         upper, positive = upper + torch.bincount(key >> 16, minlength=2**15), positive + int((key > 0).sum())
@@ -43,7 +48,7 @@ def top(names, score, counts):
     for _, key in passes(2):
         for high in lower:
             lower[high] = lower[high] + torch.bincount(key[key >> 16 == high] & 0xFFFF, minlength=2**16)
-    limits = []                                                        # (the k-th largest key, how many equal it and are taken)
+    limits = []                                                        # (k-th largest key, how many of it are taken)
     for k, (high, above) in zip(counts, bins):
         low, more = kth_largest(lower[high], k - above)
         limits.append((high << 16 | low, k - above - more))
@@ -59,12 +64,12 @@ def top(names, score, counts):
 
 
 def index_type(numel):
-    """4 bytes per index, or 8 where a tensor has that many elements."""
+    """The dtype of indices into a tensor of numel elements: 4 bytes each, or 8 where it has that many."""
     return torch.int32 if numel < 2**31 else torch.int64
 
 
 def keys(name, score):
-    """Scores of one tensor as integers of the same order: (n,) int32, the bits of fp32 numbers without a sign."""
+    """Scores of one tensor (see `top`) as integers of the same order: (n,) int32, the bits of fp32 without a sign."""
     values = score(name).reshape(-1).float()
     if not (values >= 0).all() or values.isinf().any():
         raise UserError(f"the scores of {name} are not all finite and 0 or more: the model has diverged on these rows")
@@ -72,24 +77,24 @@ def keys(name, score):
 
 
 def kth_largest(histogram, k):
-    """Where the k-th largest lies: its bin, and how many members are in higher bins; histogram (bins,), k >= 1."""
+    """Where the k-th largest lies: its bin, and how many members higher ones have; histogram (bins,) int64, k >= 1."""
     above = histogram.flip(0).cumsum(0).flip(0)                        # (bins,) members of this bin and of all higher ones
     found = int((above >= max(k, 1)).sum()) - 1
     return max(found, 0), int(above[found] - histogram[found]) if found >= 0 else 0
 
 
 def random(name, shape, seed=0):
-    """Random scores of one tensor, fp32, that make every set of a size equally likely: all bits but the sign are random.
+    """Random scores of one tensor, fp32, that make all sets of a size equally likely: all bits but the sign are random.
 
-    They depend on (seed, name) alone, so that each pass of `top` sees the same. Of 2^31 - 2^23 - 1 positive finite numbers, few
-    come twice.
+    They depend on (seed, name) alone, so that each pass of `top` sees the same. Of 2^31 - 2^23 - 1 positive finite
+    numbers, few come twice.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.randint(1, 0x7F800000, shape, generator=generator, dtype=torch.int32).view(torch.float32)
 
 
 def size(chosen):
-    """How many coordinates a set has."""
+    """How many coordinates a set has, over all tensors."""
     return sum(map(len, chosen.values()))
 
 
@@ -98,8 +103,8 @@ def size(chosen):
 def write(path, chosen, shapes, about):
     """Write a set: a safetensors file with the flat indices of each tensor, 4 bytes each (8 where it is that large).
 
-    shapes: {name: shape} of every tensor of the model, so that a model of another shape is refused. about: a dict of plain
-    values that says where the set is from, its "score" and "fraction" at least.
+    shapes are kept, so that a model of another shape is refused. about: a dict of plain values that says where the set
+    is from, its "score" and "fraction" (0 to 1) at least.
     """
     tensors = {name: index.to(index_type(shapes[name].numel())) for name, index in chosen.items()}
     about = {**about, "coordinates": size(chosen), "shapes": {name: list(shape) for name, shape in shapes.items()}}
@@ -107,7 +112,10 @@ def write(path, chosen, shapes, about):
 
 
 def read(path):
-    """A set that `write` wrote: {name: (m,) indices}, and what it says about itself. Raises UserError if it is none."""
+    """A set that `write` wrote, and what it says about itself: `about`, "coordinates" (how many) and "shapes" (lists).
+
+    Raises UserError if the file holds none.
+    """
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
@@ -123,10 +131,10 @@ def read(path):
 
 
 def protected(path, shapes, where):
-    """A set that a training shall leave alone: {name: indices}, what to call it in a recipe, and its file's hash.
+    """A set that a training shall leave alone, its name in a recipe ("protected-fisher-0.05"), and its file's hash.
 
-    shapes, where: of the model to be trained, and its name. UserError if it has another architecture. The name does not say whose
-    set it is: over seeds, each with a set of its own, this is one recipe.
+    shapes, where: of the model to be trained. UserError if it has another architecture than the set's, or the file
+    holds no set. The name does not say whose set it is: over seeds, each with a set of its own, this is one recipe.
     """
     chosen, about = read(path)
     check_equal(path, about["shapes"], where, shapes)
@@ -134,21 +142,25 @@ def protected(path, shapes, where):
 
 
 def digest(path):
-    """A hash of a file: a resumed run must find the same."""
+    """A hash of a file, 16 hexadecimal digits of its SHA-256: a resumed run must find the same."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_fisher(path, F, theta, about):
-    """Write what elastic weight consolidation needs of an expert: F and theta, {name: tensor} each, in one safetensors file."""
-    tensors = {f"{kind}.{name}": t.contiguous() for kind, some in (("fisher", F), ("theta", theta)) for name, t in some.items()}
+    """Write what elastic weight consolidation needs of an expert: F and theta, {name: tensor} each, in one file.
+
+    about: a dict of plain values that says where they are from. (Kirkpatrick et al., arXiv 1612.00796.)
+    """
+    tensors = {f"{kind}.{name}": t.contiguous()
+               for kind, some in (("fisher", F), ("theta", theta)) for name, t in some.items()}
     save_tensors(tensors, path, {"about": json.dumps(about)})
 
 
 def read_fisher(path, shapes, where):
-    """F and theta, {name: tensor} each, that write_fisher wrote; UserError if the file is another, or of another architecture.
+    """F and theta, {name: tensor on the CPU} each, that write_fisher wrote, as a list.
 
-    shapes, where: of the model to be trained, and its name.
+    shapes, where: of the model to be trained. UserError if it has another architecture, or the file holds no such.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -167,10 +179,10 @@ def read_fisher(path, shapes, where):
 
 @torch.no_grad()
 def roll_back(theta, anchor, index, strength=1.0):
-    """theta_i <- theta_i - beta (theta_i - anchor_i) at the flat indices of one tensor, in place.
+    """theta_i <- theta_i - beta (theta_i - anchor_i) at the flat indices `index` (m,) of one tensor, in place.
 
-    With strength beta = 1 the anchor's numbers are copied, bit for bit; below it, bf16 is computed with in fp32. theta has to
-    be contiguous.
+    With strength beta = 1 the anchor's numbers are copied, bit for bit where both have one type; below it, bf16 is
+    computed with in fp32. theta has to be contiguous; anchor, of its shape, may be on another device.
     """
     flat, index = theta.view(-1), index.to(theta.device).long()
     exact = torch.promote_types(theta.dtype, torch.float32)

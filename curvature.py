@@ -6,9 +6,9 @@
     values, vectors, residuals = lanczos(hv, n, k=32)           # its largest eigenpairs
 
 Which loss L_A of domain A? The paper's is minus the expected reward, whose derivatives at theta_A can be estimated from
-A's own samples o_i with rewards r_i (`surrogate`: importance weights make it an unbiased estimate of -E[r], and of all its
-derivatives, but far from theta_A the weights are useless). Its smooth stand-in is the negative log-likelihood of A's own
-correct completions (`nll`), in nats per completion:
+A's own samples o_i with rewards r_i (`surrogate`: importance weights make it an unbiased estimate of -E[r], and of all
+its derivatives, but far from theta_A the weights are useless). Its smooth stand-in is the negative log-likelihood of
+A's own correct completions (`nll`), in nats per completion:
 
     L_A(theta) = - mean_{i correct} log pi_theta(o_i).
 
@@ -17,8 +17,13 @@ sample. Away from theta_A it is an upper bound of it up to a constant (Jensen), 
 its Hessian is nearly the Fisher information, so nearly positive. What is said of damage here is said of `nll`, beside
 `surrogate` and the change of the score itself.
 
-Second derivatives need an attention that has them (load(..., attention="eager")). Vectors are fp32; their inner products
-are summed in fp64, as there are millions of terms.
+Second derivatives need an attention that has them (load(..., attention="eager")). Vectors are fp32; their inner
+products are summed in fp64, as there are millions of terms.
+
+Arguments mean the same throughout. rollout: on the model's device, at temperature 1. parts: micro-batches [(Rollout,
+weights (m,))], at least one; loss: `nll` or `surrogate`, a function of (model, Rollout, weights), summed over them.
+product: a function v -> H v, (n,) -> (n,). theta, delta: (n,). Losses and damage are in nats per completion, those of
+`surrogate` in rewards; second is 1/2 delta' H delta in that unit, and a share is a float, 1 for all of it.
 """
 import torch
 from tqdm import tqdm
@@ -36,12 +41,12 @@ def parameters(model):
 
 
 def flatten(tensors):
-    """One vector (n,) of tensors, on their device."""
+    """One vector (n,) of an iterable of tensors, on their device."""
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
 def unflatten(model, vector):
-    """A vector (n,) as tensors of the parameters' shapes."""
+    """A vector (n,) as a list of tensors of the parameters' shapes, views of it."""
     params = list(model.parameters())
     return [part.view_as(p) for part, p in zip(vector.split([p.numel() for p in params]), params)]
 
@@ -66,9 +71,11 @@ def own_correct(rollout, rewards):
 
 
 def own_all(rollout, rewards):
-    """All graded completions, with centred rewards as weights: [(Rollout, weights)], weights (r_i - mean r) / N.
+    """All graded completions, with centred rewards as weights: [(Rollout, weights (m,))], weights (r_i - mean r) / N.
 
-    The mean is that of the prompt's other completions, so the estimate stays unbiased (leave one out, as in RLOO).
+    The mean is that of the prompt's other completions, so the estimate stays unbiased (leave one out, as in RLOO, arXiv
+    2402.14740). rewards: (N,) or (B, G), NaN where grading failed; N: graded ones. Weights of 0 are left out, so
+    the list is empty where all completions of each prompt are equally good.
     """
     G = int((rollout.group == 0).sum())
     r = rewards.view(-1, G)
@@ -80,7 +87,7 @@ def own_all(rollout, rewards):
 
 
 def nll(model, rollout, weights):
-    """- sum_i w_i log pi_theta(o_i): of own_correct, the mean over correct completions, nats each."""
+    """- sum_i w_i log pi_theta(o_i): of own_correct, the mean over correct completions, nats each. A scalar, fp64."""
     return -(weights.double() * token_logps(model, rollout).double().sum(1)).sum()
 
 
@@ -95,12 +102,12 @@ def surrogate(model, rollout, weights):
 
 @torch.no_grad()
 def value(model, loss, parts):
-    """The loss over all micro-batches: a float."""
+    """The loss over all micro-batches, summed: a float, 0 of none."""
     return sum(loss(model, *part).item() for part in parts)
 
 
 def gradient(model, loss, parts):
-    """Its gradient: (n,) fp32."""
+    """The gradient of that sum at the model's weights: (n,) fp32."""
     params = list(model.parameters())
     total = None
     for part in parts:
@@ -112,8 +119,9 @@ def gradient(model, loss, parts):
 def hessian(model, loss, parts):
     """The Hessian as a function v -> H v, (n,) -> (n,), at the model's present weights.
 
-    H v = d/dtheta (g(theta) . v): the derivative of a scalar, so a gradient, at a few times its cost (Pearlmutter 1994).
-    Where there is one micro-batch its graph is kept from call to call, so only the second derivative is computed anew.
+    H v = d/dtheta (g(theta) . v): the derivative of a scalar, so a gradient, at a few times its cost (Pearlmutter
+    1994). Where there is one micro-batch its graph is kept from call to call, so only the second derivative is computed
+    anew; and so the weights have to stay as they are while the function is in use.
     """
     params = list(model.parameters())
     slopes = lambda part: torch.autograd.grad(loss(model, *part), params, create_graph=True, materialize_grads=True)
@@ -136,10 +144,12 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
 
     Lanczos: q_1 random, A Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows; the eigenpairs (t, y) of T
     give A (Q y) ~ t (Q y), the extreme ones first. Every new q is orthogonalised against all before it, twice, as
-    rounding destroys orthogonality the sooner the better a pair has converged. Memory: `steps` vectors.
+    rounding destroys orthogonality the sooner the better a pair has converged (Golub & Van Loan, Matrix Computations).
+    steps: 2 k + 20 unless given, n at most. device: that of the vectors; memory: `steps` of them. seed: of q_1.
+    progress: what to call the bar, or None for none.
 
-    Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || A v - t v || = |beta y_last| for
-    the last beta: what of A Q is not in Q. An interior pair that has not converged shows in its residual.
+    Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || A v - t v || = |beta y_last|
+    for the last beta: what of A Q is not in Q. An interior pair that has not converged shows in its residual.
     """
     steps = min(n, steps or 2 * k + 20)
     Q = torch.zeros(steps, n, device=device)
@@ -162,7 +172,10 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
 
 
 def steep(values, residuals):
-    """Which of the eigenpairs that `lanczos` found are curved for sure, a bool mask (k,): the rest could be flat."""
+    """Which of the eigenpairs that `lanczos` found are curved for sure, a bool mask (k,): the rest could be flat.
+
+    Those whose value exceeds its residual, and 1e-4 of the largest value.
+    """
     return values > torch.maximum(residuals, 1e-4 * values[0])
 
 
@@ -185,12 +198,12 @@ def inner(rows, vector):
 # ---- damage ------------------------------------------------------------------------------------------------------
 
 def quadratic(product, delta):
-    """1/2 delta' H delta: the second-order term of the loss along delta, one product: a float."""
+    """1/2 delta' H delta: the second-order term of the loss along delta, by one product: a float."""
     return 0.5 * torch.dot(product(delta).double(), delta.double()).item()
 
 
 def along(model, loss, parts, theta, delta, times):
-    """L(theta + t delta) - L(theta) for each t: what really happens on the way. Leaves the model at theta."""
+    """L(theta + t delta) - L(theta) for each t, a list: what really happens on the way. Leaves the model at theta."""
     place(model, theta)
     start, losses = value(model, loss, parts), []
     for t in times:
@@ -206,7 +219,7 @@ def reach(times, measured, first, second, tolerance=0.2):
         | t g.delta + t^2/2 delta' H delta - measured |  <=  tolerance * (| t g.delta | + | t^2/2 delta' H delta |),
 
     so the error is a small part of the terms themselves (of their sum it need not be, where they cancel). 0: nowhere.
-    first: g.delta; second: 1/2 delta' H delta.
+    times: ascending, above 0; measured: what `along` gave for them; first: g.delta.
     """
     held = 0.0
     for t, change in zip(times, measured):
@@ -224,14 +237,14 @@ def eigen_shares(values, vectors, delta, second):
         1/2 (P_S delta)' H (P_S delta) = 1/2 sum_{i <= k} lambda_i (v_i . delta)^2
 
     S is here (ours) the span of A's leading eigenvectors, the same for every B; what of B's update lies in it makes the
-    conflict. values (k,), vectors (k, n): of lanczos. second: 1/2 delta' H delta, a float above 0.
+    conflict. values (k,), vectors (k, n): of lanczos. second: above 0, or NaN for shares of NaN.
     """
     carried = 0.5 * values * inner(vectors, delta).cpu().square()                                        # (k,)
     return (carried.cumsum(0) / second).tolist()
 
 
 def coordinate_share(product, delta, second, k):
-    """The share that the k coordinates in which delta is largest carry: delta restricted to them, through H."""
+    """The share of it that the k coordinates in which |delta| is largest carry: delta restricted to them, through H."""
     kept = torch.zeros_like(delta)
     index = delta.abs().topk(k).indices
     kept[index] = delta[index]
@@ -239,23 +252,24 @@ def coordinate_share(product, delta, second, k):
 
 
 def random_share(k, n, trace, delta, second):
-    """The share that k random directions carry, in expectation over all k-dimensional subspaces of n dimensions.
+    """The share of it that k random directions carry, in expectation over all k-dimensional subspaces of n dimensions.
 
-    E[P H P] = k / (n (n - 1) (n + 2)) ((n (k + 1) - 2) H + (n - k) tr(H) 1), P a uniformly random projector of rank k.
+    trace: tr H. E[P H P] = k / (n (n - 1) (n + 2)) ((n (k + 1) - 2) H + (n - k) tr(H) 1), P a uniformly random
+    projector of rank k.
     """
     ratio = 0.5 * trace * torch.dot(delta.double(), delta.double()).item() / second
     return k / (n * (n - 1) * (n + 2)) * ((n * (k + 1) - 2) + (n - k) * ratio)
 
 
 def trace(product, n, probes=8, seed=0, device="cpu"):
-    """tr H by Hutchinson: the mean of z' H z over random signs z, unbiased: a float."""
+    """tr H by Hutchinson: the mean of z' H z over `probes` vectors z (n,) of random signs, unbiased: a float."""
     generator = torch.Generator().manual_seed(seed)
     signs = [torch.randint(2, (n,), generator=generator).mul(2).sub(1).float().to(device) for _ in range(probes)]
     return sum(2 * quadratic(product, z) for z in signs) / probes
 
 
 def needed(shares, target):
-    """The smallest k whose share reaches the target, or None if all of them together do not."""
+    """The smallest k whose share (of `eigen_shares`) reaches the target (0 to 1), or None if none does."""
     return next((k + 1 for k, share in enumerate(shares) if share >= target), None)
 
 
@@ -264,7 +278,8 @@ def needed(shares, target):
 def bottom(values, vectors, g):
     """From theta_A to the minimum in S of the quadratic model: - sum_i (v_i . g_A) / lambda_i v_i, (n,).
 
-    The theorem takes theta_A for that minimum. After RL with a finite number of steps it is not quite.
+    values (k,), all above 0, and vectors (k, n): those of lanczos that are `steep`. The theorem takes theta_A for that
+    minimum. After RL with a finite number of steps it is not quite.
     """
     return -(inner(vectors, g) / values.to(g.device)).float() @ vectors
 
@@ -272,7 +287,7 @@ def bottom(values, vectors, g):
 def distances(point, centre, vectors):
     """|| P_S (point - centre) || and the norm of the rest: two floats.
 
-    vectors (k, n): an orthonormal basis of S. The theorem, for descent with rate alpha from theta_0 = theta_A + delta_B:
+    vectors (k, n): an orthonormal basis of S. The theorem, for descent with rate alpha from theta_0, theta_A + delta_B:
 
         || P_S (theta_t - theta_A) ||  <=  (1 - alpha mu_A)^t || P_S delta_B ||,     mu_A the least curvature in S.
     """
@@ -282,7 +297,11 @@ def distances(point, centre, vectors):
 
 
 def descend(model, loss, parts, start, alpha, steps):
-    """theta_{t+1} = theta_t - alpha grad L(theta_t), the refresh of the theorem as stated; yields theta_0 .. theta_steps."""
+    """theta_{t+1} = theta_t - alpha grad L(theta_t), the refresh of the theorem as stated; a generator.
+
+    start: theta_0 (n,); theta_0 .. theta_steps are yielded. The model is moved, and may be by the caller between two of
+    them.
+    """
     theta = start.clone()
     for t in range(steps + 1):
         yield theta

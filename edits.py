@@ -2,16 +2,18 @@
 
     found = measure("checkpoints/base", ["checkpoints/math", "checkpoints/code"])   # one pass over the files
     sparsity(found, 0), ranks(found, 0)                                             # of the first; each its own equation
-    neuron_grams(found), module_grams(found)                                        # all against all: see cosines, overlap
+    cosines(module_grams(found)["all"]), neuron_grams(found)                        # all against all
 
-An edit is delta = theta_expert - theta_base, all parameters of a model. The files are read once, a tensor at a time in each
-of a few threads, one a core; a tensor is taken in blocks that fit a core's cache, so that everything that is to be
-known about a parameter is computed while it is there. Memory is a few of the largest tensors, whatever the model.
-Sharded or not, with or without a tokenizer: config.json and safetensors are all that is needed.
+An edit is delta = theta_expert - theta_base, all parameters of a model; there are E of them. The files are read once, a
+tensor at a time in each of a few threads, one a core; a tensor is taken in blocks that fit a core's cache, so that
+everything that is to be known about a parameter is computed while it is there. Memory is a few of the largest tensors,
+whatever the model. Sharded or not, with or without a tokenizer: config.json and safetensors are all that is needed.
+
+found: what `measure` returns. e: which of the E edits, from 0. How sets of edited neurons overlap is in routes.py.
 
 What can be known depends on the stored precision. A number in bf16 has 8 significant bits: neighbours (one unit in the
 last place, ulp) lie 0.4 to 0.8 % apart, and a change below half of that is rounded away or, by luck, rounded up to a
-whole one. So a checkpoint stored in bf16 looks sparse even if every parameter was moved; `rounding_null` says how sparse.
+whole one. So a checkpoint stored in bf16 looks sparse even if every parameter was moved: see `rounding_null`.
 """
 import json
 import math
@@ -47,7 +49,8 @@ def type_of(name):
 
 def module_of(name):
     """The module that a gradient or an edit is looked at by: '3 attention', '3 mlp', or the type outside the layers."""
-    kind = "attention" if "attn" in name or "attention" in name else "mlp" if "mlp" in name or "feed_forward" in name else "norm"
+    kind = "attention" if "attn" in name or "attention" in name else \
+        "mlp" if "mlp" in name or "feed_forward" in name else "norm"
     return type_of(name) if layer_of(name) is None else f"{layer_of(name)} {kind}"
 
 
@@ -58,11 +61,15 @@ def channels_of(name, tensor):
     c of down_proj.
     """
     found = re.fullmatch(r"(.*)\.(gate_proj|up_proj|gate_up_proj|down_proj)\.weight", name)
-    return (found[1], 1 if found[2] == "down_proj" else 0, found[2] == "gate_up_proj") if found and tensor.ndim == 2 else None
+    return (found[1], 1 if found[2] == "down_proj" else 0, found[2] == "gate_up_proj") \
+        if found and tensor.ndim == 2 else None
 
 
 def tensor_files(directory):
-    """{tensor name: safetensors file} of a checkpoint; a tied output head, which is the embedding, is left out."""
+    """{tensor name: safetensors file, a Path} of a checkpoint; a tied output head, which is the embedding, is left out.
+
+    Raises UserError if the directory is none, is damaged, or has no safetensors.
+    """
     check_directory(str(directory))
     directory = Path(directory)
     if not directory.is_dir():
@@ -89,7 +96,8 @@ def tensor_files(directory):
 def check_same_shape(base, others):
     """UserError that names the first tensor in which one of the checkpoints differs from the base in name or shape.
 
-    base, others: (directory, {name: file}). Tensors are looked at in their order by name.
+    base, and each of the list others: (directory, {name: file} of `tensor_files`). Tensors are looked at in their order
+    by name.
     """
     def shapes(files):
         found = {}
@@ -120,17 +128,18 @@ def check_equal(one, shapes, other, other_shapes):
 # ---- one pass over the files -------------------------------------------------------------------------------------
 
 def measure(base, checkpoints, threshold=None):
-    """Everything below from one pass over the files: {tensor name: dict}, E checkpoints, in each dict
+    """Everything below from one pass over the files: {tensor name: dict}, tensors of integers left out, in each dict
 
         parameters, shape                          of the tensor
-        counts   (E, shares) int64                 parameters of which SHARES (and "abs_below_<threshold>") hold
-        l1, linf, null (E,) fp64                   sums and maxima of |delta|; null: see rounding_null
+        counts   (E, shares) int64, NumPy          parameters of which SHARES (and "abs_below_<threshold>") hold
+        l1, linf (E,) fp64, null (E,) fp32         sums and maxima of |delta|; null: see rounding_null
         gram     (E, E) fp64                       inner products of the edits; its diagonal is their squared L2 norms
-        channels (E, E, C) fp64 or None            the same, channel by channel of an MLP
-        singular (E,) of (values, tr G^2, whether exact) or None, of edits that are matrices; G = delta' delta
-        floor    (E,)                              largest singular value that rounding alone would give
+        channels (E, E, C) fp64 or None            the same, channel by channel of the MLP that "mlp" names
+        singular E x (values, tr G^2, whether exact) or None, of edits that are matrices; G = delta' delta
+        floor    E floats                          largest singular value that rounding alone would give
 
-    Raises UserError if the checkpoints differ in a name or a shape.
+    base, checkpoints: directories. threshold: also count |delta| below it. Raises UserError if the checkpoints differ
+    in a name or a shape, or hold numbers that are not finite.
     """
     sources = [(directory, tensor_files(directory)) for directory in (base, *checkpoints)]
     check_same_shape(sources[0], sources[1:])
@@ -148,7 +157,10 @@ def read_tensor(path, name):
 
 
 def measure_tensor(name, tensors, threshold):
-    """What `measure` gives of one tensor, of the base first, or None if it holds no real numbers (a buffer)."""
+    """What `measure` gives of one tensor, or None if it holds no real numbers (a buffer).
+
+    tensors: the base's, then those of E checkpoints, of one shape. UserError if a number is not finite.
+    """
     base, *edited = tensors
     if not base.is_floating_point():
         return None
@@ -162,7 +174,8 @@ def measure_tensor(name, tensors, threshold):
     channels = torch.zeros(E, E, rows if where and where[1] == 0 else columns, dtype=torch.float64) if where else None
     exact = matrix and min(rows, columns) <= EXACT_UP_TO
     whole = torch.empty(E, rows, columns, dtype=dtype) if exact else None
-    probes = torch.randn(PROBES, columns, generator=torch.Generator().manual_seed(0)).to(dtype) if matrix and not exact else None
+    probes = torch.randn(PROBES, columns, generator=torch.Generator().manual_seed(0)).to(dtype) \
+        if matrix and not exact else None
     images = torch.zeros(E, PROBES, columns, dtype=torch.float64) if probes is not None else None
 
     block = max(1, BLOCK // columns)               # rows at a time
@@ -201,9 +214,10 @@ def measure_tensor(name, tensors, threshold):
 
 
 def tally(a, b, delta, threshold):
-    """Write b - a, (r, C), to `delta`, fp32 or fp64; returns of how many parameters each of SHARES holds, sum and max of |b - a|.
+    """Write b - a, (r, C), to `delta`, fp32 or fp64; count of how many parameters each of SHARES holds.
 
-    NumPy compares and counts several times faster than torch on a CPU, and shares the memory.
+    Returns (list of counts, sum and max of |b - a|, floats), the list one longer if there is a threshold. NumPy
+    compares and counts several times faster than torch on a CPU, and shares the memory.
     """
     bf16 = a.dtype == b.dtype == torch.bfloat16
     old = a.to(delta.dtype)
@@ -227,21 +241,22 @@ def exponent(x):
 
 
 def bits(dtype):
-    """Digits behind the leading one: 7 for bf16, 10 for fp16, 23 for fp32."""
+    """Binary digits behind the leading one: 7 for torch.bfloat16, 10 for fp16, 23 for fp32."""
     return round(-math.log2(torch.finfo(dtype).eps))
 
 
 def rounding_null(mean_size, sample, stored_in_bf16):
     """Share of parameters that bf16 would show unchanged if an edit of this mean size were dense and normal.
 
-    A number a that bf16 rounds to r stays in r's cell (r - ulp / 2, r + ulp / 2), moved by a normal d of deviation sigma,
-    with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma): its place in the cell matters, as a
-    base that was itself stored in bf16 sits in the middle of every cell. sigma follows from the mean of |d|, which is
-    sigma sqrt(2 / pi); of an edit that is stored in bf16 only whole steps are left, of mean size
+    A number a that bf16 rounds to r stays in r's cell (r - ulp / 2, r + ulp / 2), moved by a normal d of deviation
+    sigma, with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma): its place in the cell
+    matters, as a base that was itself stored in bf16 sits in the middle of every cell. sigma follows from the mean of
+    |d|, which is sigma sqrt(2 / pi); of an edit that is stored in bf16 only whole steps are left, of mean size
 
         mean of  2 ulp sum_k Q((k - 1/2) ulp / sigma),     Q = 1 - Phi,
 
-    which is solved for sigma. mean_size: a float. sample: (n,) fp32 of the base. Returns a float.
+    which is solved for sigma. mean_size: mean |d| over the tensor. sample: (n,) fp32 of the base's numbers.
+    stored_in_bf16: whether the edited tensor is. Returns a float.
     """
     a = sample[sample != 0].double()
     if mean_size == 0 or len(a) == 0:
@@ -260,9 +275,10 @@ def rounding_null(mean_size, sample, stored_in_bf16):
 
 
 def spectrum(delta):
-    """Singular values of a matrix, descending, the sum of their fourth powers, and True: they are exact.
+    """Singular values of a matrix (r, C), descending, fp64; the sum of their fourth powers; and True: they are exact.
 
-    As roots of the eigenvalues of the smaller Gram matrix in fp64: ten times as fast, and right down to 1e-7 of the largest.
+    As roots of the eigenvalues of the smaller Gram matrix in fp64: ten times as fast, and right down to 1e-7 of the
+    largest.
     """
     delta = (delta if delta.shape[0] <= delta.shape[1] else delta.T).double()
     squares = torch.linalg.eigvalsh(delta @ delta.T).flip(0).clamp(min=0)
@@ -270,10 +286,11 @@ def spectrum(delta):
 
 
 def sketched_spectrum(probes, images):
-    """The same of a large matrix, from W' G alone, W' (k, C) normal: leading singular values and an estimate of tr G^2.
+    """The same of a large matrix, from W' G alone: leading singular values, at most k, and an estimate of tr G^2.
 
-    Nystroem: G ~ (G W) (W' G W)^+ (G W)' is exact if the rank is at most k; tr G^2 ~ ||G W||^2 / k is unbiased with a
-    relative error below sqrt(2 / k), and far below for edits of high rank. Returns False as the third: not exact.
+    probes: W' (k, C), normal; images: W' G (k, C) fp64; k = PROBES. Nystroem: G ~ (G W) (W' G W)^+ (G W)' is exact if
+    the rank is at most k (Tropp et al., arXiv 1706.05736); tr G^2 ~ ||G W||^2 / k is unbiased with a relative error
+    below sqrt(2 / k), and far below for edits of high rank. Returns False as the third: not exact.
     """
     W, Y = probes.double().T, images.T                                 # (C, k)
     if Y.abs().max() == 0:
@@ -281,21 +298,22 @@ def sketched_spectrum(probes, images):
     values, vectors = torch.linalg.eigh(W.T @ Y)                       # (k,)
     keep = values > values[-1] * 1e-6                                  # below is rounding
     root = Y @ (vectors[:, keep] / values[keep].sqrt())                # root root' is the Nystroem approximation
-    leading = torch.linalg.svdvals(root)                               # eigenvalues of G, square roots of root root'
+    leading = torch.linalg.svdvals(root)                               # square roots of the eigenvalues of root root'
     return leading, Y.square().sum().item() / PROBES, False
 
 
 # ---- what it says: one function per question ------------------------------------------------------------------------
 
 def sparsity(found, e, threshold=None):
-    """How many parameters an edit leaves alone, and how large it is: counts and norms over tensors, as a dict.
+    """How many parameters an edit leaves alone, and how large it is: shares (0 to 1) and norms over tensors, a dict.
 
         share of |delta_i| < 1e-7,   |delta_i| < 1e-3 |theta_i| (or delta_i = 0),   both;
         L0 = #{delta_i != 0}, L1 = sum |delta_i|, L2 = sqrt(sum delta_i^2), Linf = max |delta_i|.
 
-    "unchanged" is exact, bit for bit in the stored precision; "bf16_unchanged" compares both checkpoints rounded to bf16,
+    "unchanged" is exact, in the stored precision; "bf16_unchanged" compares both checkpoints rounded to bf16,
     "bf16_if_dense" is what that would be for a dense edit of the same mean size (rounding_null). Shares are weighted by
-    parameter counts: of all parameters, not of an average tensor. e: which of the checkpoints; found: of `measure`.
+    parameter counts: of all parameters, not of an average tensor. "by_type" and "by_layer" hold such a dict for each
+    group of tensors. threshold: as given to `measure`.
     """
     def total(tensors):
         n = sum(t["parameters"] for t in tensors)
@@ -304,7 +322,8 @@ def sparsity(found, e, threshold=None):
         return {"parameters": n, **{name: int(c) / n for name, c in zip(names, counts)},
                 "bf16_if_dense": sum(t["parameters"] * t["null"][e].item() for t in tensors) / n,
                 "L0": n - int(counts[0]), "L1": sum(t["l1"][e].item() for t in tensors),
-                "L2": math.sqrt(sum(t["gram"][e, e].item() for t in tensors)), "Linf": max(t["linf"][e].item() for t in tensors)}
+                "L2": math.sqrt(sum(t["gram"][e, e].item() for t in tensors)),
+                "Linf": max(t["linf"][e].item() for t in tensors)}
 
     def by(key):
         groups = {}
@@ -320,10 +339,11 @@ def ranks(found, e):
 
         effective rank = (sum_i sigma_i^2)^2 / sum_i sigma_i^4,     sigma the singular values of delta:
 
-    r equal ones give r. "rank" counts singular values above the largest that rounding alone would leave (noise of
-    variance ulp^2 / 12 in both checkpoints, edge sqrt(rows) + sqrt(columns)): an edit of rank 4, stored in bf16, has
-    full rank and 4 values above that floor. Matrices whose smaller side exceeds EXACT_UP_TO are sketched with PROBES
-    directions: their rank is then a lower bound where it equals PROBES ("exact" false).
+    r equal ones give r. "stable_rank" is sum_i sigma_i^2 / sigma_1^2, "largest" sigma_1. "rank" counts singular values
+    above "rounding_floor", the largest that rounding alone would leave (noise of variance ulp^2 / 12 in both
+    checkpoints, whose edge is at sqrt(rows) + sqrt(columns), Marchenko & Pastur): an edit of rank 4, stored in bf16,
+    has full rank and 4 values above that floor. Matrices whose smaller side exceeds EXACT_UP_TO are sketched with
+    PROBES directions: their rank is then a lower bound where it equals PROBES ("exact" false).
     """
     report = {}
     for name, tensor in found.items():
@@ -333,7 +353,8 @@ def ranks(found, e):
             if values.square().sum() > 0.999 * squared:  # all of it: the sketch is exact too
                 fourth = values.pow(4).sum().item()
             above = int((values > max(tensor["floor"][e], 1e-6 * values.max().item())).sum())
-            report[name] = {"shape": tensor["shape"], "rank": above, "effective_rank": squared**2 / fourth if fourth else 0.0,
+            report[name] = {"shape": tensor["shape"], "rank": above,
+                            "effective_rank": squared**2 / fourth if fourth else 0.0,
                             "stable_rank": squared / values[0].item()**2 if fourth else 0.0,
                             "rounding_floor": tensor["floor"][e], "largest": values[0].item(), "exact": exact}
     return report
@@ -342,7 +363,8 @@ def ranks(found, e):
 def neuron_grams(found):
     """Inner products of the edits of each neuron (channel of an MLP): (E, E, n) fp64, and n names (MLP, channel).
 
-    The diagonal (e, e) is m_e^2, m_e(l, c) = || change of row c of gate_proj, row c of up_proj, column c of down_proj ||.
+    The diagonal (e, e) is m_e^2, m_e(l, c) = || change of row c of gate_proj, row c of up_proj, column c of down_proj
+    ||. Layers are in the order of their numbers. None and [] if the architecture has no such MLP.
     """
     mlps = {}
     for tensor in found.values():
@@ -353,62 +375,14 @@ def neuron_grams(found):
     return (torch.cat([mlps[mlp] for mlp in order], -1) if order else None), names
 
 
-def top(values, share):
-    """The set of indices of the largest `share` of values (n,), at least one and none whose value is 0: a bool mask."""
-    k = max(1, round(share * len(values)))
-    mask = torch.zeros(len(values), dtype=torch.bool)
-    mask[values.topk(k).indices] = True
-    return mask & (values > 0)
-
-
-def jaccard(a, b):
-    """|A and B| / |A or B| of two sets given as bool masks; 0 if both are empty."""
-    return (a & b).sum().item() / max(1, (a | b).sum().item())
-
-
-def random_jaccard(sizes):
-    """Jaccard index of two random sets: expectation and 95 % range. sizes: (n, a, b) of each stratum.
-
-    Two uniformly random subsets of a and b of n things meet in X things, hypergeometric: P(X = x) = C(a, x)
-    C(n - a, b - x) / C(n, b). With several strata (layers, so that both sets keep as many neurons of each layer as they
-    have) X is the sum. J = X / (sum a + sum b - X): its expectation is not that of X put into the formula.
-    """
-    log_choose = lambda n, k: math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    total, least = torch.ones(1, dtype=torch.float64), 0               # P(X = x), x = least, least + 1, ..
-    for n, a, b in sizes:
-        x = torch.arange(min(a, b) + 1, dtype=torch.float64)
-        possible = b - x <= n - a
-        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(float(b)))
-        pmf = torch.where(possible, logs.exp(), 0.0)
-        likely = (pmf > 1e-16).nonzero().flatten()                     # of thousands a hundred: sums of many layers stay short
-        pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])
-        spread = torch.nn.functional.pad(pmf, (len(total) - 1, len(total) - 1))
-        total = torch.nn.functional.conv1d(spread[None, None], total.flip(0)[None, None])[0, 0]
-    x = least + torch.arange(len(total), dtype=torch.float64)
-    index = x / (sum(a + b for _, a, b in sizes) - x).clamp(min=1)
-    below = total.cumsum(0)
-    low, high = (index[min(int((below < q).sum()), len(x) - 1)].item() for q in (0.025, 0.975))
-    return {"expected": (total * index).sum().item() / total.sum().item(), "low": low, "high": high}
-
-
-def overlap(a, b, layers):
-    """Jaccard index of two sets of neurons (bool masks) beside that of random sets, in all and layer by layer.
-
-    layers: (n,) int64, the layer of each neuron.
-    """
-    strata = [(int((layers == l).sum()), int(a[layers == l].sum()), int(b[layers == l].sum())) for l in layers.unique()]
-    return {"jaccard": jaccard(a, b), "random": random_jaccard([(len(a), int(a.sum()), int(b.sum()))]),
-            "random_same_layers": random_jaccard(strata)}
-
-
 def cosines(grams):
-    """Cosines from inner products (E, E), NaN where an edit is zero: cos_ef = <d_e, d_f> / (||d_e|| ||d_f||)."""
+    """Cosines (E, E) from inner products (E, E), NaN where an edit is zero: cos_ef = <d_e, d_f> / (||d_e|| ||d_f||)."""
     norm = grams.diagonal().sqrt()
     return grams / (norm[:, None] * norm)
 
 
 def module_grams(found):
-    """Inner products of the edits, (E, E) each, summed over all tensors ("all") and over each module's."""
+    """{module: inner products of the edits (E, E) fp64}, summed over its tensors (`module_of`), "all" first."""
     grams = {"all": sum(tensor["gram"] for tensor in found.values())}
     for name, tensor in found.items():
         grams[module_of(name)] = grams.get(module_of(name), 0) + tensor["gram"]

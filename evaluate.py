@@ -44,10 +44,6 @@ from resume import fingerprint
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources
 
-# what two runs of one recipe have in common, whatever their seeds: interference.py refuses to average others
-SAME_RECIPE = ("lr", "prompts_per_step", "group_size", "inner_updates", "temperature", "top_p", "beta", "advantage_scale",
-               "loss", "clip_low", "clip_high", "delta", "warmup_steps", "max_completion_length", "mask_truncated")
-
 
 def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature, top_p, max_prompt_length, judge,
                      progress=None, overlap=None):
@@ -291,7 +287,7 @@ def evaluate_all(args):
     """Evaluate what --json does not have as it is now; print and write the scores. args: of `parse`.
 
     Returns {checkpoint: entry}, of all that --json has too. An entry has a `summary` per domain, "average", "evaluated" and
-    "weights" (what the scores belong to), and "seed", "recipe" and "training" of run.json.
+    "weights" (what the scores belong to), and of run.json "seed", "recipe" and, as "training", "settings".
     """
     judge = llm_judge(args.judge, args.device) if args.judge and "cw" in args.domains else rubric
     rows = {d: evaluation_rows(d, args.data.get(d), args.fields, args.prompts,
@@ -323,7 +319,7 @@ def evaluate_all(args):
                 other.get("compared_to", {}).pop(name, None)
         run = read_run(name)
         known |= {"seed": run.get("seed"), "recipe": run.get("recipe", [Path(name).name]),
-                  "training": {key: value for key, value in run.get("args", {}).items() if key in SAME_RECIPE}}
+                  "training": run.get("settings", [])}
         line = [(known[d]["score"], known[d]["ci95"]) for d in args.domains]
         line.append(average(line))
         fewest = min(len(known[d]["prompt_scores"]) for d in args.domains)

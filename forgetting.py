@@ -2,18 +2,21 @@
 
     python forgetting.py analysis/s?.json --plot assets/forgetting.png    # analyses of analyze.py --json --later
 
-For experts of A that were trained on B, "RL's Razor" (arXiv 2509.04259) says that forgetting grows with how far the policy
-moved on the *new* task's prompts, whatever A is. The paper of this repository says that it is the second-order term of A's
-own loss. Both predict one number each, for each ordered pair and seed:
+For experts of A that were trained on B, "RL's Razor" (arXiv 2509.04259) says that forgetting grows with how far the
+policy moved on the *new* task's prompts, whatever A is. The paper of this repository says that it is the second-order
+term of A's own loss. Both predict one number each, for each ordered pair and seed:
 
     KL_B   = E over x of B, o from pi_A(. | x), of  log pi_A(o | x) - log pi_AB(o | x)        of "before" from "after"
     second = 1/2 delta_B' H_A delta_B                                                         (analyze.py)
 
-and forgetting is measured as the rise of L_A in nats, and as the fall of A's score in points (both by analyze.py). How well
-a predictor orders the pairs is Spearman's rank correlation within a seed, then a mean and a 95 % t-interval over seeds.
-Beside these two: the KL in the other direction, the KL on the *old* task's prompts, and the norm of delta_B.
+and forgetting is measured as the rise of L_A in nats, and as the fall of A's score in points (both by analyze.py). How
+well a predictor orders the pairs is Spearman's rank correlation within a seed, then a mean and a 95 % t-interval over
+seeds. Beside these two: the KL in the other direction, the KL on the *old* task's prompts, and the norm of delta_B.
 
-KL from samples: mean over completions of sum_t (e^d - d - 1), d = log pi_AB - log pi_A of a token: unbiased, never negative.
+KL from samples: mean over completions of sum_t (e^d - d - 1), d = log pi_AB - log pi_A of a token: unbiased, never
+negative (k3 of Schulman, "Approximating KL divergence", 2020).
+
+seeds: for each of them the list of its pairs, a dict each: analyze.py's entry of the damage, and what `pairs` adds.
 """
 import argparse
 from pathlib import Path
@@ -38,7 +41,10 @@ OUTCOMES = {"rise of L_A (nats)": "measured", "fall of A's score (points)": "fal
 
 @torch.no_grad()
 def kl(rollout, other):
-    """KL(pi || other) in nats per completion, pi the policy that sampled the rollout: a float, of its own samples."""
+    """KL(pi || other) in nats per completion, pi the policy that sampled the rollout: a float, of its own samples.
+
+    other: a model, on the rollout's device. The rollout is sampled at temperature 1, top_p 1. d is cut off at 20.
+    """
     total = 0.0
     for index in micro_batches(rollout, range(len(rollout.ids)), BUDGET):
         part = rollout.rows(index)
@@ -48,7 +54,10 @@ def kl(rollout, other):
 
 
 def rank_correlation(x, y):
-    """Spearman's: the correlation of the ranks of two lists, ties with their mean rank. NaN if one of them is constant."""
+    """Spearman's: the correlation of the ranks of two lists of numbers, ties with their mean rank: a float.
+
+    NaN if one of them is constant.
+    """
     def ranks(values):
         values = torch.tensor(values, dtype=torch.float64)
         return (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2
@@ -57,7 +66,11 @@ def rank_correlation(x, y):
 
 
 def pairs(args, report):
-    """One seed's ordered pairs: the damage entries of analyze.py with the KLs added; domains as run.json names them."""
+    """One seed's ordered pairs: the damage entries of a report of analyze.py where B was trained straight from A.
+
+    Added to each: new (B), fall (points), kl_new, kl_new_reverse and kl_old (nats per completion). args: of `main`.
+    UserError where a checkpoint that the report names is gone.
+    """
     found = []
     direct = lambda run, d: run.get("parent") == d["anchor"] and run.get("domain") in DOMAINS     # from A straight to one B
     chosen = [d for d in report.get("damage", []) if d["trained"] and direct(read_run(d["checkpoint"]), d)]
@@ -66,7 +79,8 @@ def pairs(args, report):
         before, tokenizer = load(d["anchor"], args.device)
         after, _ = load(d["checkpoint"], args.device)
         new = read_run(d["checkpoint"])["domain"]
-        rows = {domain: evaluation_rows(domain, args.data.get(domain), "", args.prompts, "train") for domain in (d["domain"], new)}
+        rows = {domain: evaluation_rows(domain, args.data.get(domain), "", args.prompts, "train")
+                for domain in (d["domain"], new)}
         sample = lambda model, domain: respond(model, tokenizer, domain, rows[domain], samples=args.samples, temperature=1.0,
                                                max_completion_length=args.max_completion_length)[0]
         found.append({**d, "new": new, "fall": -d["points"], "kl_new": kl(sample(before, new), after),
@@ -78,8 +92,10 @@ def tables(seeds):
     """Print every predictor's rank correlation with every outcome, and the two that compete side by side."""
     correlations = {(p, o): torch.tensor([rank_correlation([d[p] for d in some], [d[o] for d in some]) for some in seeds],
                                          dtype=torch.float64) for p in PREDICTORS.values() for o in OUTCOMES.values()}
-    two = lambda pair: "-" if pair[0] != pair[0] else f"{pair[0]:+.2f}" + ("" if pair[1] != pair[1] else f" ± {pair[1]:.2f}")
-    print(f"rank correlation over {', '.join(str(len(some)) for some in seeds)} ordered pairs of {len(seeds)} seeds (mean, 95 %)\n")
+    two = lambda pair: "-" if pair[0] != pair[0] else \
+        f"{pair[0]:+.2f}" + ("" if pair[1] != pair[1] else f" ± {pair[1]:.2f}")
+    print(f"rank correlation over {', '.join(str(len(some)) for some in seeds)} ordered pairs of {len(seeds)} seeds "
+          "(mean, 95 %)\n")
     lines = [[label, *(two(mean_ci(correlations[p, o])) for o in OUTCOMES.values())] for label, p in PREDICTORS.items()]
     lines.append(["second-order term minus KL on the new task (paired)",
                   *(two(mean_ci(correlations["second", o] - correlations["kl_new", o])) for o in OUTCOMES.values())])
@@ -87,12 +103,16 @@ def tables(seeds):
 
 
 def plot(file, seeds):
-    """Measured damage against both predictors, a point per pair and seed, coloured by the domain that was trained later."""
+    """Measured damage against both predictors, a point per pair and seed, coloured by the later domain, as a picture.
+
+    Without matplotlib a line is printed.
+    """
     if not (plt := pyplot(file)):
         return
     _, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
     every = [d for some in seeds for d in some]
-    for axis, key, words in zip(axes, ("kl_new", "second"), ("KL(before, after) on the new task (nats)", "1/2 d'H_A d (nats)")):
+    for axis, key, words in zip(axes, ("kl_new", "second"),
+                                ("KL(before, after) on the new task (nats)", "1/2 d'H_A d (nats)")):
         for new in dict.fromkeys(d["new"] for d in every):
             own = [d for d in every if d["new"] == new]
             axis.scatter([d[key] for d in own], [d["measured"] for d in own], label=f"then {new}", s=14)
@@ -104,6 +124,7 @@ def plot(file, seeds):
 
 
 def main():
+    """Sample the KLs of at least three pairs, print the correlations, write the pairs to --json, draw with --plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="analyses, one per seed, written by analyze.py --json with --later")
     parser.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE",
@@ -125,8 +146,8 @@ def main():
     seeds = [pairs(args, read(file)) for file in args.files]
     for file, some in zip(args.files, seeds):
         if len(some) < 3:
-            raise UserError(f"{file} has {len(some)} pairs of an expert and what was trained from it: a rank correlation needs three; "
-                            "run analyze.py with --later")
+            raise UserError(f"{file} has {len(some)} pairs of an expert and what was trained from it: a rank correlation "
+                            "needs three; run analyze.py with --later")
     tables(seeds)
     if args.json:
         write_json(args.json, dict(zip(args.files, seeds)))

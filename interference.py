@@ -11,8 +11,13 @@ With S_D(X) the held-out score of checkpoint X in domain D (evaluate.py) and A >
 
 The paper (arXiv 2606.02398) states I for the loss, where damage is positive; here it is points of score, so damage is
 negative. A checkpoint's `recipe` in run.json (base, code 100, math 100, ...) says where it belongs: checkpoints that
-differ in nothing but the seed are one row. Every number is computed seed by seed on the same held-out rows; mean +- half
-the 95 % t-interval over seeds. With one seed, as for the base, it is over prompts and says nothing about other seeds.
+differ in nothing but the seed are one row. Every number is computed seed by seed on the same held-out rows; mean +-
+half the 95 % t-interval over seeds. With one seed, as for the base, it is over prompts and says nothing about other
+seeds.
+
+runs: {recipe: {seed: entry}}, as of `read`; seeds, later, earlier and the like: {seed: entry} of one recipe. A recipe
+is a tuple of stages, 'math 100' each, an entry {domain: summary} of evaluate.py. A pair is a mean and a half-width, in
+points.
 """
 import argparse
 import math
@@ -30,9 +35,9 @@ PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "a
 
 
 def read(files):
-    """{recipe: {seed: entry}} from files of evaluate.py --json; a recipe is a tuple of stages, 'math 100' each.
+    """`runs` from files of evaluate.py --json.
 
-    An entry is {domain: summary}. Raises UserError for scores that cannot be compared or of which one seed has two.
+    Raises UserError if a file holds no scores, or scores that cannot be compared, or of which one seed has two.
     """
     runs, settings = {}, None
     for file in files:
@@ -55,18 +60,18 @@ def read(files):
 
 
 def label(recipe, usual):
-    """'code > math > qa > cw > math (10)': steps in brackets where they are not the usual ones."""
+    """'code > math > qa > cw > math (10)': steps in brackets where they are not the usual ones (an int)."""
     stages = [s.rpartition(" ")[0] + f" ({stage(s)[1]})" for s in recipe[1:]]
     return " > ".join(s.removesuffix(f" ({usual})").removesuffix(" (0)") for s in stages) or recipe[0]
 
 
 def plain(recipe):
-    """Whether it is training alone, nothing protected and nothing rolled back: see model.stage."""
+    """Whether a recipe is training alone, nothing protected and nothing rolled back: see model.stage."""
     return not any(":" in text for text in recipe[1:])
 
 
 def over_seeds(values):
-    """Mean and half-width of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one.
+    """A pair of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one.
 
     NaN and NaN if there is none.
     """
@@ -75,25 +80,27 @@ def over_seeds(values):
 
 
 def scores(seeds, domains):
-    """One row of the table: (mean, half-width) of each domain, then of their average; seeds: {seed: entry}."""
+    """One row of the table: a list of the pairs of each domain, then of their average."""
     per_seed = {seed: [(entry[d]["score"], entry[d]["ci95"]) for d in domains] for seed, entry in seeds.items()}
     return ([over_seeds({seed: row[i] for seed, row in per_seed.items()}) for i in range(len(domains))]
             + [over_seeds({seed: average(row) for seed, row in per_seed.items()})])
 
 
 def change(later, earlier, *domains):
-    """Change of the mean of some domains' scores from one recipe to another: (mean, half-width).
+    """Change of the mean of some domains' scores from the recipe of `earlier` to that of `later`: a pair.
 
-    Differences are taken prompt by prompt, seed by seed, over the seeds that both have.
+    Differences are taken prompt by prompt, seed by seed, over the seeds that both have. UserError: see
+    intervals.differences.
     """
     return over_seeds({seed: average([paired(later[seed][d], earlier[seed][d]) for d in domains])
                        for seed in later if seed in earlier})
 
 
 def won_back(refreshed, damaged, peak, domain):
-    """Share of the fall that a refresh undoes, in %: mean rise / mean fall over the seeds that all three have.
+    """Share of the fall that a refresh undoes, a pair in %: mean rise / mean fall over the seeds that all three have.
 
-    The half-width is that of a ratio of means: of rise_i - share * fall_i over the mean fall; NaN with one seed.
+    Rise: from damaged to refreshed; fall: from peak to damaged, in the score of a domain. The half-width is that of a
+    ratio of means: of rise_i - share * fall_i over the mean fall; NaN with one seed.
     """
     of = lambda seeds, seed: seeds[seed][domain]["score"]
     rises, falls = (torch.tensor([of(a, seed) - of(damaged, seed) for seed in refreshed if seed in damaged and seed in peak],
@@ -103,7 +110,10 @@ def won_back(refreshed, damaged, peak, domain):
 
 
 def matrix(runs, domains):
-    """{(later, earlier): (mean, half-width)}: I(later -> earlier) for every pair of stages; of several, the longest."""
+    """{(later, earlier): pair}: I(later -> earlier) for every pair of stages; of several, the longest.
+
+    Of recipes that are `plain` and have two stages, each of one domain, the earlier one of `domains`.
+    """
     cells = {}
     for recipe in sorted((r for r in runs if len(r) == 3 and plain(r)), key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
         (earlier, _), (later, _) = stage(recipe[1]), stage(recipe[2])
@@ -113,7 +123,7 @@ def matrix(runs, domains):
 
 
 def refreshes(runs, domains):
-    """(recipe, domain, recipe at its peak) of every refresh: its domain was trained before, and others since."""
+    """[(recipe, domain, recipe at its peak)] of every refresh: its domain was trained before, and others since."""
     found = []
     for recipe in (r for r in runs if len(r) > 3):
         for domain in stage(recipe[-1])[0]:
@@ -124,7 +134,7 @@ def refreshes(runs, domains):
 
 
 def show(rows, head):
-    """Print a table in Markdown, its columns aligned."""
+    """Print a table in Markdown, its columns aligned. rows: lists of strings, as many in each as in head."""
     rows = [head, *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
@@ -133,6 +143,7 @@ def show(rows, head):
 
 
 def number(pair, sign=""):
+    """A pair as text, '57.7 ± 1.2', a part of it that is NaN left out; sign "+": with its sign."""
     return "-" if math.isnan(pair[0]) else f"{pair[0]:{sign}.1f}" + ("" if math.isnan(pair[1]) else f" ± {pair[1]:.1f}")
 
 
@@ -148,7 +159,10 @@ def pyplot(what):
 
 
 def plot(file, runs, recipe, domains):
-    """Score of each domain along a recipe, stage by stage, with the interval as a band."""
+    """Score of each domain along a recipe, stage by stage, with the interval as a band: a picture in `file`.
+
+    Stages without scores are left out. Without matplotlib a line is printed.
+    """
     if not (plt := pyplot(file)):
         return
     stages = [recipe[:i + 1] for i in range(len(recipe)) if recipe[:i + 1] in runs]
@@ -156,7 +170,8 @@ def plot(file, runs, recipe, domains):
     plt.figure(figsize=(8, 4.5))
     for i, name in enumerate([*domains, "average"]):
         mean, half = (torch.tensor([row[i][j] for row in rows]) for j in (0, 1))
-        line, = plt.plot(mean, marker="o", label=name, **({"color": "black", "linestyle": "--"} if name == "average" else {}))
+        line, = plt.plot(mean, marker="o", label=name,
+                         **({"color": "black", "linestyle": "--"} if name == "average" else {}))
         plt.fill_between(range(len(rows)), mean - half, mean + half, color=line.get_color(), alpha=0.15)
     plt.axvspan(len(rows) - 1.5, len(rows) - 0.5, color="gray", alpha=0.12)
     plt.xticks(range(len(rows)), [r[-1].replace(" ", "\n") + (" steps" if " " in r[-1] else "") for r in stages])
@@ -167,6 +182,7 @@ def plot(file, runs, recipe, domains):
 
 
 def main():
+    """Print scores, claims about each refresh, and the matrix; draw the first refreshed sequence with --plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="scores of checkpoints, written by evaluate.py --json")
     parser.add_argument("--plot", metavar="FILE", help="draw the scores along the refreshed sequence (needs matplotlib)")

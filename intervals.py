@@ -4,8 +4,12 @@
     change, half = paired(entry["math"], reference["math"])                # the same of differences, aligned by row id
     p, least = p_value(change, half, n - 1), detectable(half, n - 1)       # two-sided t-test; 80 % power at the 5 % level
 
-The unit is the prompt: its k samples are averaged first, as they are no independent questions (clustered standard errors, Miller,
-arXiv 2411.00640). Two checkpoints on the same prompts are compared prompt by prompt, as prompts differ far more than checkpoints do.
+The unit is the prompt: its k samples are averaged first, as they are no independent questions (clustered standard
+errors, Miller, arXiv 2411.00640). Two checkpoints on the same prompts are compared prompt by prompt, as prompts differ
+far more than checkpoints do.
+
+half is always the half-width of a 95 % interval, NaN of a single value; dof, the degrees of freedom, an int >= 1, is one
+less than the values. A summary is evaluate.py's of one domain: a dict with "prompt_scores", {row id: points 0-100}.
 """
 import math
 
@@ -15,7 +19,7 @@ from model import UserError
 
 
 def inside(t, dof):
-    """P(|T| < t) of a Student-t variable T of `dof` (an int >= 1) degrees of freedom.
+    """P(|T| < t), t >= 0, of a Student-t variable T of `dof` degrees of freedom: a float.
 
     A finite sum in theta = atan(t / sqrt(dof)) (Abramowitz & Stegun 26.7.3, 26.7.4).
     """
@@ -29,7 +33,7 @@ def inside(t, dof):
 
 
 def t_quantile(dof, confidence=0.95):
-    """The t for which a Student-t variable of `dof` degrees of freedom lies in (-t, t) so often; by bisection."""
+    """The t (up to 1000) for which a Student-t variable lies in (-t, t) with probability `confidence`; by bisection."""
     low, high = 0.0, 1e3
     for _ in range(60):
         middle = (low + high) / 2
@@ -45,7 +49,10 @@ def p_value(mean, half, dof):
 
 
 def detectable(half, dof):
-    """(t_{0.975} + t_{0.8}) * se, where half is t_{0.975} * se, and P(|T| < t_{0.8}) = 0.6; NaN where half is."""
+    """The least true difference that a test at the 5 % level finds with 80 % power, in half's unit; NaN where half is.
+
+    (t_{0.975} + t_{0.8}) * se, where half is t_{0.975} * se, and P(|T| < t_{0.8}) = 0.6.
+    """
     return math.nan if math.isnan(half) else half * (1 + t_quantile(dof, 0.6) / t_quantile(dof))
 
 
@@ -59,15 +66,18 @@ def mean_ci(values):
 
 
 def pass_at(j, correct, k):
-    """Unbiased estimate of the probability that one of j samples is correct, from `correct` of k samples."""
+    """Unbiased estimate of the probability that one of j samples is correct, from `correct` of k >= j samples.
+
+    Pass@j of Chen et al., arXiv 2107.03374.
+    """
     return 1.0 - math.comb(k - correct, j) / math.comb(k, j)
 
 
 def differences(scores, reference, domain=""):
-    """Change of each prompt's score from `reference` (both summaries of a domain): points (n,), aligned by row id.
+    """Change of each prompt's score from `reference` (both summaries of a domain): points (n,) fp64, aligned by row id.
 
     A row that one of the two could not grade at all is left out; UserError for one that only one of them had. Summaries
-    written by older versions leave the ungraded rows out and say only how many: there, a missing row may be one of them.
+    of older versions leave the ungraded rows out and say only how many: there, a missing row may be one of them.
     """
     for here, there in ((scores, reference), (reference, scores)):
         known = {*here["prompt_scores"], *here.get("ungraded", ())}
@@ -81,22 +91,23 @@ def differences(scores, reference, domain=""):
 
 
 def paired(scores, reference):
-    """Change of one domain's score from `reference` (both summaries), prompt by prompt: mean and half-width, points."""
+    """Mean and half of `differences`, points: the change of one domain's score from `reference` (both summaries)."""
     return mean_ci(differences(scores, reference))
 
 
 def average(entries):
-    """Mean of the domains' (score, half-width) pairs; its interval from theirs, which are independent samples."""
+    """Mean of the domains' (score, half) pairs, and its half from theirs, which are independent samples: two floats."""
     values, halves = zip(*entries)
     return sum(values) / len(values), math.sqrt(sum(half ** 2 for half in halves)) / len(halves)
 
 
 def compare(entry, reference, names):
-    """From one checkpoint to another (both {domain: summary}), over the domains `names`, paired: {domain or "average": dict}.
+    """From `reference` to `entry` ({domain: summary} each) over the domains `names`: {domain or "average": dict}.
 
-    difference, ci95 and detectable in points, p, and the number of prompts. The average's interval is that of `average`;
-    its p and detectable take it for one of a t distribution of the fewest degrees of freedom among the domains, of which
-    the Welch-Satterthwaite approximation has as many or more: the test errs towards finding nothing.
+    difference, ci95 and detectable in points, p, and the number of prompts. The average's interval is that of
+    `average`; its p and detectable take it for one of a t distribution of the fewest degrees of freedom among the
+    domains, of which the Welch-Satterthwaite approximation has as many or more: the test errs towards finding nothing.
+    UserError: see `differences`.
     """
     changes = [differences(entry[d], reference[d], d) for d in names]
     counts, line = [len(change) for change in changes], [mean_ci(change) for change in changes]

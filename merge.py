@@ -3,7 +3,8 @@
     python merge.py mean checkpoints/math checkpoints/code --out checkpoints/soup
     python merge.py ties checkpoints/math checkpoints/code --base checkpoints/base --density 0.2 --out checkpoints/ties
     python merge.py interpolate checkpoints/math checkpoints/math-qa --weight 0 0.25 0.5 0.75 1 --out checkpoints/between
-    python merge.py negate checkpoints/qa --base checkpoints/base --damaged checkpoints/math-qa --weight 0.5 --out checkpoints/x
+    python merge.py negate checkpoints/qa --base checkpoints/base --damaged checkpoints/math-qa \\
+        --weight 0.5 --out checkpoints/x
 
 theta_1 .. theta_E are the checkpoints, tau_e = theta_e - theta_base their task vectors, lambda is --weight:
 
@@ -15,15 +16,16 @@ theta_1 .. theta_E are the checkpoints, tau_e = theta_e - theta_base their task 
     dare          theta_base + lambda sum_e (a random share, rescaled)     DARE, 2311.03099
     ram           theta_base + lambda (mean of those that changed it)      RAM, 2601.13572
 
-Several values of --weight are a sweep: each is evaluated, a table is printed, and the one with the best average goes to --out.
-Its rows are always of the training part, so no test row takes part in the choice. The best of several has an optimistic score
-on the rows that it was chosen by: what it is worth says evaluate.py, on test rows.
+Several values of --weight are a sweep: each is evaluated, a table is printed, and the one with the best average goes to
+--out. Its rows are always of the training part, so no test row takes part in the choice. The best of several has an
+optimistic score on the rows that it was chosen by: what it is worth says evaluate.py, on test rows.
 
-The result is a checkpoint like any other: a Hugging Face directory, its lineage in run.json. It is computed tensor by tensor,
-in fp32 at least, and stored in the widest type that one of the checkpoints has: in that of a bf16 base the steps of experts
-stored in fp32 would be rounded away (edits.py). What is no floating-point tensor is the base's (mean, interpolate: the first
-checkpoint's; negate: the damaged one's). Memory: a model, as the sweep and `save` need one; the whole result, as `save` takes
-it whole; and a few copies of the largest tensor per checkpoint. A sweep reads the files once per weight.
+The result is a checkpoint like any other: a Hugging Face directory, its lineage in run.json. It is computed tensor by
+tensor, in fp32 at least, and stored in the widest type that one of the checkpoints has: in that of a bf16 base the
+steps of experts stored in fp32 would be rounded away (edits.py). What is no floating-point tensor is the base's (mean,
+interpolate: the first checkpoint's; negate: the damaged one's). Memory: a model, as the sweep and `save` need one; the
+whole result, as `save` takes it whole; and a few copies of the largest tensor per checkpoint. A sweep reads the files
+once per weight.
 """
 import argparse
 import math
@@ -49,15 +51,17 @@ USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"],
         "ties": ["base", "weight", "density"], "dare": ["base", "weight", "drop", "seed"],
         "ram": ["base", "weight", "threshold"]}
 SWEEP = {"prompts": 64, "data": [], "max_completion_length": 64}
-DEFAULTS = {"base": None, "damaged": None, "weight": [1.0], "density": 0.2, "drop": 0.9, "seed": 0, "threshold": 1e-5, **SWEEP}
+DEFAULTS = {"base": None, "damaged": None, "weight": [1.0], "density": 0.2, "drop": 0.9, "seed": 0, "threshold": 1e-5,
+            **SWEEP}
 
 
 # ---- the methods, of one tensor ----------------------------------------------------------------------------------
+# thetas, deltas: theta_e or tau_e of all E checkpoints, stacked, (E, ...) in fp32 or fp64, the type of what is returned.
 
 def interpolate(one, other, weight):
     """(1 - lambda) theta_1 + lambda theta_2, of two tensors of a shape. (WiSE-FT: Wortsman et al., arXiv 2109.01903.)
 
-    At 0 and at 1 it is one of them exactly; outside [0, 1] it goes on along the line.
+    weight: lambda, a float. At 0 and at 1 it is one of them exactly; outside [0, 1] it goes on along the line.
     """
     return torch.lerp(one, other, weight)
 
@@ -71,7 +75,7 @@ def mean(thetas):
 
 
 def arithmetic(deltas):
-    """sum_e tau_e: (E, ...) -> (...). (Ilharco et al., arXiv 2212.04089; what it is added to or taken from is the caller's.)"""
+    """sum_e tau_e: (E, ...) -> (...), to be added or taken away by the caller. (Ilharco et al., arXiv 2212.04089.)"""
     return deltas.sum(0)
 
 
@@ -102,9 +106,9 @@ def dare(deltas, drop, seed, name):
         tau = sum_e n_e / k_e (mask_e * tau_e),   k_e = (1 - drop) n_e, rounded, at least 1,   E[tau] = sum_e tau_e
 
     mask_e has k_e of the n_e coordinates that moved, every such set equally likely. The paper tosses a coin for each
-    coordinate and divides by 1 - drop, which in a large tensor is the same; of two numbers, a drop rate of 0.9 would mostly
-    leave none. Here no mask is empty, a lone number stays as it is, and the expectation is exact. The random scores
-    that a mask takes the highest of depend on (seed, e, name) alone.
+    coordinate and divides by 1 - drop, which in a large tensor is the same; of two numbers, a drop rate of 0.9 would
+    mostly leave none. Here no mask is empty, a lone number stays as it is, and the expectation is exact. The random
+    scores that a mask takes the highest of depend on (seed, e, name) alone.
     """
     total = torch.zeros_like(deltas[0])
     for e, delta in enumerate(deltas):
@@ -117,10 +121,11 @@ def dare(deltas, drop, seed, name):
 def ram(deltas, threshold):
     """sum_e c_e tau_e / sum_e c_e,  c_e = 1 where |tau_e| > threshold, else 0: (E, ...) -> (...), 0 where none changed.
 
-    What one checkpoint alone changed is kept whole (a mean over all would divide it by E); what several changed is averaged
-    over those. (Reinforced Agent Merging: Yuan et al., "Behavior Knowledge Merge in Reinforced Agentic Models", arXiv
-    2601.13572; without the rescaling of their RAM+.) What counts as changed is a choice: 1e-5, our default, is that of the
-    authors' code, for weights in bf16. Where steps of 1e-6 were taken and are stored in fp32, lower it.
+    What one checkpoint alone changed is kept whole (a mean over all would divide it by E); what several changed is
+    averaged over those. (Reinforced Agent Merging: Yuan et al., "Behavior Knowledge Merge in Reinforced Agentic
+    Models", arXiv 2601.13572; without the rescaling of their RAM+.) What counts as changed is a choice: 1e-5, our
+    default, is that of the authors' code, for weights in bf16. Where steps of 1e-6 were taken and are stored in fp32,
+    lower it.
     """
     changed = deltas.abs() > threshold
     return (deltas * changed).sum(0) / changed.sum(0).clamp(min=1)
@@ -129,7 +134,10 @@ def ram(deltas, threshold):
 # ---- checkpoints -------------------------------------------------------------------------------------------------
 
 def merged(args, files, weight, name):
-    """One tensor of the result; files: {checkpoint: {tensor: file}}. UserError if it or a source of it is not finite."""
+    """The tensor `name` of the result, in the type that it is stored in, at one weight (a float).
+
+    files: {checkpoint: {tensor: file}}. UserError if it or a source of it is not finite.
+    """
     def finite(tensor, what, hint=""):
         if not tensor.isfinite().all():
             raise UserError(f"{what} has weights that are not finite, first in {name}{hint}")
@@ -161,17 +169,22 @@ def check_moved(args, files):
     apart = lambda name, *pair: torch.sub(*(edits.read_tensor(files[where][name], name).double() for where in pair)).abs()
     for where in args.checkpoints if args.base else ():
         if not any((apart(name, where, args.base) > least).any() for name in files[where]):
-            raise UserError(f"no weight of {where} differs from that of {args.base} by more than {least:g}: it has nothing to "
-                            "merge" + " unless you lower --threshold" * (least > 0))
+            raise UserError(f"no weight of {where} differs from that of {args.base} by more than {least:g}: it has nothing "
+                            "to merge" + " unless you lower --threshold" * (least > 0))
 
 
 def sweep(args, files, model, tokenizer):
-    """Evaluate each weight on training rows, print a table: the best weight, {weight: {domain: (score, half-width)}}."""
+    """Evaluate each weight on training rows, print a table: the best weight, {weight: {domain: (score, half-width)}}.
+
+    In points, with "average" among the domains. model gets the weights one after the other. UserError if an average is
+    NaN.
+    """
     rows = {d: evaluation_rows(d, args.data.get(d), "", args.prompts, "train") for d in args.data or DOMAINS}
     found = {}
     for weight in tqdm(args.weight, desc="sweep", unit="weight", leave=False, delay=3):
         put(model, partial(merged, args, files, weight))
-        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0, max_completion_length=args.max_completion_length)
+        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0,
+                          max_completion_length=args.max_completion_length)
         found[weight] = {d: (scores[d]["score"], scores[d]["ci95"]) for d in rows}
         found[weight]["average"] = average(found[weight].values())
         if math.isnan(found[weight]["average"][0]):
@@ -186,8 +199,9 @@ def sweep(args, files, model, tokenizer):
 def recipe_of(args):
     """The result's recipe: the way to the checkpoint it starts from, then 'merge:METHOD:SETTING:WEIGHT:CHECKPOINTS 0'.
 
-    A checkpoint stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and not by
-    name, so that the recipe is the same over seeds. So are a sweep's weights: all of them, as each seed may choose another.
+    A checkpoint stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and not
+    by name, so that the recipe is the same over seeds. So are a sweep's weights: all of them, as each seed may choose
+    another.
     """
     way = lambda where: read_run(where).get("recipe") or [Path(where).name]
     common = lambda *ways: [stages[0] for stages in takewhile(lambda stages: len(set(stages)) == 1, zip(*ways))]
@@ -203,10 +217,14 @@ def recipe_of(args):
 # ---- command line ------------------------------------------------------------------------------------------------
 
 def parse():
+    """The command line, and in it first, the checkpoint that the result starts from, and read, all of them.
+
+    UserError for options that the method does not use or that are out of range, and an --out that may not be replaced.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=USES, metavar="METHOD", help=", ".join(USES))
-    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="theta_1 .. theta_E: two for interpolate, at least two "
-                        "for mean, ties and ram, at least one for the others")
+    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="theta_1 .. theta_E: two for interpolate, at least "
+                        "two for mean, ties and ram, at least one for the others")
     parser.add_argument("--base", metavar="CKPT", help="what task vectors start from, for all but interpolate and mean")
     parser.add_argument("--damaged", metavar="CKPT", help="negate: what they are taken from")
     parser.add_argument("--weight", nargs="+", type=float, help="lambda; several for a sweep (default 1; interpolate: 0.5)")
@@ -215,7 +233,8 @@ def parse():
     parser.add_argument("--seed", type=int, help="dare: of the masks (default 0)")
     parser.add_argument("--threshold", type=float, help="ram: what moved by more has changed (default 1e-5)")
     parser.add_argument("--prompts", type=int, help="of a sweep: training rows per domain, at most (default 64)")
-    parser.add_argument("--data", nargs="+", metavar="DOMAIN=SOURCE", help="of a sweep: as in evaluate.py (default: synthetic)")
+    parser.add_argument("--data", nargs="+", metavar="DOMAIN=SOURCE",
+                        help="of a sweep: as in evaluate.py (default: synthetic)")
     parser.add_argument("--max-completion-length", type=int, help="of a sweep: tokens (default 64)")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--out", metavar="DIR", help="write the checkpoint here; a sweep may do without")
@@ -260,14 +279,15 @@ def parse():
 
 
 def main():
+    """With several weights print the table of a sweep; with --out write the merged checkpoint."""
     args = parse()
     files = {name: edits.tensor_files(name) for name in args.read}
     edits.check_same_shape((args.first, files[args.first]), list(files.items())[1:])
     check_moved(args, files)
     model, tokenizer = load(args.first, args.device)
     if missing := sorted({name for name, _ in model.named_parameters()} - files[args.first].keys()):
-        raise UserError(f"{args.first} stores its weights under other names than transformers, which misses {missing[0]}: load "
-                        "it and save it again with save_pretrained")
+        raise UserError(f"{args.first} stores its weights under other names than transformers, which misses {missing[0]}: "
+                        "load it and save it again with save_pretrained")
     weight, found = sweep(args, files, model, tokenizer) if len(args.weight) > 1 else (args.weight[0], None)
     if args.out:
         names = tqdm(files[args.first], desc="merge", unit="tensor", leave=False, delay=3)
@@ -278,8 +298,8 @@ def main():
             "parent": args.first, "lineage": [*runs[args.first].get("lineage", []), args.first], "merged": args.checkpoints,
             "method": args.method, "weight": weight if args.method != "mean" else None,
             "sweep": found and {f"{w:g}": row for w, row in found.items()}, "domain": None,
-            "seed": seeds.pop() if len(seeds) == 1 else None, "args": vars(args), "steps": 0, "finished": True, "metrics": {},
-            "recipe": recipe_of(args)}, weights)
+            "seed": seeds.pop() if len(seeds) == 1 else None, "args": vars(args), "steps": 0, "finished": True,
+            "metrics": {}, "recipe": recipe_of(args)}, weights)
         print(f"{args.out}: {args.method} of {len(args.checkpoints)}" + f", weight {weight:g}" * (args.method != "mean"))
 
 

@@ -3,18 +3,22 @@
     python methods.py checkpoints/s?.json --domain math --anchor checkpoints/s{}-code-math \\
         --damaged checkpoints/s{}-code-math-qa-cw refresh=checkpoints/s{}-refreshed joint=checkpoints/s{}-mixed
 
-Reads scores that evaluate.py wrote with --json. A row is LABEL=CHECKPOINT, where {} stands for the seed. With S_D(X) the
-held-out score of X in domain D, A the damaged domain, and the stages of X all that it was trained or merged from, itself
-included (run.json):
+Reads scores that evaluate.py wrote with --json. A row is LABEL=CHECKPOINT, where {} stands for the seed. With S_D(X)
+the held-out score of X in domain D, A the damaged domain, and the stages of X all that it was trained or merged from,
+itself included (run.json):
 
     forgetting(X) = mean over D of  max over stages Z of S_D(Z) - S_D(X)          after Chaudhry et al., arXiv 1801.10112
     won back(X)   = (S_A(X) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))        of means over seeds
     others(X)     = mean over D other than A of  S_D(X) - S_D(damaged)            paired, as is `average against`
 
-Cost is all training that X needed since the base, each stage once: steps, completion tokens sampled, and the seconds that
-these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a merge's sweep are not training and not in it.
-Mean +- half a 95 % t-interval over seeds. As X is one of its stages, forgetting is never negative, and as the largest of
-several noisy scores is too high, never quite 0; it is left out where X was trained in one go, as nothing came before.
+Cost is all training that X needed since the base, each stage once: steps, completion tokens sampled, and the seconds
+that these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a merge's sweep are not training and not in
+it. Mean +- half a 95 % t-interval over seeds. As X is one of its stages, forgetting is never negative, and as the
+largest of several noisy scores is too high, never quite 0; it is left out where X was trained in one go, as nothing
+came before.
+
+A checkpoint's name is its directory, normalised. entries: {name: its scores}, {domain: summary} each, of all
+checkpoints in the files. A row is {seed: (name, its scores)}.
 """
 import argparse
 import math
@@ -33,7 +37,7 @@ from resume import read_log
 
 
 def row(entries, pattern):
-    """The checkpoints of a row: {seed: (name, its scores)}; entries: all scores by checkpoint. UserError if there are none."""
+    """The row of a pattern, a path with {} where the seed stands. UserError if no checkpoint with scores fits it."""
     form = re.compile(re.escape(os.path.normpath(pattern)).replace(r"\{\}", r"(\d+)"))
     found = {int(match[1]): (name, entry) for name, entry in entries.items() if (match := form.fullmatch(name))}
     if not found:
@@ -42,7 +46,11 @@ def row(entries, pattern):
 
 
 def ancestors(name, seen=None):
-    """All that a checkpoint comes from, itself first: directories, each once, by the parents and merged parts in run.json."""
+    """All that a checkpoint comes from, itself first: a list of directories, each once.
+
+    By the parents and merged parts in run.json. seen: those listed already, for the recursion. UserError if one is no
+    checkpoint.
+    """
     seen = [] if seen is None else seen
     if os.path.normpath(name) not in seen:
         seen.append(os.path.normpath(name))
@@ -54,7 +62,7 @@ def ancestors(name, seen=None):
 
 
 def cost(name):
-    """Training since the base that a checkpoint needed: (steps, tokens sampled, seconds)."""
+    """Training since the base that a checkpoint needed: (steps, completion tokens sampled, seconds)."""
     steps, tokens, seconds = 0, 0.0, 0.0
     for place in ancestors(name):
         args = read_run(place).get("args", {})
@@ -68,7 +76,7 @@ def cost(name):
 def forgetting(name, entries, domains):
     """Points by which a checkpoint is below the best of its stages, mean over domains; NaN if it was trained in one go.
 
-    entries: {checkpoint: its scores}. UserError if one of its stages has none.
+    UserError if one of its stages has no scores.
     """
     places = ancestors(name)
     if missing := [place for place in places if place not in entries]:
@@ -80,7 +88,10 @@ def forgetting(name, entries, domains):
 
 
 def table(rows, anchor, damaged, against, domain, entries):
-    """The rows of the table as text. rows: {label: {seed: (name, entry)}}; entries: all scores by checkpoint."""
+    """The rows of the table, lists of strings, and the domains that all have, which are its columns of scores.
+
+    rows: {label: row}; anchor, damaged, against: rows; domain: the damaged one. UserError if some checkpoint lacks it.
+    """
     domains = [d for d in DOMAINS if all(d in entry for some in rows.values() for _, entry in some.values())]
     if domain not in domains:
         raise UserError(f"{domain} is not among the domains that all these checkpoints have: {', '.join(domains) or 'none'}")
@@ -99,8 +110,10 @@ def table(rows, anchor, damaged, against, domain, entries):
 
 
 def main():
+    """Print the table; UserError where rows differ in their seeds, or scores in their settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", metavar="FILE or LABEL=CHECKPOINT", help="scores of evaluate.py --json, and the rows")
+    parser.add_argument("files", nargs="+", metavar="FILE or LABEL=CHECKPOINT",
+                        help="scores of evaluate.py --json, and the rows")
     parser.add_argument("--domain", required=True, help="the damaged one")
     parser.add_argument("--anchor", required=True, metavar="CKPT", help="before the damage, {} for the seed")
     parser.add_argument("--damaged", required=True, metavar="CKPT", help="after it")
@@ -119,7 +132,8 @@ def main():
         patterns[label] = pattern
     for label, pattern in patterns.items():
         if pattern.count("{}") != 1:
-            raise UserError(f"{label}: {pattern} does not say where the seed stands: write {{}} there, as in checkpoints/s{{}}-math")
+            raise UserError(f"{label}: {pattern} does not say where the seed stands: write {{}} there, as in "
+                            "checkpoints/s{}-math")
     if args.against not in patterns:
         raise UserError(f"--against {args.against}: no such row; there are {', '.join(patterns)}")
     entries = {os.path.normpath(name): entry for file in files for name, entry in read_scores(file).items()}

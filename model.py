@@ -7,7 +7,8 @@
 A checkpoint is a plain Hugging Face directory, so `AutoModelForCausalLM.from_pretrained(out)` reads it
 without this file. `run.json` beside the weights is the lineage: which checkpoint it came from, trained on
 which domain, with which arguments, to which score; its `recipe` is the whole way there in short, stage by stage:
-["base", "code 100", "math 100", "code+math 50"]. Scripts talk to each other through such directories only.
+["base", "code 100", "math 100", "code+math 50"], its `settings` are those of each stage of training.
+Scripts talk to each other through such directories only.
 
 Precision: bf16 on a GPU (fp32 when training: see `load`), fp32 on a CPU.
 Attention: PyTorch's fused `scaled_dot_product_attention`, or what `attention=` names.

@@ -7,7 +7,9 @@ With S_D(X) the held-out score of checkpoint X in domain D (evaluate.py), A the 
     won back = (S_A(X) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))      1 for the anchor itself
     kept     = (S_B(X) - S_B(anchor))  / (S_B(damaged) - S_B(anchor))      0 for the anchor: B's gain is gone with the damage
 
-Both are ratios of means over seeds. Changes are taken seed by seed on the same rows and noise; with one seed, prompt by prompt.
+Both are ratios of means over seeds. Changes are taken seed by seed on the same rows and noise; with one seed, prompt by
+prompt. A report is a dict, its rows are dicts: a label, scores by domain (evaluate.py), what a set costs. runs: {label:
+{number of the report: row}}. A pair is a mean and the half-width of its 95 % interval.
 """
 import argparse
 import json
@@ -25,7 +27,7 @@ FULL = "full rollback: the anchor"
 
 
 def read(files):
-    """Reports that rollback.py wrote with --json; UserError where a file holds none, or another domain or other rows."""
+    """Reports that rollback.py wrote with --json; UserError if a file holds none, or another domain or other rows."""
     reports = []
     for file in files:
         try:
@@ -46,7 +48,7 @@ def read(files):
 
 
 def by_label(reports):
-    """The rows of all reports: {label: {number of the report: row}}."""
+    """The rows of all reports, label by label: `runs`."""
     runs = {}
     for i, report in enumerate(reports):
         for row in report["rows"]:
@@ -55,7 +57,7 @@ def by_label(reports):
 
 
 def gained(mean, half):
-    """Whether a change is a rise beyond its 95 % interval."""
+    """Whether a change, a pair, is a rise beyond its 95 % interval; not where that is NaN."""
     return mean > half
 
 
@@ -73,42 +75,46 @@ def tables(reports):
                                for now, by in zip(scores(some, domains), changes))])
     show(table, ["", *domains, "average"])
     if not gained(*change(full, damaged, domain)):
-        return print(f"{domain} has not fallen by more than chance ({number(change(damaged, full, domain), '+')}): there is nothing "
-                     "to win back\n")
+        return print(f"{domain} has not fallen by more than chance ({number(change(damaged, full, domain), '+')}): there is "
+                     "nothing to win back\n")
 
     later = [d for d in domains if all(d in r["later"] for r in reports) and gained(*change(damaged, full, d))]
     back = {label: won_back(some, damaged, full, domain) for label, some in runs.items()}
     kept = {label: {d: won_back(some, full, damaged, d) for d in later} for label, some in runs.items()}
-    print(f"Of the fall of {domain}, won back, also per share of || delta || that is undone; of later gains, kept; of the rise of L_A on"
-          "\nother rows and of the damage in S, left; seconds to pick")
+    print(f"Of the fall of {domain}, won back, also per share of || delta || that is undone; of later gains, kept; of the "
+          "rise of L_A on\nother rows and of the damage in S, left; seconds to pick")
     table, loss_of_damaged, loss_of_anchor = [], mean(damaged, "loss"), mean(full, "loss")
     for label in runs:
-        share, norm, loss, in_s, seconds = (mean(runs[label], key) for key in ("share", "norm_share", "loss", "in_S", "seconds"))
-        rise, per_norm = loss_of_damaged - loss_of_anchor, [x / (100 * norm) for x in back[label]] if norm else [math.nan, math.nan]
+        share, norm, loss, in_s, seconds = (
+            mean(runs[label], key) for key in ("share", "norm_share", "loss", "in_S", "seconds"))
+        rise = loss_of_damaged - loss_of_anchor
+        per_norm = [x / (100 * norm) for x in back[label]] if norm else [math.nan, math.nan]
         table.append([label, percent(share), percent(norm), number(back[label]) + " %", number(per_norm),
-                      *(number(kept[label][d]) + " %" for d in later), percent((loss - loss_of_anchor) / rise if rise else math.nan),
+                      *(number(kept[label][d]) + " %" for d in later),
+                      percent((loss - loss_of_anchor) / rise if rise else math.nan),
                       percent(in_s), "-" if math.isnan(seconds) else f"{seconds:.0f}"])
-    show(table, ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left", "S left",
-                 "seconds"])
+    show(table, ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left",
+                 "S left", "seconds"])
     if judged := claims(runs, domain, back, kept):
         show([[words, ours, "yes" if holds else "no"] for words, ours, holds in judged], ["claim", "here", "holds"])
 
 
 def mean(some, key):
-    """Mean over seeds of a number that rows may lack: a float, NaN if all do. some: {seed: row}."""
+    """Mean over seeds of a number, `key`, that rows may lack: a float, NaN if all do. some: of `runs`, one label."""
     values = [row[key] for row in some.values() if row.get(key) is not None]
     return sum(values) / len(values) if values else math.nan
 
 
 def percent(share):
+    """A share (0 to 1) as text in %, '-' for NaN."""
     return "-" if math.isnan(share) else f"{100 * share:.3g} %"
 
 
 def claims(runs, domain, back, kept):
-    """What the paper says, and more than that, of sets of up to 5 %: (words, number, whether it holds) each.
+    """What the paper says, and more than that, of sets of up to 5 %: a list of (words, number as text, does it hold).
 
-    back, kept: won back and kept of each row, in % with half-widths. Of several scores the one is judged whose loss on rows that
-    it was not picked by is lowest.
+    domain: the damaged one. back, kept: won back {label: pair} and kept {label: {later domain: pair}}, in %. Of several
+    scores the one is judged whose loss on rows that it was not picked by is lowest.
     """
     sizes, found = {}, []                           # {fraction: {score: label}}
     for label, some in runs.items():
@@ -119,21 +125,26 @@ def claims(runs, domain, back, kept):
         beyond_chance = lambda label: gained(*change(runs[label], runs[chance], domain))
         if label := labels.get("fisher"):
             found.append((f"{label}: wins back some of {domain}, beyond error and beyond chance (paper: recovers in part)",
-                          number(back[label]) + " %", gained(*change(runs[label], runs["damaged"], domain)) and beyond_chance(label)))
-        best = min((label for score, label in labels.items() if score in SCORES), key=lambda label: mean(runs[label], "loss"),
-                   default=None)
+                          number(back[label]) + " %",
+                          gained(*change(runs[label], runs["damaged"], domain)) and beyond_chance(label)))
+        best = min((label for score, label in labels.items() if score in SCORES),
+                   key=lambda label: mean(runs[label], "loss"), default=None)
         if best:
             found += [(f"{best}: wins back at least {least} % of what full rollback does", number(back[best]) + " %",
                        back[best][0] >= least) for size, least in ((0.01, 50), (0.05, 90)) if fraction == size]
-            found.append((f"{best}: at least three times what as large a random set does", f"{back[best][0]:.1f} % against "
-                          f"{number(back[chance])} %", back[best][0] >= 3 * back[chance][0] and beyond_chance(best)))
+            found.append((f"{best}: at least three times what as large a random set does",
+                          f"{back[best][0]:.1f} % against {number(back[chance])} %",
+                          back[best][0] >= 3 * back[chance][0] and beyond_chance(best)))
             found += [(f"{best}: {d} keeps at least 95 % of its gain", number(pair) + " %", pair[0] >= 95)
                       for d, pair in kept[best].items()]
     return found
 
 
 def plot(file, reports):
-    """Won back, and kept of the later gains, against the size of the set, score by score."""
+    """Held-out points of the damaged and the later domains against the size of the set, score by score, as a picture.
+
+    file: a .png, .pdf or .svg. Without matplotlib a line is printed.
+    """
     if not (plt := pyplot(file)):
         return
     runs, domain = by_label(reports), reports[0]["domain"]
@@ -143,7 +154,8 @@ def plot(file, reports):
         for label, style in (("damaged", ":"), (FULL, "--")):
             axis.axhline(scores(runs[label], [d])[0][0], color="gray", linestyle=style, label=label)
         for score in dict.fromkeys(row["score"] for row in reports[0]["rows"] if "score" in row):
-            points = [(some[0]["fraction"], *scores(some, [d])[0]) for some in runs.values() if some[0].get("score") == score]
+            points = [(some[0]["fraction"], *scores(some, [d])[0])
+                      for some in runs.values() if some[0].get("score") == score]
             x, mean, half = (torch.tensor(column) for column in zip(*points))
             line, = axis.plot(100 * x, mean, marker="o", label=score, linestyle="-" if score in SCORES else "-.")
             axis.fill_between(100 * x, mean - half, mean + half, color=line.get_color(), alpha=0.12)
@@ -155,9 +167,11 @@ def plot(file, reports):
 
 
 def main():
+    """Print the tables and claims of reports that belong together, and draw them with --plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="reports, written by rollback.py --json")
-    parser.add_argument("--plot", metavar="FILE", help="draw the domains against the fraction rolled back (needs matplotlib)")
+    parser.add_argument("--plot", metavar="FILE",
+                        help="draw the domains against the fraction rolled back (needs matplotlib)")
     args = parser.parse_args()
     if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")

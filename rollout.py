@@ -49,7 +49,7 @@ class Rollout:
     stopped: torch.Tensor      # (N,) bool, False where the length limit cut the completion off
 
     def rows(self, index):
-        """The rollout of some rows, without the padding that none of them needs."""
+        """The rollout of some rows (indices, at least one), without the padding that none of them needs."""
         P = int(self.prompt_mask[index].sum(1).max())
         T = max(int(self.mask[index].sum(1).max()), 1)
         width = self.prompt_ids.shape[1]
@@ -61,8 +61,9 @@ class Rollout:
 def encode(tokenizer, texts, max_prompt_length):
     """Token ids of each text as a user's message, up to where the assistant begins: B lists of ints.
 
-    The chat template writes the special tokens, so none is added here (no second BOS). Raises UserError if a prompt
-    is longer than max_prompt_length tokens: a prompt cut short would ask another question.
+    The chat template writes the special tokens, so none is added here (no second BOS). Raises UserError if it cannot
+    render a user's message, or if a prompt is longer than max_prompt_length tokens: cut short it would ask another
+    question.
     """
     prompts = []
     for text in texts:
@@ -85,7 +86,10 @@ def decode(tokenizer, ids, mask):
 
 
 def uniform_noise(rows, tokens, *key):
-    """(rows, tokens) uniform numbers in [0, 1), a pure function of its arguments; key: seed, step, purpose."""
+    """(rows, tokens) fp32 uniform numbers in [0, 1) on the CPU, a pure function of its arguments.
+
+    key: what tells this draw from others, by its repr: seed, step, purpose.
+    """
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big", signed=True)
     return torch.rand(rows, tokens, generator=torch.Generator().manual_seed(seed))
 
@@ -93,8 +97,9 @@ def uniform_noise(rows, tokens, *key):
 def scaled_logits(logits, temperature, top_p, chosen=None):
     """fp32 logits of the distribution that is sampled: divided by temperature, -inf outside the top-p nucleus.
 
-    logits: (..., V). The nucleus is the smallest set of most probable ids with total probability >= top_p.
-    chosen: (...,) ids that stay in it whatever happened since they were sampled. Returns (..., V) fp32.
+    logits: (..., V). temperature: above 0. The nucleus is the smallest set of most probable ids with total probability
+    >= top_p, in (0, 1]. chosen: (...,) ids that stay in it whatever happened since they were sampled. Returns
+    (..., V) fp32.
     """
     logits = logits.float()
     if temperature != 1:
@@ -111,25 +116,31 @@ def scaled_logits(logits, temperature, top_p, chosen=None):
 
 
 def cached(model, cache):
-    """The cache as the keyword argument that the model's forward has for it: transformers renamed it in 5.24."""
+    """The cache as the keyword argument that a forward has for it, a dict of one: transformers renamed it in 5.24."""
     return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 
 def cache_bytes(config, itemsize):
-    """Bytes of keys and values per token: 2 x layers x key-value heads x their width x itemsize. config: of the text model."""
+    """Bytes of keys and values per token: 2 x layers x key-value heads x their width x itemsize, the bytes of a number.
+
+    config: of the text model (get_text_config).
+    """
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * head * itemsize
 
 
 def rows_that_fit(config, itemsize, tokens, free):
-    """How many rows of so many tokens to sample at once in `free` bytes: what key-value cache and logits leave room for."""
+    """How many rows of so many tokens, at least 1, to sample at once in `free` bytes, with their cache and logits.
+
+    config, itemsize: as of `cache_bytes`. tokens: of prompt and completion.
+    """
     # A half is kept for other things, and a quarter on top of each row for the room that its buffer has (share_out).
     return max(1, min(int(free * 2 // (5 * cache_bytes(config, itemsize) * tokens)), LOGIT_ELEMENTS // config.vocab_size))
 
 
 def rows_at_once(model, tokens):
-    """The rows that fit the model's device now."""
+    """The rows of so many tokens that fit the model's device now; on a CPU 4 GiB count as free."""
     free = 4 * 2**30
     if model.device.type == "cuda":                 # what the driver has left, and what PyTorch keeps for later use
         reserved, used = torch.cuda.memory_reserved(model.device), torch.cuda.memory_allocated(model.device)
@@ -141,10 +152,11 @@ def sample(model, prompts, *, group_size, noise, finished=None, progress=None, *
     """Sample group_size completions of each prompt; returns one Rollout. A batch is as many groups as memory allows.
 
     prompts: B lists of token ids. noise: (N, T) uniform in [0, 1), N = B * group_size, T the most tokens a completion
-    may have. finished: called with (rows, ids, mask) of completions that have left the batch, each row once, so that they
-    can be graded while others are sampled. progress: what to call the bar if it takes long. The other settings are those
-    of `sample_batch`. As a completion depends on its own noise alone, the batches change nothing but rounding. Raises
-    UserError if a prompt and T exceed the model's context, or if the model's probabilities are not finite (it has diverged).
+    may have. finished: called with rows (n,), indices of N, and ids and mask (n, T) of completions that have left the
+    batch, each row once, so that they can be graded while others are sampled. progress: what to call the bar if it
+    takes long. The other settings are those of `sample_batch`. As a completion depends on its own noise alone, the
+    batches change nothing but rounding. Raises UserError if a prompt and T exceed the model's context, or if the
+    model's probabilities are not finite (it has diverged).
     """
     longest = max(map(len, prompts)) + noise.shape[1]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
@@ -175,9 +187,9 @@ def sample(model, prompts, *, group_size, noise, finished=None, progress=None, *
 def share_out(cache, group_size):
     """Give each prompt's keys and values to its group_size completions, and leave room behind them.
 
-    A layer of transformers' DynamicCache copies all that it holds for every token that is appended. Here it writes into a
-    buffer, which grows by a quarter when it is full. Layers of other kinds (sliding windows, which stay short) are left
-    as they are.
+    cache: a DynamicCache of B rows, of N = B * group_size afterwards. A layer of it copies all that it holds for every
+    token that is appended. Here it writes into a buffer, which grows by a quarter when it is full. Layers of other
+    kinds (sliding windows, which stay short) are repeated and else left as they are.
     """
     from transformers.cache_utils import DynamicLayer
 
@@ -217,9 +229,10 @@ def share_out(cache, group_size):
 
 @torch.no_grad()
 def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
-    """Sample in one batch. prompts, group_size, noise, finished: see `sample`. stop_ids: ids that end a completion.
+    """Sample in one batch: a Rollout on the model's device. prompts, group_size, noise, finished: see `sample`.
 
-    temperature 0 is greedy (its logps are then those at temperature 1). The model's own generation_config (its
+    stop_ids: ids that end a completion. pad_id: what stands in ids where no token does. temperature 0 is greedy (its
+    logps are then those at temperature 1); top_p: see scaled_logits. The model's own generation_config (its
     temperature, top_k, penalties) plays no part.
     """
     from transformers import DynamicCache  # here: --help need not wait for it
@@ -287,7 +300,7 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
 
 
 def micro_batches(rollout, rows, budget):
-    """Cut `rows` (indices) into lists of similar length, each at most `budget` padded tokens (or one row)."""
+    """Cut `rows` (indices of N) into lists of similar length, each at most `budget` padded tokens (or one row)."""
     prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
     batches, widest = [], (0, 0)
     for row in sorted(rows, key=lambda row: prompt[row] + completion[row]):
@@ -304,10 +317,10 @@ def micro_batches(rollout, rows, budget):
 def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
     """Log-probability of each completion token under the model, differentiable in its weights.
 
-    Returns (N, T) fp32, 0 where rollout.mask is False. A prompt is read once for all rows of its group, through a cache
-    that carries the gradient. Logits of the prompt are never computed, those of completions in chunks that the backward
-    pass recomputes: the memory is LOGIT_ELEMENTS, whatever the vocabulary and the number of tokens. The rollout is left
-    unchanged.
+    Returns (N, T) fp32, 0 where rollout.mask is False. temperature, top_p: those of the sampler, the former above 0. A
+    prompt is read once for all rows of its group, through a cache that carries the gradient. Logits of the prompt are
+    never computed, those of completions in chunks that the backward pass recomputes: the memory is LOGIT_ELEMENTS,
+    whatever the vocabulary and the number of tokens. The rollout is left unchanged.
     """
     from transformers import DynamicCache
     decoder, P = model.get_decoder(), rollout.prompt_ids.shape[1]

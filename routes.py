@@ -1,13 +1,18 @@
 """Routes and gradients: which neurons a domain runs through, and where its policy gradient points.
 
     active = activity(model, rollout)                              # of each neuron, on the tokens of one domain
+    overlap(top(active, 0.1), top(edited, 0.1), layers)            # of two sets of neurons, beside that of random ones
     gradients = policy_gradients(model, rollout, rewards, 64)      # GRPO's, of PARTS disjoint parts of a batch
     gradient_cosines({"math": gradients, "code": others}, module_spans(model))
 
-The paper's picture (arXiv 2606.02398): the route of a domain, here the neurons with the highest mean |act(gate) * up| on its
-tokens, is much the same for all domains, while the gradients of two domains over all parameters are nearly orthogonal;
-in single modules they conflict (cosine clearly negative) or agree. A cosine near 0 can also be noise: two halves of one
-domain's own batch show how high a cosine of equal directions could be at all, which `gradient_cosines` puts beside it.
+The paper's picture (arXiv 2606.02398): the route of a domain, here the neurons with the highest mean |act(gate) * up|
+on its tokens, is much the same for all domains, while the most edited neurons of two are not, and their gradients over
+all parameters are nearly orthogonal; in single modules they conflict (cosine clearly negative) or agree. A cosine near
+0 can also be noise: two halves of one domain's own batch show how high a cosine of equal directions could be at all,
+which `gradient_cosines` puts beside it. As much overlap can be chance: `overlap` puts that of random sets beside it.
+
+A neuron is a channel of an MLP: n of them, MLPs in the model's order. In gradients n is the number of parameters. The
+rollout is on the model's device, sampled by it at temperature 1.
 """
 import math
 from itertools import combinations
@@ -26,9 +31,10 @@ PARTS = 8  # of a batch, for the sampling error of its gradient
 
 @torch.no_grad()
 def activity(model, rollout):
-    """Mean |act(gate) * up| of every MLP channel over the tokens of prompts and completions: (n,) fp64, MLPs in order.
+    """Mean |act(gate) * up| of every neuron over the tokens of prompts and completions: (n,) fp64 on the CPU.
 
-    That product is what down_proj reads: a channel contributes to the output by its size times its column.
+    That product is what down_proj reads: a channel contributes to the output by its size times its column. None for a
+    model without a module of that name.
     """
     sums, handles = {}, []
     mask = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                      # (N, P + T)
@@ -51,10 +57,61 @@ def activity(model, rollout):
     return torch.cat(list(sums.values())).cpu() / mask.sum().cpu() if sums else None
 
 
-def policy_gradients(model, rollout, rewards, max_completion_length):
-    """GRPO's gradient at the weights that sampled, of each of PARTS disjoint sets of prompts: (PARTS, n) fp32.
+def top(values, share):
+    """The set of the largest `share`, in (0, 1], of values (n,), one or more: a bool mask, False where a value is 0."""
+    k = max(1, round(share * len(values)))
+    mask = torch.zeros(len(values), dtype=torch.bool)
+    mask[values.topk(k).indices] = True
+    return mask & (values > 0)
 
-    rewards: (B, G). The loss is that of train_grpo.py: advantages of the group's scale, mean over tokens, then completions.
+
+def jaccard(a, b):
+    """|A and B| / |A or B| of two sets given as bool masks (n,): a float, 0 if both are empty."""
+    return (a & b).sum().item() / max(1, (a | b).sum().item())
+
+
+def random_jaccard(sizes):
+    """Jaccard index of two random sets: {"expected", "low", "high"}, the last two its 95 % range.
+
+    sizes: a list of ints (n, a, b), one of each stratum. Two uniformly random subsets of a and b of n things meet in X
+    things, hypergeometric: P(X = x) = C(a, x) C(n - a, b - x) / C(n, b). With several strata (layers, so that both sets
+    keep as many neurons of each layer as they have) X is the sum. J = X / (sum a + sum b - X): its expectation is not
+    that of X put into the formula.
+    """
+    log_choose = lambda n, k: math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    total, least = torch.ones(1, dtype=torch.float64), 0               # P(X = x), x = least, least + 1, ..
+    for n, a, b in sizes:
+        x = torch.arange(min(a, b) + 1, dtype=torch.float64)
+        possible = b - x <= n - a
+        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(float(b)))
+        pmf = torch.where(possible, logs.exp(), 0.0)
+        likely = (pmf > 1e-16).nonzero().flatten()             # of thousands a hundred: sums of many layers stay short
+        pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])
+        spread = torch.nn.functional.pad(pmf, (len(total) - 1, len(total) - 1))
+        total = torch.nn.functional.conv1d(spread[None, None], total.flip(0)[None, None])[0, 0]
+    x = least + torch.arange(len(total), dtype=torch.float64)
+    index = x / (sum(a + b for _, a, b in sizes) - x).clamp(min=1)
+    below = total.cumsum(0)
+    low, high = (index[min(int((below < q).sum()), len(x) - 1)].item() for q in (0.025, 0.975))
+    return {"expected": (total * index).sum().item() / total.sum().item(), "low": low, "high": high}
+
+
+def overlap(a, b, layers):
+    """Jaccard index of two sets of neurons (bool masks) beside that of random sets, in all and layer by layer: a dict.
+
+    layers: (n,) int64, the layer of each neuron. "jaccard" is a float; "random" and "random_same_layers": see
+    `random_jaccard`.
+    """
+    strata = [(int((layers == l).sum()), int(a[layers == l].sum()), int(b[layers == l].sum())) for l in layers.unique()]
+    return {"jaccard": jaccard(a, b), "random": random_jaccard([(len(a), int(a.sum()), int(b.sum()))]),
+            "random_same_layers": random_jaccard(strata)}
+
+
+def policy_gradients(model, rollout, rewards, max_completion_length):
+    """GRPO's gradient at the weights that sampled, of PARTS disjoint sets of prompts: (PARTS, n) fp32 on the CPU.
+
+    rewards: (B, G), NaN where grading failed. The loss is that of train_grpo.py: advantages of the group's scale, mean
+    over tokens, then completions, of those of a part. max_completion_length: tokens, as of token_weights.
     """
     advantages = group_advantages(rewards).flatten().to(model.device)                             # (N,)
     graded = ~rewards.flatten().isnan().to(model.device)
@@ -74,19 +131,21 @@ def policy_gradients(model, rollout, rewards, max_completion_length):
 
 
 def gradient_cosines(gradients, spans):
-    """Cosine of two domains' gradients per module, its sampling error and the noise floor: {module: {pair: dict}}.
+    """Cosine of two domains' gradients per module, its sampling error and the noise floor: {module: {"a|b": dict}}.
 
-    gradients: {domain: (PARTS, n)}. spans: {module: list of slices of n}. For a pair (a, b):
+    gradients: {domain: (PARTS, n)}. spans: {module: list of slices of n}. For a pair (a, b), all floats:
         cosine     <g_a, g_b> / (||g_a|| ||g_b||) of the whole batches
         error      its standard error, by the jackknife over the parts; ci95: half-width of the t-interval
-        floor      the cosine that equal directions would show through so many samples: the geometric mean of both domains'
-                   reliabilities 2 c / (1 + c), c the cosine of the gradients of two halves of one batch (Spearman-Brown)
+        floor      the cosine that equal directions would show through so many samples: the geometric mean of both
+                   domains' reliabilities 2 c / (1 + c), c the cosine of the gradients of two halves of one batch
+                   (Spearman-Brown)
         corrected  cosine / floor: that of the gradients without noise; NaN where the floor is below 0.1
     """
     names = list(gradients)
     report = {}
     for module, slices in spans.items():
-        rows = [[sum((gradients[a][:, s] @ gradients[b][:, s].T).double().cpu() for s in slices) for b in names] for a in names]
+        rows = [[sum((gradients[a][:, s] @ gradients[b][:, s].T).double().cpu() for s in slices) for b in names]
+                for a in names]
         gram = torch.stack([torch.stack(row, 1) for row in rows])                                 # (D, PARTS, D, PARTS)
         cosine = lambda keep: cosines(gram[:, keep][..., keep].sum((1, 3)))                       # (D, D)
         whole = cosine(torch.ones(PARTS, dtype=torch.bool))
@@ -101,13 +160,14 @@ def gradient_cosines(gradients, spans):
         for (i, a), (j, b) in combinations(enumerate(names), 2):
             floor = (reliable[i] * reliable[j]).sqrt().item()
             report[module][f"{a}|{b}"] = {
-                "cosine": whole[i, j].item(), "error": error[i, j].item(), "ci95": t_quantile(PARTS - 1) * error[i, j].item(),
-                "floor": floor, "corrected": whole[i, j].item() / floor if floor > 0.1 else math.nan}
+                "cosine": whole[i, j].item(), "error": error[i, j].item(),
+                "ci95": t_quantile(PARTS - 1) * error[i, j].item(), "floor": floor,
+                "corrected": whole[i, j].item() / floor if floor > 0.1 else math.nan}
     return report
 
 
 def module_spans(model):
-    """{module: slices of the flat vector of all parameters}, "all" first."""
+    """{module (edits.module_of): slices of the flat vector of all parameters (curvature.parameters)}, "all" first."""
     spans, at = {"all": []}, 0
     for name, p in parameters(model).items():
         for module in ("all", module_of(name)):

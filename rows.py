@@ -6,6 +6,9 @@
 
 The hash of its prompt decides which part a row belongs to (`domains.in_split`): eight tenths are trained on, a tenth is
 what a run validates itself on, and a tenth is the test of evaluate.py, which no decision of a run has ever seen.
+
+args: the settings of train_grpo.py. An adapter (`math_row`, ...) makes a canonical row, still without "id", of a raw
+record, a dict; found: {canonical field: its value}. What it raises, ValueError mostly, says why there is none.
 """
 import ast
 import builtins
@@ -27,7 +30,8 @@ from rollout import uniform_noise
 def sources(items, names):
     """{domain: source} of command-line words: DOMAIN=SOURCE each, or one SOURCE for all domains in `names`.
 
-    A source is a file, a hub name, `hub` or `synthetic` (see load_rows). UserError for domains outside `names`.
+    A source is a file, a hub name, `hub` or `synthetic` (see load_rows). UserError for an empty word, a file or hub
+    name without its domain where there are several, and domains outside `names`.
     """
     found = {}
     for item in items:
@@ -51,8 +55,9 @@ def rows_for_step(args, rows, step):
     """The B rows of a step as (domain, row) pairs; rows: {domain: list of rows, or None for new synthetic ones}.
 
     With k domains place p = step * B + i of the whole run goes to domain p mod k (mixed) or step mod k (alternating);
-    replayed domains (args.mix: their prompts per step) take theirs off B. Real rows are taken in reshuffled passes. A model that was trained on a domain before sees it in another order, as
-    args.visits (domain: how often) is part of the seed: a refresh is not a repetition of its first steps.
+    replayed domains (args.mix: their prompts per step) take theirs off B. step: from 0. Real rows are taken in
+    reshuffled passes. A model that was trained on a domain before sees it in another order, as args.visits (domain: how
+    often) is part of the seed: a refresh is not a repetition of its first steps.
     """
     B, k = args.prompts_per_step - sum(args.mix.values()), len(args.domains)
     chosen, places_of = [], {}                      # places of the run, as places in each domain's own stream of rows
@@ -78,7 +83,10 @@ def rows_for_step(args, rows, step):
 
 
 def held_out_rows(args):
-    """{domain: rows to validate on}. A domain without rows of its own is left out where others have real ones."""
+    """{domain: rows to validate on}, {} if args.eval_prompts is 0. UserError for what load_rows refuses.
+
+    A domain without rows of its own is left out, and a line says so, where others have real ones.
+    """
     held_out, left_out = {}, []
     for domain in args.eval_domains if args.eval_prompts else ():
         if domain in args.eval_data or domain in args.data or set(args.data.values()) == {"synthetic"}:
@@ -99,7 +107,8 @@ def has_own_validation(args, domain):
 
 def evaluation_rows(domain, source, fields, n, split):
     """At most n different rows to evaluate a domain on, of a split (see domains.in_split): new synthetic ones where
-    source is None or "synthetic", else those of a file or hub name."""
+    source is None or "synthetic", else those of a file or hub name, in the order of their ids. source, fields and what
+    is refused: see load_rows."""
     if source in (None, "synthetic"):
         rows = synthetic(domain, split, 4 * n, seed="held-out")
     else:                                           # files are often sorted by subject: by hash, a fair sample
@@ -156,7 +165,10 @@ def load_rows(domain, source, split="all", fields=""):
 
 
 def read_source(source, domain):
-    """The raw records of a source: a sequence of dicts, not empty."""
+    """The raw records of a source: a `datasets` sequence of dicts, not empty. UserError where there is none.
+
+    source: see load_rows, but for "hub"; None is refused as a domain's own set that does not exist.
+    """
     from datasets import disable_progress_bars, load_dataset  # here: --help need not wait for it
     if source is None:
         raise UserError("the paper's creative-writing sets are several, and none is the default: name one, as "
@@ -186,7 +198,11 @@ def read_source(source, domain):
 
 
 def match_fields(domain, source, record, fields):
-    """{canonical field: name in this file}; UserError lists what was found and what is accepted."""
+    """{canonical field: name in this file}; UserError lists what was found and what is accepted.
+
+    record: the first of the source, whose keys count. fields: see load_rows; names given there come first. Where a qa
+    set has a column per option, "options" is "A".
+    """
     given = dict(item.partition("=")[::2] for item in fields.split(",") if item)
     accepted = FIELDS[domain] | OPTIONAL.get(domain, {})
     for field, name in given.items():
@@ -206,7 +222,7 @@ def match_fields(domain, source, record, fields):
 
 
 def text_of(value):
-    """The text of a prompt that is a string or a list of chat messages."""
+    """The text of a prompt: a string, or chat messages, of which the assistant's are left out. ValueError if empty."""
     if isinstance(value, list):
         value = "\n\n".join(message["content"] for message in value if message.get("role") in ("system", "user"))
     if not isinstance(value, str) or not value.strip():
@@ -215,13 +231,14 @@ def text_of(value):
 
 
 def as_text(value):
-    """The text of a test's input or output, which may be written as a number."""
+    """The text of a test's input or output, which may be written as a number; ValueError if it is neither."""
     if not isinstance(value, (str, int, float)):
         raise ValueError("a test has no text as its input or output")
     return str(value)
 
 
 def math_row(found, record):
+    """{question, answer}; of a worked solution the answer is what follows the last '####', or its \\boxed one."""
     answer = found["answer"]
     if isinstance(answer, (list, dict)) or answer in (math.inf, -math.inf):
         raise ValueError(f"its answer {str(answer)[:40]} is no text and no number")
@@ -236,6 +253,10 @@ def math_row(found, record):
 
 
 def code_row(found, record):
+    """{prompt, tests} and entry_point where a function is tested; tests: Python asserts, or {stdin, stdout} each.
+
+    The formats of MBPP, HumanEval, APPS and KlearReasoner. A prompt that does not define the function is shown a test.
+    """
     prompt, tests, name = text_of(found["prompt"]), found["tests"], found.get("entry_point")
     if isinstance(tests, dict) and "ground_truth" in tests:  # KlearReasoner: reward_model.ground_truth
         tests = tests["ground_truth"]
@@ -272,8 +293,8 @@ def code_row(found, record):
 
 
 def function_under_test(tests, solution=None):
-    """The function that assert strings are about: the last one of a reference solution that they call, or else the
-    first name they call that is no builtin; None if the tests are not Python."""
+    """The name of the function that assert strings are about: the last one of a reference solution (its source) that
+    they call, or else the first name they call that is no builtin; None if there is none, or they are not Python."""
     try:
         called = [node.func.id for test in tests for node in ast.walk(ast.parse(test))
                   if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
@@ -285,6 +306,7 @@ def function_under_test(tests, solution=None):
 
 
 def qa_row(found, record):
+    """{question, options, answer}, a letter; in a record it may also be an index from 0, or the text of an option."""
     options, answer = found["options"], found["answer"]
     if isinstance(options, str) and options.lstrip().startswith("["):
         options = json.loads(options)
@@ -302,6 +324,7 @@ def qa_row(found, record):
 
 
 def cw_row(found, record):
+    """{prompt}, and if there are any keywords (a list; in a record also one text with commas) and reference, a text."""
     row = {"prompt": text_of(found["prompt"])}
     keywords = found.get("keywords")
     if keywords:

@@ -18,6 +18,12 @@ from model import UserError, check_directory, read_run
 from rollout import encode
 from rows import sources
 
+# What two runs of one recipe have in common, whatever their seeds: interference.py refuses to average others. Of the rest,
+# domains, steps and what holds a run back stand in the recipe itself, and no number depends on paths and --save-every.
+SAME_RECIPE = ("data", "fields", "judge", "prompts_per_step", "group_size", "max_prompt_length", "max_completion_length",
+               "temperature", "top_p", "loss", "advantage_scale", "clip_low", "clip_high", "delta", "beta", "mask_truncated", "lr",
+               "warmup_steps", "inner_updates", "max_grad_norm")
+
 
 def add_settings(parser):
     """The settings of a run, in the order in which it uses them; refresh.py has the same. Returns the parser.

@@ -180,7 +180,7 @@ def test_neurons_are_gate_row_up_row_and_down_column_and_the_most_edited_are_fou
         magnitude = grams[0, 0].sqrt()
         assert len(names) == 32 and names[3] == ("model.layers.0.mlp", 3) and names[23] == ("model.layers.1.mlp", 7)
         assert abs(magnitude[3] - 5) < 1e-5 and abs(magnitude[23] - 2) < 1e-5 and magnitude.sum() < 7.0001
-        assert edits.top(magnitude, 0.1).nonzero().flatten().tolist() == [3, 23]  # 10 % are three: the others have no edit
+        assert routes.top(magnitude, 0.1).nonzero().flatten().tolist() == [3, 23]  # 10 % are three: the others have no edit
     ten = weights(layers=12)
     _, names = edits.neuron_grams(edits.measure(checkpoint("base", ten), [checkpoint("edited", ten)]))
     assert [mlp for mlp, c in names if c == 0] == [f"model.layers.{l}.mlp" for l in range(12)]  # 2 before 10
@@ -198,17 +198,17 @@ def test_the_expected_overlap_of_random_sets_is_that_of_all_sets_and_of_all_sets
         values = [len(set(x) & set(y)) / len(set(x) | set(y)) for x in choices_a for y in choices_b]
         return sum(values) / len(values)
     for strata in ([(6, 2, 3)], [(5, 4, 3)], [(4, 2, 1), (5, 1, 3)], [(3, 0, 2), (4, 2, 2)]):
-        assert abs(edits.random_jaccard(strata)["expected"] - brute(strata)) < 1e-9, strata
-    large = edits.random_jaccard([(9728, 973, 973)] * 36)             # the layers of a 4B model, in little memory
+        assert abs(routes.random_jaccard(strata)["expected"] - brute(strata)) < 1e-9, strata
+    large = routes.random_jaccard([(9728, 973, 973)] * 36)             # the layers of a 4B model, in little memory
     assert abs(large["expected"] - 0.1 / 1.9) < 1e-4 and large["high"] - large["low"] < 0.01
-    null = edits.random_jaccard([(10_000, 1000, 1000)])
+    null = routes.random_jaccard([(10_000, 1000, 1000)])
     assert abs(null["expected"] - 0.0527) < 2e-4                      # the paper's two random 10 % sets: about 0.053
     assert null["low"] < null["expected"] < null["high"]
     generator = torch.Generator().manual_seed(0)
-    null, inside = edits.random_jaccard([(300, 30, 30)]), 0
+    null, inside = routes.random_jaccard([(300, 30, 30)]), 0
     for _ in range(400):
         a, b = (torch.zeros(300, dtype=torch.bool).index_fill(0, torch.randperm(300, generator=generator)[:30], True) for _ in range(2))
-        inside += null["low"] <= edits.jaccard(a, b) <= null["high"]
+        inside += null["low"] <= routes.jaccard(a, b) <= null["high"]
     assert 0.93 < inside / 400 <= 1
 
 

@@ -50,7 +50,7 @@ from policy import Policy
 from resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import encode, micro_batches, token_logps, uniform_noise
 from rows import has_own_validation, held_out_rows, load_rows, rows_for_step
-from settings import add_settings, check, check_prompt_lengths, stage_name
+from settings import SAME_RECIPE, add_settings, check, check_prompt_lengths, stage_name
 
 
 def parse():
@@ -236,6 +236,7 @@ def train_alone(args, stop):
     parent = read_run(args.init)
     run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
            "seed": args.seed, "args": vars(args), "data": {domain: fingerprint(some) for domain, some in rows.items()},
+           "settings": [*parent.get("settings", []), {name: getattr(args, name) for name in SAME_RECIPE}],    # stage by stage
            "protected": digest, "held": held, "finished": False, "metrics": {}}
 
     def done(steps):
