@@ -36,11 +36,12 @@ import edits
 from claims import blocks, claims, plot, show_claims
 from domains import DOMAINS, check_domain
 from evaluate import respond
-from interference import show
 from intervals import mean_ci
+from judge import cw_judge
 from model import UserError, check_directory, check_writable, cli, load, read_run, stage, write_json
-from routes import PARTS, activity, gradient_cosines, module_spans, overlap, policy_gradients, top
+from routes import PARTS, activity, gradient_cosines, module_spans, overlap, policy_gradients, top_neurons
 from rows import evaluation_rows, sources
+from tables import show
 
 TIMES = [i / 16 for i in range(1, 17)]  # where the loss is measured on the way from theta_A to theta_A + delta_B
 DESCENT = 50                            # steps of gradient descent on L_A
@@ -65,6 +66,7 @@ def parse():
                        "many, with twice the samples, at the base")
     group.add_argument("--samples", type=int, default=4, help="completions per prompt (default 4)")
     group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
+    group.add_argument("--judge", default=None, help="model that judges cw: a directory or hub name (default: rubric)")
     group.add_argument("--directions", type=int, default=48, help="eigenvectors that span the conflict subspace S; memory: three "
                        "times as many copies of the parameters (default 48)")
     group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
@@ -134,7 +136,7 @@ def weights(args, report):
           for name, s in report["sparsity"].items()], ["expert", *(c.replace("_", " ") for c in columns), "L1", "L2", "Linf"])
     print("Mean |delta| by type of module and by layer, and effective rank (sum s^2)^2 / sum s^4, median over matrices (~: of a "
           "sketch)")
-    report["rank"] = {name: edits.ranks(found, e) for e, name in enumerate(args.experts)}
+    report["rank"] = {name: edits.matrix_ranks(found, e) for e, name in enumerate(args.experts)}
     table = []
     for group, member in (("by_type", edits.type_of), ("by_layer", lambda tensor: str(edits.layer_of(tensor)))):
         for key in report["sparsity"][args.experts[0]][group]:
@@ -152,7 +154,7 @@ def weights(args, report):
     if grams is None:
         print("2. Neurons: no gate_proj, up_proj and down_proj in this architecture, so nothing to say of its channels")
     elif pairs:
-        tops = [top(grams[e, e], args.top) for e in range(len(names))]
+        tops = [top_neurons(grams[e, e], args.top) for e in range(len(names))]
         print(f"2. Most edited {args.top:.0%} of {len(neurons)} neurons: Jaccard index, beside two random sets")
         for i, j in pairs:
             key = f"{args.experts[i]}|{args.experts[j]}"
@@ -188,25 +190,26 @@ def short(name):
 
 # ---- 4 and 5: from the base and some rows --------------------------------------------------------------------------
 
-def routes_and_gradients(args, domains, neurons, report):
+def routes_and_gradients(args, judge, domains, neurons, report):
     """4 and 5: overlap of the domains' routes, edits' direction on shared routes, cosines of policy gradients (routes.py).
 
-    neurons: of `weights`. Prints tables and adds the numbers to `report`.
+    judge: see domains.reward. neurons: of `weights`. Prints tables and adds the numbers to `report`.
     """
     model, tokenizer = load(args.base, args.device, torch.float32, attention="eager")
     active, gradients = {}, {}
     for domain in domains:
         rollout, _, rewards = respond(model, tokenizer, domain, rows_of(args, domain, 2 * args.prompts), samples=2 * args.samples,
-                                      temperature=1.0, max_completion_length=args.max_completion_length)
+                                      temperature=1.0, max_completion_length=args.max_completion_length,
+                                      judge=judge)
         active[domain] = activity(model, rollout)
-        gradients[domain] = policy_gradients(model, rollout, rewards, args.max_completion_length)
+        gradients[domain] = policy_gradients(model, rollout, rewards)
     pairs = list(combinations(domains, 2))
     expert = {domain: next(i for i, name in enumerate(args.experts) if args.domain[name] == domain) for domain in domains}
     grams, layers = neurons or (None, [])
     if any(a is None or len(a) != len(layers) for a in active.values()):
         print("4. Routes: the modules of this model do not show the channels of its MLPs one by one\n")
     else:
-        route = {domain: top(active[domain], args.top) for domain in domains}
+        route = {domain: top_neurons(active[domain], args.top) for domain in domains}
         print(f"4. Routes: the {args.top:.0%} of the neurons most active on a domain's tokens, in the base model")
         report["route_jaccard"], report["route_cosine"], table = {}, {}, []
         for a, b in pairs:
@@ -223,16 +226,16 @@ def routes_and_gradients(args, domains, neurons, report):
         show(table, ["pair", "routes' Jaccard", "edits'", "random", "random, per layer", "cosine of edits on shared route",
                      "layer by layer"])
     report["gradient_cosine"] = gradient_cosines(gradients, module_spans(model))
-    print("5. Cosine of policy gradients at the base, ± 95 % (jackknife); floor: what equal gradients would show through so many "
-          "samples;\n   without noise: cosine / floor")
+    print("5. Cosine of policy gradients at the base, ± 95 % (jackknife); ceiling: what equal gradients would show through so many "
+          "samples;\n   without noise: cosine / ceiling")
     table = []
     for a, b in pairs:
         cells = {m: c[f"{a}|{b}"] for m, c in report["gradient_cosine"].items()}
         whole, inner = cells["all"], {m: cells[m] for m in blocks(cells) if not math.isnan(cells[m]["cosine"])} or cells
         ends = [min(inner, key=lambda m: inner[m]["cosine"]), max(inner, key=lambda m: inner[m]["cosine"])]
-        table.append([f"{a}, {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['floor']:.3f}",
+        table.append([f"{a}, {b}", f"{whole['cosine']:+.3f} ± {whole['ci95']:.3f}", f"{whole['ceiling']:.3f}",
                       f"{whole['corrected']:+.3f}", *(f"{inner[m]['cosine']:+.3f} ± {inner[m]['ci95']:.3f} {m}" for m in ends)])
-    show(table, ["pair", "all", "floor", "without noise", "most conflicting", "most synergistic"])
+    show(table, ["pair", "all", "ceiling", "without noise", "most conflicting", "most synergistic"])
 
 
 def rows_of(args, domain, n):
@@ -282,15 +285,17 @@ def displacements(args):
     return found
 
 
-def around(args, anchor, moves, report):
-    """Damage (6), conflict subspace (7) and refresh (8) around one checkpoint, added to `report` in nats, points and shares.
+def around(args, judge, anchor, moves, report):
+    """Damage (6), conflict subspace (7), refresh (8) around one checkpoint, added to `report` in nats, points and shares.
 
-    anchor: theta_A's directory; moves: its entry of `displacements`. All that needs the Hessian comes first, as it belongs to the weights as they are.
+    anchor: theta_A's directory; moves: its entry of `displacements`. All that needs the Hessian comes first, as it belongs
+    to the weights as they are.
     """
     domain = args.domain.get(anchor) or read_run(anchor).get("domain")
     model, tokenizer = load(anchor, args.device, torch.float32, attention="eager")
     rows = rows_of(args, domain, args.prompts)
-    settings = {"samples": args.samples, "temperature": 1.0, "max_completion_length": args.max_completion_length}
+    settings = {"samples": args.samples, "temperature": 1.0, "max_completion_length": args.max_completion_length,
+                "judge": judge}
     rollout, _, rewards = respond(model, tokenizer, domain, rows, **settings)
     correct, scored = curvature.own_correct(rollout, rewards.flatten()), curvature.own_all(rollout, rewards)
     if not correct:
@@ -298,8 +303,8 @@ def around(args, anchor, moves, report):
     theta = curvature.flatten(model.parameters()).detach().clone()
     start, n = curvature.value(model, curvature.nll, correct), len(theta)
     vector = lambda name: curvature.flatten(load(name, args.device, torch.float32)[0].parameters()).detach()
-    sources = {name: theta if name == anchor else vector(name) for name in {move[1] for move in moves}}
-    deltas = {move: vector(move[2]) - sources[move[1]] for move in moves}
+    starts = {name: theta if name == anchor else vector(name) for name in {move[1] for move in moves}}
+    deltas = {move: vector(move[2]) - starts[move[1]] for move in moves}
     for move in [move for move, delta in deltas.items() if not delta.any()]:
         print(f"{move[0]}: nothing has moved, so nothing is damaged\n")
         del deltas[move]
@@ -368,7 +373,7 @@ def around(args, anchor, moves, report):
                 for key, number in zip(r, (step, inside, curvature.distances(point, theta + shift, S)[0], outside,
                                            curvature.value(model, curvature.nll, correct) - start)):
                     r[key].append(number)
-        r["bound"] = [(1 - alpha * mu)**t for t in r["step"]]  # times the distance at the start
+        report["refresh"]["theorem"]["bound"] = [(1 - alpha * mu)**t for t in range(DESCENT + 1)]  # times the first distance
 
 
 def damage_tables(report):
@@ -430,12 +435,13 @@ def main():
             "no run.json says which domain an expert was trained on (--domains would)"
         print(f"Routes, gradients, damage, subspace and refresh need rows and are left out: {why}\n")
     else:
+        judge = cw_judge(args.judge, args.device)
         if len(domains) > 1:
-            routes_and_gradients(args, domains, neurons, report)
+            routes_and_gradients(args, judge, domains, neurons, report)
         else:
             print(f"4, 5. Routes and gradients compare domains, and here is {domains[0]} alone\n")
         for anchor, moves in moved.items():
-            around(args, anchor, moves, report)
+            around(args, judge, anchor, moves, report)
         if "damage" in report:
             damage_tables(report)
         elif not moved:

@@ -16,30 +16,31 @@ from pathlib import Path
 
 import torch
 
-from interference import pyplot, show
 from intervals import mean_ci, t_quantile
-from model import UserError, cli, numbers
+from model import UserError, cli, nan_for_null
 from routes import PARTS
+from tables import pyplot, show
 
 HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
 
 
 def claims(report):
-    """The paper's claims beside the numbers of one run: a list of {claim, paper, value, unit, holds}, all computed.
+    """The paper's claims beside the numbers of one run: a list of {claim, paper, value, unit, holds, of_base}, all computed.
 
-    Claims of analyses that did not run are left out. value: a float, in the unit "%", "points" or "" for none.
+    Claims of analyses that did not run are left out. value: a float, in the unit "%", "points" or "" for none. of_base:
+    it was measured on the base, which runs may share, and not on experts.
     """
     found = []
     mean = lambda values: sum(values) / len(values)
     median = lambda values: torch.tensor(values, dtype=torch.float64).quantile(0.5).item()
 
-    def claim(words, paper, value, unit, holds):
-        found.append({"claim": words, "paper": paper, "value": value, "unit": unit, "holds": bool(holds)})
+    def claim(words, paper, value, unit, holds, of_base=False):
+        found.append({"claim": words, "paper": paper, "value": value, "unit": unit, "holds": bool(holds), "of_base": of_base})
     sparse = list(report["sparsity"].values())
     share = 100 * mean([s["abs_and_rel"] for s in sparse])
     claim("parameters that moved by less than 1e-7, and less than 1e-3 of themselves", "77 to 89 %", share, "%", share >= 77)
     more = 100 * mean([s["bf16_unchanged"] - s["bf16_if_dense"] for s in sparse])
-    claim("unchanged in bf16 beyond what a dense edit of that size would be, over 5 points", "-", more, "points", more > 5)
+    claim("share unchanged in bf16 less that of a dense edit of this size: above 5 points", "-", more, "points", more > 5)
     domain = report.get("domains", {})
     pairs = [index for key, index in report["neuron_jaccard"].items()
              if len({domain.get(name) or name for name in key.split("|")}) == 2]  # experts of two domains
@@ -50,13 +51,13 @@ def claims(report):
         routes = list(report["route_jaccard"].values())
         higher = mean([o["jaccard"] > o["edits"] for o in routes])
         claim("Jaccard index of their routes, higher than that of the edits in most pairs", "high",
-              mean([o["jaccard"] for o in routes]), "", higher > 0.5)
+              mean([o["jaccard"] for o in routes]), "", higher > 0.5, of_base=True)
     if "gradient_cosine" in report:
         cells = report["gradient_cosine"]
         whole = [abs(c["corrected"]) for c in cells["all"].values() if not math.isnan(c["corrected"])]
         if whole:                                   # none: the gradients are noise, and nothing can be said of their angle
             claim("cosine of two full policy gradients, its size, freed of noise: below 0.1", "about 0", mean(whole), "",
-                  mean(whole) < 0.1)
+                  mean(whole) < 0.1, of_base=True)
         inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if c["cosine"] == c["cosine"]]
         if inner:
             t = t_quantile(PARTS - 1, 1 - 0.05 / len(inner))  # of so many modules one is low by chance
@@ -64,7 +65,7 @@ def claims(report):
                 certain = [c for c, error in inner if sign * c > t * error]
                 extreme = sign * max(sign * c for c in (certain or [c for c, _ in inner]))
                 claim(f"cosine in the most {words} attention or MLP module: beyond error and {sign * 0.1:+.1f}",
-                      f"clearly {words}", extreme, "", certain and sign * extreme > 0.1)
+                      f"clearly {words}", extreme, "", certain and sign * extreme > 0.1, of_base=True)
     harmed = [d for d in report.get("damage", []) if d["measured"] > HARM]
     if harmed:
         ratio = median([abs(d["first"] / d["second"]) for d in harmed])
@@ -74,21 +75,21 @@ def claims(report):
         worst = max(harmed, key=lambda d: d["measured"])
         ratio = worst["measured"] / (worst["first"] + worst["second"])
         claim("the largest damage over its prediction, within 20 %", "1", ratio, "", 1 / 1.2 < ratio < 1.2)
-        claim("part of the way on which the largest damage is predicted to 20 %", "all", worst["reach"], "",
+        claim("the largest damage: part of the way on which the prediction is good to 20 %", "all", worst["reach"], "",
               worst["reach"] == 1)
         curved = [d for d in harmed if d["second"] > 0]
         K = len(worst["eigen_shares"])
         largest = [d for d in curved if d is worst]
-        for words, some in ((f"second-order damage that {K} directions carry, median over half", curved),
-                            (f"of the largest damage, that {K} directions carry, over half", largest)):
+        for words, some in ((f"share of the second-order damage that {K} directions carry, median over half", curved),
+                            (f"share of the largest damage that {K} directions carry, over half", largest)):
             if some:
                 carried = median([d["eigen_shares"][-1] for d in some])
                 claim(words, "low-dimensional", 100 * carried, "%", carried > 0.5)
         if curved:
             moved = median([d["norm_share"] for d in curved])
-            claim(f"of the squared norm of delta_B, that lies in these {K}: below 5 %", "-", 100 * moved, "%", moved < 0.05)
+            claim(f"share of the squared norm of delta_B inside these {K} directions: below 5 %", "-", 100 * moved, "%", moved < 0.05)
             control = median([max(d["random_share"], d["coordinate_share"]) for d in curved])
-            claim(f"of the damage, that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control,
+            claim(f"share of the damage that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control,
                   "%", control < 0.05)
     if "refresh" in report and report["refresh"]["taken"]["damage"][0] > HARM:
         for name, words in (("taken", "refresh as taken"), ("theorem", "refresh by gradient descent")):
@@ -136,7 +137,7 @@ def over_runs(reports):
     found = []
     for same in together.values():
         values, count = [c["value"] for c in same], sum(c["holds"] for c in same)
-        if len(set(values)) == 1 < len(values):     # of the base, which all runs share: one measurement, not several
+        if same[0]["of_base"] and len(set(values)) == 1 < len(values):     # of one base: one measurement, not several
             found.append({**same[0], "holds": f"{'yes' if count else 'no'} (one base)"})
         else:
             found.append({**same[0], "value": mean_ci(torch.tensor(values, dtype=torch.float64)),
@@ -147,7 +148,7 @@ def over_runs(reports):
 def read(file):
     """What analyze.py wrote with --json; UserError if the file holds something else."""
     try:
-        report = numbers(json.loads(Path(file).read_text()))
+        report = nan_for_null(json.loads(Path(file).read_text()))
         claims(report)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{file} holds no analysis: write it with analyze.py --json") from error

@@ -31,7 +31,7 @@ import coordinates
 import curvature
 import edits
 from model import UserError
-from routes import top
+from routes import top_neurons
 
 SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
 CONTROLS = ("largest", "random")
@@ -59,7 +59,7 @@ def fisher(model, rollout, rewards):
     hooks = [p.register_post_accumulate_grad_hook(square(name)) for name, p in model.named_parameters()]
     try:
         for k in tqdm(correct, desc="Fisher", unit="answer", leave=False, delay=3):
-            curvature.nll(model, rollout.rows([k]), torch.ones(1, device=model.device)).backward()
+            curvature.nll(model, rollout.select([k]), torch.ones(1, device=model.device)).backward()
     finally:
         for hook in hooks:
             hook.remove()
@@ -76,7 +76,7 @@ def on_route(model, active):
     if len(active) < 2 or any(a is None for a in active):
         raise UserError("a shared route needs two domains, and a model whose MLPs have a down_proj that reads their "
                         "channels")
-    on = [top(a, ROUTE) for a in active]
+    on = [top_neurons(a, ROUTE) for a in active]
     shared = on[0] & torch.stack(on[1:]).any(0)                                                          # (n,)
     mlps = [(name.removesuffix(".down_proj"), m) for name, m in model.named_modules() if name.endswith("down_proj")]
     mine = dict(zip((name for name, _ in mlps), shared.split([m.in_features for _, m in mlps])))

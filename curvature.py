@@ -66,7 +66,7 @@ def own_correct(rollout, rewards):
     rewards: (N,), NaN where grading failed. An empty list if there is no correct completion.
     """
     correct = (rewards == 1).nonzero().squeeze(1).tolist()
-    return [(rollout.rows(index), torch.full((len(index),), 1 / len(correct), device=rollout.ids.device))
+    return [(rollout.select(index), torch.full((len(index),), 1 / len(correct), device=rollout.ids.device))
             for index in micro_batches(rollout, correct, BUDGET)]
 
 
@@ -83,7 +83,7 @@ def own_all(rollout, rewards):
     others = (filled.sum(1, keepdim=True) - filled) / (valid.sum(1, keepdim=True) - 1).clamp(min=1)
     weights = (torch.where(valid, r - others, 0.0) / valid.sum()).flatten().float().to(rollout.ids.device)
     live = weights.nonzero().squeeze(1).tolist()
-    return [(rollout.rows(index), weights[index]) for index in micro_batches(rollout, live, BUDGET)]
+    return [(rollout.select(index), weights[index]) for index in micro_batches(rollout, live, BUDGET)]
 
 
 def nll(model, rollout, weights):

@@ -114,6 +114,13 @@ def check_same_shape(base, others):
         check_equal(first, reference, directory, found)
 
 
+def check_names(model, name, files):
+    """UserError if a checkpoint's files (of tensor_files) lack a parameter of the model that transformers made of them."""
+    if missing := sorted({parameter for parameter, _ in model.named_parameters()} - files.keys()):
+        raise UserError(f"{name} stores its weights under other names than transformers, which misses {missing[0]}: load "
+                        "it and save it again with save_pretrained")
+
+
 def check_equal(one, shapes, other, other_shapes):
     """UserError that names the first tensor, by name, that two models do not share. one, other: what to call them.
 
@@ -334,7 +341,7 @@ def sparsity(found, e, threshold=None):
     return total(list(found.values())) | {"by_type": by(type_of), "by_layer": by(layer_of)}
 
 
-def ranks(found, e):
+def matrix_ranks(found, e):
     """Rank and effective rank of each matrix's edit: {tensor name: dict}.
 
         effective rank = (sum_i sigma_i^2)^2 / sum_i sigma_i^4,     sigma the singular values of delta:

@@ -39,7 +39,7 @@ import domains
 import ranks
 from intervals import average, compare, detectable, mean_ci, pass_at
 from judge import llm_judge, rubric
-from model import BASE, UserError, check_directory, check_writable, cli, end_ids, load, numbers, read_run, write_json, write_text
+from model import BASE, UserError, check_directory, check_writable, cli, end_ids, load, nan_for_null, read_run, write_json, write_text
 from resume import fingerprint
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources
@@ -256,7 +256,7 @@ def parse():
 def read_scores(file):
     """What a run of this script wrote with --json: {checkpoint: entry}; UserError if the file holds something else."""
     try:
-        report = {name: entry | {key: numbers(value) for key, value in entry.items() if key in domains.DOMAINS}
+        report = {name: entry | {key: nan_for_null(value) for key, value in entry.items() if key in domains.DOMAINS}
                   for name, entry in json.loads(Path(file).read_text()).items()}
         sound = all("evaluated" in entry and all("prompt_scores" in entry[d] for d in domains.DOMAINS if d in entry)
                     for entry in report.values())

@@ -27,11 +27,11 @@ from tqdm import tqdm
 from claims import read
 from domains import DOMAINS
 from evaluate import respond
-from interference import pyplot, show
 from intervals import mean_ci
 from model import UserError, check_directory, check_writable, cli, load, read_run, write_json
 from rollout import micro_batches, token_logps
 from rows import evaluation_rows, sources
+from tables import pyplot, show
 
 BUDGET = 16384     # padded tokens per forward pass
 PREDICTORS = {"KL on the new task, from before": "kl_new", "KL on the new task, from after": "kl_new_reverse",
@@ -47,7 +47,7 @@ def kl(rollout, other):
     """
     total = 0.0
     for index in micro_batches(rollout, range(len(rollout.ids)), BUDGET):
-        part = rollout.rows(index)
+        part = rollout.select(index)
         d = torch.where(part.mask, token_logps(other, part) - part.logps, 0.0)                     # (n, T)
         total += (d.clamp(max=20).exp() - d - 1).sum().item()
     return total / len(rollout.ids)

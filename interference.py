@@ -16,8 +16,7 @@ half the 95 % t-interval over seeds. With one seed, as for the base, it is over 
 seeds.
 
 runs: {recipe: {seed: entry}}, as of `read`; seeds, later, earlier and the like: {seed: entry} of one recipe. A recipe
-is a tuple of stages, 'math 100' each, an entry {domain: summary} of evaluate.py. A pair is a mean and a half-width, in
-points.
+is a tuple of stages, 'math 100' each, an entry {domain: summary} of evaluate.py. A pair: see intervals.py.
 """
 import argparse
 import math
@@ -28,8 +27,9 @@ import torch
 
 from domains import DOMAINS
 from evaluate import read_scores
-from intervals import average, mean_ci, paired
+from intervals import change, score_row, won_back
 from model import UserError, cli, stage
+from tables import mean_pm, pyplot, show
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
 
@@ -65,57 +65,18 @@ def label(recipe, usual):
     return " > ".join(s.removesuffix(f" ({usual})").removesuffix(" (0)") for s in stages) or recipe[0]
 
 
-def plain(recipe):
+def trained_only(recipe):
     """Whether a recipe is training alone, nothing protected and nothing rolled back: see model.stage."""
     return not any(":" in text for text in recipe[1:])
-
-
-def over_seeds(values):
-    """A pair of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one.
-
-    NaN and NaN if there is none.
-    """
-    values = list(values.values())
-    return values[0] if len(values) == 1 else mean_ci(torch.tensor([value for value, _ in values], dtype=torch.float64))
-
-
-def scores(seeds, domains):
-    """One row of the table: a list of the pairs of each domain, then of their average."""
-    per_seed = {seed: [(entry[d]["score"], entry[d]["ci95"]) for d in domains] for seed, entry in seeds.items()}
-    return ([over_seeds({seed: row[i] for seed, row in per_seed.items()}) for i in range(len(domains))]
-            + [over_seeds({seed: average(row) for seed, row in per_seed.items()})])
-
-
-def change(later, earlier, *domains):
-    """Change of the mean of some domains' scores from the recipe of `earlier` to that of `later`: a pair.
-
-    Differences are taken prompt by prompt, seed by seed, over the seeds that both have. UserError: see
-    intervals.differences.
-    """
-    return over_seeds({seed: average([paired(later[seed][d], earlier[seed][d]) for d in domains])
-                       for seed in later if seed in earlier})
-
-
-def won_back(refreshed, damaged, peak, domain):
-    """Share of the fall that a refresh undoes, a pair in %: mean rise / mean fall over the seeds that all three have.
-
-    Rise: from damaged to refreshed; fall: from peak to damaged, in the score of a domain. The half-width is that of a
-    ratio of means: of rise_i - share * fall_i over the mean fall; NaN with one seed.
-    """
-    of = lambda seeds, seed: seeds[seed][domain]["score"]
-    rises, falls = (torch.tensor([of(a, seed) - of(damaged, seed) for seed in refreshed if seed in damaged and seed in peak],
-                                 dtype=torch.float64) for a in (refreshed, peak))
-    share = rises.mean() / falls.mean()
-    return 100 * share.item(), 100 * mean_ci((rises - share * falls) / falls.mean())[1]
 
 
 def matrix(runs, domains):
     """{(later, earlier): pair}: I(later -> earlier) for every pair of stages; of several, the longest.
 
-    Of recipes that are `plain` and have two stages, each of one domain, the earlier one of `domains`.
+    Of recipes that are `trained_only` and have two stages, each of one domain, the earlier one of `domains`.
     """
     cells = {}
-    for recipe in sorted((r for r in runs if len(r) == 3 and plain(r)), key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
+    for recipe in sorted((r for r in runs if len(r) == 3 and trained_only(r)), key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
         (earlier, _), (later, _) = stage(recipe[1]), stage(recipe[2])
         if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs and earlier[0] in domains:
             cells[later[0], earlier[0]] = change(runs[recipe], runs[recipe[:-1]], earlier[0])
@@ -133,31 +94,6 @@ def refreshes(runs, domains):
     return found
 
 
-def show(rows, head):
-    """Print a table in Markdown, its columns aligned. rows: lists of strings, as many in each as in head."""
-    rows = [head, *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths))) + " |" for row in rows]
-    print("\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n")
-
-
-def number(pair, sign=""):
-    """A pair as text, '57.7 ± 1.2', a part of it that is NaN left out; sign "+": with its sign."""
-    return "-" if math.isnan(pair[0]) else f"{pair[0]:{sign}.1f}" + ("" if math.isnan(pair[1]) else f" ± {pair[1]:.1f}")
-
-
-def pyplot(what):
-    """matplotlib.pyplot, drawing to files; where it is not installed None, and a line that `what` is not drawn."""
-    try:
-        import matplotlib
-    except ImportError:
-        return print(f"matplotlib is not installed, so {what} is not drawn: pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-    return matplotlib.pyplot
-
-
 def plot(file, runs, recipe, domains):
     """Score of each domain along a recipe, stage by stage, with the interval as a band: a picture in `file`.
 
@@ -166,7 +102,7 @@ def plot(file, runs, recipe, domains):
     if not (plt := pyplot(file)):
         return
     stages = [recipe[:i + 1] for i in range(len(recipe)) if recipe[:i + 1] in runs]
-    rows = [scores(runs[r], domains) for r in stages]
+    rows = [score_row(runs[r], domains) for r in stages]
     plt.figure(figsize=(8, 4.5))
     for i, name in enumerate([*domains, "average"]):
         mean, half = (torch.tensor([row[i][j] for row in rows]) for j in (0, 1))
@@ -201,10 +137,10 @@ def main():
     longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
     place = lambda name: DOMAINS.index(name) if name in DOMAINS else len(DOMAINS)  # a rollback is no domain
     order = lambda recipe: (len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe)
-    rows = {recipe: scores(runs[recipe], domains) for recipe in sorted(runs, key=order)
-            if len(recipe) != 3 or not longer or recipe in longer or not plain(recipe)}
+    rows = {recipe: score_row(runs[recipe], domains) for recipe in sorted(runs, key=order)
+            if len(recipe) != 3 or not longer or recipe in longer or not trained_only(recipe)}
     best = max((recipe for recipe in rows if len(runs[recipe]) == seeds), key=lambda recipe: rows[recipe][-1][0])
-    show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(number, row), str(len(runs[recipe]))]
+    show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(mean_pm, row), str(len(runs[recipe]))]
           for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])
 
     found = sorted(refreshes(runs, domains), key=lambda one: order(one[0]))
@@ -212,30 +148,30 @@ def main():
         after, (refreshed, short), (_, long) = recipe[:-1], stage(recipe[-1]), stage(peak[-1])
         fall, share = change(runs[after], runs[peak], domain), won_back(runs[recipe], runs[after], runs[peak], domain)
         at = {r: rows[r][domains.index(domain)] for r in (peak, after, recipe)}
-        print(f"{domain} along {label(recipe, usual)}: {number(at[peak])} -> {number(at[after])} -> {number(at[recipe])}, "
-              f"average {number(rows[after][-1])} -> {number(rows[recipe][-1])}")
+        print(f"{domain} along {label(recipe, usual)}: {mean_pm(at[peak])} -> {mean_pm(at[after])} -> {mean_pm(at[recipe])}, "
+              f"average {mean_pm(rows[after][-1])} -> {mean_pm(rows[recipe][-1])}")
         if domain == "math":
             print(f"the paper's Math: {PAPER['peak']} -> {PAPER['after']} -> {PAPER['refreshed']}, "
                   f"average {PAPER['average']} -> {PAPER['average refreshed']}")
         if fall[0] + fall[1] >= 0:
-            print(f"{domain} had not fallen by more than chance ({number(fall, '+')}), so there is nothing to win back\n")
+            print(f"{domain} had not fallen by more than chance ({mean_pm(fall, '+')}), so there is nothing to win back\n")
             continue
         others = {d: change(runs[recipe], runs[after], d) for d in domains if d not in refreshed}
         claims = [
-            (f"{domain} falls by at least 5 points", number(fall, "+"), fall[0] <= -5),
+            (f"{domain} falls by at least 5 points", mean_pm(fall, "+"), fall[0] <= -5),
             (f"its refresh takes at most 10 % of its {long} steps", f"{100 * short / len(refreshed) / long:.0f} %",
              short / len(refreshed) <= 0.1 * long),
-            ("and wins back at least 80 % of the fall", number(share) + " %", share[0] >= 80),
-            ("no other domain loses more than 2 points by it", ", ".join(f"{d} {number(c, '+')}" for d, c in others.items()),
+            ("and wins back at least 80 % of the fall", mean_pm(share) + " %", share[0] >= 80),
+            ("no other domain loses more than 2 points by it", ", ".join(f"{d} {mean_pm(c, '+')}" for d, c in others.items()),
              all(c[0] >= -2 for c in others.values())),
             ("the refreshed model has the best average", "it has" if best == recipe else
-             f"{label(best, usual)} has {number(change(runs[best], runs[recipe], *domains), '+')}", best == recipe)]
+             f"{label(best, usual)} has {mean_pm(change(runs[best], runs[recipe], *domains), '+')}", best == recipe)]
         show([[claim, ours, "yes" if holds else "no"] for claim, ours, holds in claims], ["claim", "here", "holds"])
 
     cells = matrix(runs, domains)
     if cells:
         print("I(later -> earlier): change of the earlier expert's own score by the later training, points")
-        show([[f"then {later}", *(number(cells.get((later, earlier), (math.nan, math.nan)), "+") for earlier in domains)]
+        show([[f"then {later}", *(mean_pm(cells.get((later, earlier), (math.nan, math.nan)), "+") for earlier in domains)]
               for later in domains if any(l == later for l, _ in cells)], ["", *(f"first {d}" for d in domains)])
     if args.plot:
         if found:

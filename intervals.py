@@ -9,7 +9,8 @@ errors, Miller, arXiv 2411.00640). Two checkpoints on the same prompts are compa
 far more than checkpoints do.
 
 half is always the half-width of a 95 % interval, NaN of a single value; dof, the degrees of freedom, an int >= 1, is one
-less than the values. A summary is evaluate.py's of one domain: a dict with "prompt_scores", {row id: points 0-100}.
+less than the values. A summary is evaluate.py's of one domain: a dict with "prompt_scores", {row id: points 0-100}. A
+pair is a mean and a half-width, in points.
 """
 import math
 
@@ -116,3 +117,44 @@ def compare(entry, reference, names):
              for name, (mean, half), n in zip([*names, "average"], [*line, average(line)], [*counts, min(counts)])}
     found["average"]["prompts"] = sum(counts)
     return found
+
+
+# ---- over seeds: seeds, later, earlier and the like are {seed: entry} of one recipe, an entry {domain: summary} --------
+
+def over_seeds(values):
+    """A pair of {seed: (value, half-width over prompts)}: over seeds, or over prompts if there is one.
+
+    NaN and NaN if there is none.
+    """
+    values = list(values.values())
+    return values[0] if len(values) == 1 else mean_ci(torch.tensor([value for value, _ in values], dtype=torch.float64))
+
+
+def score_row(seeds, domains):
+    """One row of the table: a list of the pairs of each domain, then of their average."""
+    per_seed = {seed: [(entry[d]["score"], entry[d]["ci95"]) for d in domains] for seed, entry in seeds.items()}
+    return ([over_seeds({seed: row[i] for seed, row in per_seed.items()}) for i in range(len(domains))]
+            + [over_seeds({seed: average(row) for seed, row in per_seed.items()})])
+
+
+def change(later, earlier, *domains):
+    """Change of the mean of some domains' scores from the recipe of `earlier` to that of `later`: a pair.
+
+    Differences are taken prompt by prompt, seed by seed, over the seeds that both have. UserError: see
+    intervals.differences.
+    """
+    return over_seeds({seed: average([paired(later[seed][d], earlier[seed][d]) for d in domains])
+                       for seed in later if seed in earlier})
+
+
+def won_back(refreshed, damaged, peak, domain):
+    """Share of the fall that a refresh undoes, a pair in %: mean rise / mean fall over the seeds that all three have.
+
+    Rise: from damaged to refreshed; fall: from peak to damaged, in the score of a domain. The half-width is that of a
+    ratio of means: of rise_i - share * fall_i over the mean fall; NaN with one seed.
+    """
+    of = lambda seeds, seed: seeds[seed][domain]["score"]
+    rises, falls = (torch.tensor([of(a, seed) - of(damaged, seed) for seed in refreshed if seed in damaged and seed in peak],
+                                 dtype=torch.float64) for a in (refreshed, peak))
+    share = rises.mean() / falls.mean()
+    return 100 * share.item(), 100 * mean_ci((rises - share * falls) / falls.mean())[1]

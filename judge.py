@@ -65,6 +65,11 @@ def parse_score(answer):
     return float(match[1]) if match else float("nan")
 
 
+def cw_judge(name_or_dir, device=None):
+    """The judge that --judge names: llm_judge's, or without a name the rubric."""
+    return llm_judge(name_or_dir, device) if name_or_dir else rubric
+
+
 def llm_judge(name_or_dir, device=None):
     """A judge backed by a chat model: a local directory or a hub name. It decodes greedily.
 

@@ -41,16 +41,16 @@ import coordinates
 import edits
 from domains import DOMAINS
 from evaluate import evaluate
-from interference import number, show
 from intervals import average
-from model import UserError, check_directory, cli, load, read_run, save
-from rollback import put
+from judge import cw_judge
+from model import UserError, check_directory, cli, load, put, read_run, save
 from rows import evaluation_rows, sources
+from tables import mean_pm, show
 
 USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"], "negate": ["base", "damaged", "weight"],
         "ties": ["base", "weight", "density"], "dare": ["base", "weight", "drop", "seed"],
         "ram": ["base", "weight", "threshold"]}
-SWEEP = {"prompts": 64, "data": [], "max_completion_length": 64}
+SWEEP = {"prompts": 64, "data": [], "max_completion_length": 64, "judge": None}
 DEFAULTS = {"base": None, "damaged": None, "weight": [1.0], "density": 0.2, "drop": 0.9, "seed": 0, "threshold": 1e-5,
             **SWEEP}
 
@@ -180,10 +180,11 @@ def sweep(args, files, model, tokenizer):
     NaN.
     """
     rows = {d: evaluation_rows(d, args.data.get(d), "", args.prompts, "train") for d in args.data or DOMAINS}
+    judge = cw_judge(args.judge, args.device)
     found = {}
     for weight in tqdm(args.weight, desc="sweep", unit="weight", leave=False, delay=3):
         put(model, partial(merged, args, files, weight))
-        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0,
+        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0, judge=judge,
                           max_completion_length=args.max_completion_length)
         found[weight] = {d: (scores[d]["score"], scores[d]["ci95"]) for d in rows}
         found[weight]["average"] = average(found[weight].values())
@@ -191,7 +192,7 @@ def sweep(args, files, model, tokenizer):
             raise UserError(f"weight {weight:g} has no average: in some domain no answer could be graded")
     best = max(found, key=lambda weight: found[weight]["average"][0])  # of equal ones the first
     print("avg@4 x 100 and its 95 % interval on training rows; in bold the best average\n")
-    show([[("**{:g}**" if weight == best else "{:g}").format(weight), *map(number, row.values())]
+    show([[("**{:g}**" if weight == best else "{:g}").format(weight), *map(mean_pm, row.values())]
           for weight, row in found.items()], ["weight", *rows, "average"])
     return best, found
 
@@ -236,6 +237,7 @@ def parse():
     parser.add_argument("--data", nargs="+", metavar="DOMAIN=SOURCE",
                         help="of a sweep: as in evaluate.py (default: synthetic)")
     parser.add_argument("--max-completion-length", type=int, help="of a sweep: tokens (default 64)")
+    parser.add_argument("--judge", help="of a sweep: model that judges cw, a directory or hub name (default: rubric)")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--out", metavar="DIR", help="write the checkpoint here; a sweep may do without")
     parser.add_argument("--overwrite", action="store_true", help="replace a merge that stands in --out")
@@ -285,9 +287,7 @@ def main():
     edits.check_same_shape((args.first, files[args.first]), list(files.items())[1:])
     check_moved(args, files)
     model, tokenizer = load(args.first, args.device)
-    if missing := sorted({name for name, _ in model.named_parameters()} - files[args.first].keys()):
-        raise UserError(f"{args.first} stores its weights under other names than transformers, which misses {missing[0]}: "
-                        "load it and save it again with save_pretrained")
+    edits.check_names(model, args.first, files[args.first])
     weight, found = sweep(args, files, model, tokenizer) if len(args.weight) > 1 else (args.weight[0], None)
     if args.out:
         names = tqdm(files[args.first], desc="merge", unit="tensor", leave=False, delay=3)
@@ -299,7 +299,7 @@ def main():
             "method": args.method, "weight": weight if args.method != "mean" else None,
             "sweep": found and {f"{w:g}": row for w, row in found.items()}, "domain": None,
             "seed": seeds.pop() if len(seeds) == 1 else None, "args": vars(args), "steps": 0, "finished": True,
-            "metrics": {}, "recipe": recipe_of(args)}, weights)
+            "metrics": {}, "recipe": recipe_of(args), "settings": runs[args.first].get("settings", [])}, weights)
         print(f"{args.out}: {args.method} of {len(args.checkpoints)}" + f", weight {weight:g}" * (args.method != "mean"))
 
 

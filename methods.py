@@ -30,10 +30,10 @@ import torch
 
 from domains import DOMAINS, check_domain
 from evaluate import read_scores
-from interference import change, number, scores, show, won_back
-from intervals import mean_ci
+from intervals import change, mean_ci, score_row, won_back
 from model import UserError, check_directory, cli, read_run
 from resume import read_log
+from tables import mean_pm, show
 
 
 def row(entries, pattern):
@@ -103,9 +103,9 @@ def table(rows, anchor, damaged, against, domain, entries):
         others = [d for d in domains if d != domain]
         back = won_back(only(some), only(damaged), only(anchor), domain)
         lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}",
-                      *map(number, scores(only(some), domains)), number(lost), number(back) + " %",
-                      number(change(only(some), only(damaged), *others), "+") if others else "-",
-                      number(change(only(some), only(against), *domains), "+"), str(len(some))])
+                      *map(mean_pm, score_row(only(some), domains)), mean_pm(lost), mean_pm(back) + " %",
+                      mean_pm(change(only(some), only(damaged), *others), "+") if others else "-",
+                      mean_pm(change(only(some), only(against), *domains), "+"), str(len(some))])
     return lines, domains
 
 

@@ -152,6 +152,13 @@ def save(model, tokenizer, out, run, state_dict=None, more=None):
         shutil.rmtree(tmp, ignore_errors=True)
 
 
+@torch.no_grad()
+def put(model, weights):
+    """Put weights(name), a tensor of any type on any device, into the model, parameter by parameter."""
+    for name, p in model.named_parameters():
+        p.copy_(weights(name))
+
+
 def check_writable(file):
     """UserError, before the work, if a file that is to be written (or None) has no place."""
     if file and (not Path(file).resolve().parent.is_dir() or Path(file).is_dir()):
@@ -181,24 +188,24 @@ def write_text(path, text):
         tmp.unlink(missing_ok=True)
 
 
-def plain(value):
+def json_safe(value):
     """A value as JSON can hold it: numbers that are not finite become null, as JSON has none."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else \
+        return {key: json_safe(item) for key, item in value.items()}
+    return [json_safe(item) for item in value] if isinstance(value, list) else \
         None if value in NOT_FINITE or value != value else value
 
 
-def numbers(value):
-    """A value of JSON, as `plain` wrote it, with NaN again in place of each null: the interval of one prompt, say."""
+def nan_for_null(value):
+    """A value of JSON, as `json_safe` wrote it, with NaN again in place of each null: the interval of one prompt, say."""
     if isinstance(value, dict):
-        return {key: numbers(item) for key, item in value.items()}
-    return [numbers(item) for item in value] if isinstance(value, list) else float("nan") if value is None else value
+        return {key: nan_for_null(item) for key, item in value.items()}
+    return [nan_for_null(item) for item in value] if isinstance(value, list) else float("nan") if value is None else value
 
 
 def write_json(path, value):
     """Write a value as JSON likewise."""
-    write_text(path, json.dumps(plain(value), indent=1) + "\n")
+    write_text(path, json.dumps(json_safe(value), indent=1) + "\n")
 
 
 def read_run(path):

@@ -20,8 +20,9 @@ import torch
 
 from conflict import CONTROLS, SCORES
 from domains import DOMAINS
-from interference import change, number, pyplot, scores, show, won_back
-from model import UserError, cli, numbers
+from intervals import change, score_row, won_back
+from model import UserError, cli, nan_for_null
+from tables import mean_pm, pyplot, show
 
 FULL = "full rollback: the anchor"
 
@@ -31,7 +32,7 @@ def read(files):
     reports = []
     for file in files:
         try:
-            report = numbers(json.loads(Path(file).read_text()))
+            report = nan_for_null(json.loads(Path(file).read_text()))
             labels = [row["label"] for row in report["rows"]]
             if not {"damaged", FULL} <= {*labels}:
                 raise ValueError
@@ -71,11 +72,11 @@ def tables(reports):
     table = []
     for label, some in runs.items():
         changes = [change(some, damaged, *which) for which in (*([d] for d in domains), domains)]
-        table.append([label, *(number(now) if label == "damaged" else f"{now[0]:.1f} ({number(by, '+')})"
-                               for now, by in zip(scores(some, domains), changes))])
+        table.append([label, *(mean_pm(now) if label == "damaged" else f"{now[0]:.1f} ({mean_pm(by, '+')})"
+                               for now, by in zip(score_row(some, domains), changes))])
     show(table, ["", *domains, "average"])
     if not gained(*change(full, damaged, domain)):
-        return print(f"{domain} has not fallen by more than chance ({number(change(damaged, full, domain), '+')}): there is "
+        return print(f"{domain} has not fallen by more than chance ({mean_pm(change(damaged, full, domain), '+')}): there is "
                      "nothing to win back\n")
 
     later = [d for d in domains if all(d in r["later"] for r in reports) and gained(*change(damaged, full, d))]
@@ -89,8 +90,8 @@ def tables(reports):
             mean(runs[label], key) for key in ("share", "norm_share", "loss", "in_S", "seconds"))
         rise = loss_of_damaged - loss_of_anchor
         per_norm = [x / (100 * norm) for x in back[label]] if norm else [math.nan, math.nan]
-        table.append([label, percent(share), percent(norm), number(back[label]) + " %", number(per_norm),
-                      *(number(kept[label][d]) + " %" for d in later),
+        table.append([label, percent(share), percent(norm), mean_pm(back[label]) + " %", mean_pm(per_norm),
+                      *(mean_pm(kept[label][d]) + " %" for d in later),
                       percent((loss - loss_of_anchor) / rise if rise else math.nan),
                       percent(in_s), "-" if math.isnan(seconds) else f"{seconds:.0f}"])
     show(table, ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left",
@@ -125,17 +126,17 @@ def claims(runs, domain, back, kept):
         beyond_chance = lambda label: gained(*change(runs[label], runs[chance], domain))
         if label := labels.get("fisher"):
             found.append((f"{label}: wins back some of {domain}, beyond error and beyond chance (paper: recovers in part)",
-                          number(back[label]) + " %",
+                          mean_pm(back[label]) + " %",
                           gained(*change(runs[label], runs["damaged"], domain)) and beyond_chance(label)))
         best = min((label for score, label in labels.items() if score in SCORES),
                    key=lambda label: mean(runs[label], "loss"), default=None)
         if best:
-            found += [(f"{best}: wins back at least {least} % of what full rollback does", number(back[best]) + " %",
+            found += [(f"{best}: wins back at least {least} % of what full rollback does", mean_pm(back[best]) + " %",
                        back[best][0] >= least) for size, least in ((0.01, 50), (0.05, 90)) if fraction == size]
             found.append((f"{best}: at least three times what as large a random set does",
-                          f"{back[best][0]:.1f} % against {number(back[chance])} %",
+                          f"{back[best][0]:.1f} % against {mean_pm(back[chance])} %",
                           back[best][0] >= 3 * back[chance][0] and beyond_chance(best)))
-            found += [(f"{best}: {d} keeps at least 95 % of its gain", number(pair) + " %", pair[0] >= 95)
+            found += [(f"{best}: {d} keeps at least 95 % of its gain", mean_pm(pair) + " %", pair[0] >= 95)
                       for d, pair in kept[best].items()]
     return found
 
@@ -152,9 +153,9 @@ def plot(file, reports):
     _, axes = plt.subplots(1, len(shown), figsize=(4.3 * len(shown), 4), squeeze=False)
     for axis, d in zip(axes[0], shown):
         for label, style in (("damaged", ":"), (FULL, "--")):
-            axis.axhline(scores(runs[label], [d])[0][0], color="gray", linestyle=style, label=label)
+            axis.axhline(score_row(runs[label], [d])[0][0], color="gray", linestyle=style, label=label)
         for score in dict.fromkeys(row["score"] for row in reports[0]["rows"] if "score" in row):
-            points = [(some[0]["fraction"], *scores(some, [d])[0])
+            points = [(some[0]["fraction"], *score_row(some, [d])[0])
                       for some in runs.values() if some[0].get("score") == score]
             x, mean, half = (torch.tensor(column) for column in zip(*points))
             line, = axis.plot(100 * x, mean, marker="o", label=score, linestyle="-" if score in SCORES else "-.")

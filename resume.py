@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from model import UserError, plain, read_run, write_text
+from model import UserError, json_safe, read_run, write_text
 from ranks import leader
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
@@ -121,7 +121,7 @@ def trim_log(path, steps):
 def append(path, records):
     """Add records (dicts) to a jsonl log, a line each; numbers that are not finite become null."""
     with open(path, "a") as log:
-        log.writelines(json.dumps(plain(record)) + "\n" for record in records)
+        log.writelines(json.dumps(json_safe(record)) + "\n" for record in records)
 
 
 def fingerprint(rows):

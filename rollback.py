@@ -56,7 +56,8 @@ import edits
 from conflict import CONTROLS, SCORES, fisher, leading, on_route, quadratic_slopes, rescored, slopes
 from domains import DOMAINS, check_domain
 from evaluate import evaluate, respond
-from model import UserError, check_directory, check_writable, cli, load, read_run, save, stage, write_json
+from judge import cw_judge
+from model import UserError, check_directory, check_writable, cli, load, put, read_run, save, stage, write_json
 from recovery import FULL, tables
 from routes import activity
 from rows import evaluation_rows, sources
@@ -90,6 +91,7 @@ def parse():
     group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
     group.add_argument("--beside", nargs="+", default=[], metavar="LABEL=CKPT",
                        help="rows of other checkpoints: a refresh, say")
+    group.add_argument("--judge", default=None, help="model that judges cw: a directory or hub name (default: rubric)")
     group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     group = parser.add_argument_group("output")
     group.add_argument("--out", default=None, metavar="DIR", help="write the checkpoint and its coordinates.safetensors; "
@@ -158,13 +160,6 @@ def label_of(score, fraction):
 
 # ---- the sets and what they give -----------------------------------------------------------------------------------
 
-@torch.no_grad()
-def put(model, weights):
-    """Put weights(name), a tensor of any type on any device, into the model, parameter by parameter."""
-    for name, p in model.named_parameters():
-        p.copy_(weights(name))
-
-
 def pick(args, model, A, B, answers, parts, later, seed):
     """The sets of all scores, {(score, fraction): set}, seconds {score: float}, and what `leading` found or None.
 
@@ -218,17 +213,17 @@ def pick(args, model, A, B, answers, parts, later, seed):
 
 
 def sampling(args):
-    """How all answers here are sampled, as keywords of `respond` and `evaluate`."""
-    return {"temperature": 1.0, "max_completion_length": args.max_completion_length}
+    """How all answers here are sampled and graded, as keywords of `respond` and `evaluate`; loads the judge, if one is named."""
+    return {"temperature": 1.0, "max_completion_length": args.max_completion_length, "judge": cw_judge(args.judge, args.device)}
 
 
-def answers(args, model, tokenizer, domain, split):
+def answers(args, model, tokenizer, domain, split, sampling):
     """The anchor's answers to rows that no score of the table is made of: a Rollout, rewards (N,), NaN if ungraded.
 
-    model: the anchor. split: "train", to pick by, or "validation", for the loss in the table.
+    model: the anchor. sampling: keywords of `respond`. split: "train", to pick by, or "validation", for the loss in the table.
     """
     rows = evaluation_rows(domain, args.data.get(domain), "", args.prompts, split)
-    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, **sampling(args))
+    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, **sampling)
     return rollout, rewards.flatten()
 
 
@@ -243,7 +238,7 @@ def correct_parts(args, rollout, rewards):
 def save_fisher(args):
     """Write F and theta of the anchor for elastic weight consolidation. UserError: see correct_parts."""
     model, tokenizer = load(args.anchor, args.device, torch.float32)
-    given = answers(args, model, tokenizer, args.domain, "train")
+    given = answers(args, model, tokenizer, args.domain, "train", sampling(args))
     correct_parts(args, *given)
     F = fisher(model, *given)
     coordinates.write_fisher(args.save_fisher, F, {name: p.detach() for name, p in model.named_parameters()},
@@ -260,9 +255,7 @@ def recover(args, files):
     anchor, damaged = args.anchor, args.damaged
     model, tokenizer = load(anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else "sdpa")
     device, shapes = model.device, {name: p.shape for name, p in model.named_parameters()}
-    if missing := sorted(shapes.keys() - files[anchor].keys()):
-        raise UserError(f"{anchor} stores its weights under other names than transformers, which misses {missing[0]}: load "
-                        "it and save it again with save_pretrained")
+    edits.check_names(model, anchor, files[anchor])
     stored = lambda where, name: edits.read_tensor(files[where][name], name)
     of = lambda where: lambda name: stored(where, name).to(device, torch.float32)
     A, B = of(anchor), of(damaged)
@@ -275,10 +268,11 @@ def recover(args, files):
     later = later_domains(args, anchor, damaged)
     if "fisher+route" in args.score and (without := [d for d in later if args.data and d not in args.data]):
         raise UserError(f"fisher+route needs rows of the later domains: --data names none of {without[0]}")
-    given = {d: answers(args, model, tokenizer, d, "train")
+    how = sampling(args)
+    given = {d: answers(args, model, tokenizer, d, "train", how)
              for d in (args.domain, *(later if "fisher+route" in args.score else ()))}
     parts = correct_parts(args, *given[args.domain])
-    others = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation")) \
+    others = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation", how)) \
         if args.eval_prompts else []                # for the loss in the table
     if args.set:
         chosen = args.set[0]
@@ -298,12 +292,13 @@ def recover(args, files):
     for (score, fraction), chosen in sets.items():
         if args.out and score in (*args.score, "saved"):
             out, run = place_of(args, score, fraction), read_run(damaged)
-            how = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
+            name = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
             about = {"anchor": anchor, "damaged": damaged, "score": score, "fraction": fraction}
             save(model, tokenizer, out, {
                 "parent": damaged, "lineage": [*run.get("lineage", []), damaged], "anchor": anchor, "domain": None,
                 "rolled_back": args.domain, "seed": run.get("seed"), "args": {**vars(args), "set": None}, "steps": 0,
-                "finished": True, "metrics": {}, "recipe": [*run.get("recipe", [Path(damaged).name]), f"{how} 0"]},
+                "finished": True, "metrics": {}, "recipe": [*run.get("recipe", [Path(damaged).name]), f"{name} 0"],
+                "settings": run.get("settings", [])},
                 {name: rolled(chosen, name) for name in files[damaged]},
                 lambda place: coordinates.write(place / "coordinates.safetensors", chosen, shapes, about))
             print(f"{out}: {coordinates.size(chosen)} coordinates rolled back")
@@ -326,7 +321,7 @@ def recover(args, files):
             put(model, weights)
             loss = curvature.value(model, curvature.nll, others) if others else None
             report["rows"].append({"label": label, **facts, "loss": loss,  # samples: as in evaluate.py
-                                   **evaluate(model, tokenizer, test, samples=4, **sampling(args))})
+                                   **evaluate(model, tokenizer, test, samples=4, **how)})
     return report
 
 

@@ -4,7 +4,7 @@
     rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
     completions = decode(tokenizer, rollout.ids, rollout.mask)
     for rows in micro_batches(rollout, range(len(rollout.ids)), budget=16384):
-        logps = token_logps(model, rollout.rows(rows), temperature=1.0)
+        logps = token_logps(model, rollout.select(rows), temperature=1.0)
 
 `sample` and `token_logps` describe the same distribution: softmax(logits / temperature), cut to its top-p nucleus and
 renormalised, computed in fp32. If they differed, the importance ratio of GRPO would not be one at the first update.
@@ -48,7 +48,7 @@ class Rollout:
     entropy: torch.Tensor      # (N, T) fp32, entropy in nats of the distribution each token was drawn from
     stopped: torch.Tensor      # (N,) bool, False where the length limit cut the completion off
 
-    def rows(self, index):
+    def select(self, index):
         """The rollout of some rows (indices, at least one), without the padding that none of them needs."""
         P = int(self.prompt_mask[index].sum(1).max())
         T = max(int(self.mask[index].sum(1).max()), 1)

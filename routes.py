@@ -1,8 +1,8 @@
 """Routes and gradients: which neurons a domain runs through, and where its policy gradient points.
 
     active = activity(model, rollout)                              # of each neuron, on the tokens of one domain
-    overlap(top(active, 0.1), top(edited, 0.1), layers)            # of two sets of neurons, beside that of random ones
-    gradients = policy_gradients(model, rollout, rewards, 64)      # GRPO's, of PARTS disjoint parts of a batch
+    overlap(top_neurons(active, 0.1), top_neurons(edited, 0.1), layers)      # beside that of random sets
+    gradients = policy_gradients(model, rollout, rewards)          # GRPO's, of PARTS disjoint parts of a batch
     gradient_cosines({"math": gradients, "code": others}, module_spans(model))
 
 The paper's picture (arXiv 2606.02398): the route of a domain, here the neurons with the highest mean |act(gate) * up|
@@ -46,7 +46,7 @@ def activity(model, rollout):
             handles.append(module.register_forward_pre_hook(hook(name)))
     try:
         for index in micro_batches(rollout, range(len(mask)), BUDGET):
-            part = rollout.rows(index)
+            part = rollout.select(index)
             batch_mask = torch.cat([part.prompt_mask, part.mask], 1)                              # (m, P' + T')
             positions = (batch_mask.cumsum(1) - 1).clamp(min=0)
             model.get_decoder()(input_ids=torch.cat([part.prompt_ids, part.ids], 1), attention_mask=batch_mask.long(),
@@ -57,7 +57,7 @@ def activity(model, rollout):
     return torch.cat(list(sums.values())).cpu() / mask.sum().cpu() if sums else None
 
 
-def top(values, share):
+def top_neurons(values, share):
     """The set of the largest `share`, in (0, 1], of values (n,), one or more: a bool mask, False where a value is 0."""
     k = max(1, round(share * len(values)))
     mask = torch.zeros(len(values), dtype=torch.bool)
@@ -83,7 +83,7 @@ def random_jaccard(sizes):
     for n, a, b in sizes:
         x = torch.arange(min(a, b) + 1, dtype=torch.float64)
         possible = b - x <= n - a
-        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(float(b)))
+        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(b, dtype=torch.float64))
         pmf = torch.where(possible, logs.exp(), 0.0)
         likely = (pmf > 1e-16).nonzero().flatten()             # of thousands a hundred: sums of many layers stay short
         pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])
@@ -107,20 +107,20 @@ def overlap(a, b, layers):
             "random_same_layers": random_jaccard(strata)}
 
 
-def policy_gradients(model, rollout, rewards, max_completion_length):
+def policy_gradients(model, rollout, rewards):
     """GRPO's gradient at the weights that sampled, of PARTS disjoint sets of prompts: (PARTS, n) fp32 on the CPU.
 
     rewards: (B, G), NaN where grading failed. The loss is that of train_grpo.py: advantages of the group's scale, mean
-    over tokens, then completions, of those of a part. max_completion_length: tokens, as of token_weights.
+    over tokens, then completions, of those of a part.
     """
     advantages = group_advantages(rewards).flatten().to(model.device)                             # (N,)
     graded = ~rewards.flatten().isnan().to(model.device)
     gradients = []
     for part in tqdm(range(PARTS), desc="policy gradients", leave=False, delay=3):
         mine = rollout.group % PARTS == part
-        weights = token_weights(rollout.mask.sum(1), graded & mine, "grpo", max_completion_length)
+        weights = token_weights(rollout.mask.sum(1), graded & mine, "grpo", None)
         live = (mine & graded & (advantages != 0)).nonzero().squeeze(1).tolist()
-        parts = [(rollout.rows(index), index) for index in micro_batches(rollout, live, BUDGET)]
+        parts = [(rollout.select(index), index) for index in micro_batches(rollout, live, BUDGET)]
 
         def loss(model, some, index):
             logps = token_logps(model, some)
@@ -131,15 +131,15 @@ def policy_gradients(model, rollout, rewards, max_completion_length):
 
 
 def gradient_cosines(gradients, spans):
-    """Cosine of two domains' gradients per module, its sampling error and the noise floor: {module: {"a|b": dict}}.
+    """Cosine of two domains' gradients per module, its sampling error and its ceiling: {module: {"a|b": dict}}.
 
     gradients: {domain: (PARTS, n)}. spans: {module: list of slices of n}. For a pair (a, b), all floats:
         cosine     <g_a, g_b> / (||g_a|| ||g_b||) of the whole batches
         error      its standard error, by the jackknife over the parts; ci95: half-width of the t-interval
-        floor      the cosine that equal directions would show through so many samples: the geometric mean of both
+        ceiling    the cosine that equal directions would show through so many samples: the geometric mean of both
                    domains' reliabilities 2 c / (1 + c), c the cosine of the gradients of two halves of one batch
                    (Spearman-Brown)
-        corrected  cosine / floor: that of the gradients without noise; NaN where the floor is below 0.1
+        corrected  cosine / ceiling: that of the gradients without noise; NaN where the ceiling is below 0.1
     """
     names = list(gradients)
     report = {}
@@ -158,11 +158,11 @@ def gradient_cosines(gradients, spans):
         reliable = [2 * c.clamp(min=0) / (1 + c.clamp(min=0)) for c in halves]
         report[module] = {}
         for (i, a), (j, b) in combinations(enumerate(names), 2):
-            floor = (reliable[i] * reliable[j]).sqrt().item()
+            ceiling = (reliable[i] * reliable[j]).sqrt().item()
             report[module][f"{a}|{b}"] = {
                 "cosine": whole[i, j].item(), "error": error[i, j].item(),
-                "ci95": t_quantile(PARTS - 1) * error[i, j].item(), "floor": floor,
-                "corrected": whole[i, j].item() / floor if floor > 0.1 else math.nan}
+                "ci95": t_quantile(PARTS - 1) * error[i, j].item(), "ceiling": ceiling,
+                "corrected": whole[i, j].item() / ceiling if ceiling > 0.1 else math.nan}
     return report
 
 

@@ -45,6 +45,8 @@ def sources(items, names):
                             f"{', '.join(DOMAINS)} and a file, a hub name or `hub`")
         if domain not in names:
             raise UserError(f"{item} gives rows of {domain}, which is not among the domains chosen: {', '.join(names)}")
+        if domain in found:
+            raise UserError(f"two sources of {domain} rows, {found[domain]} and {source}: name one")
         found[domain] = source
     return found
 
@@ -144,7 +146,7 @@ def load_rows(domain, source, split="all", fields=""):
     check_domain(domain)
     if not source:
         raise UserError("an empty name of data: give a file, a hub name, or `hub`")
-    raw = read_source(HUB.get(domain) if source == "hub" else source, domain)
+    raw = read_source(HUB.get(domain) if source == "hub" else source)
     names = match_fields(domain, source, raw[0], fields)
     rows, skipped = [], []
     for i, record in enumerate(tqdm(raw, desc=f"read {source}", leave=False, delay=3)):
@@ -164,7 +166,7 @@ def load_rows(domain, source, split="all", fields=""):
     return rows
 
 
-def read_source(source, domain):
+def read_source(source):
     """The raw records of a source: a `datasets` sequence of dicts, not empty. UserError where there is none.
 
     source: see load_rows, but for "hub"; None is refused as a domain's own set that does not exist.
@@ -314,7 +316,7 @@ def qa_row(found, record):
         options = [record[letter] for letter in LETTERS if record.get(letter) is not None]
     options = [str(option) for option in options]
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
-        answer = LETTERS[answer] if answer == int(answer) and answer >= 0 else answer  # MMLU: an index
+        answer = LETTERS[int(answer)] if answer == int(answer) and answer >= 0 else answer  # MMLU: an index
     elif str(answer).strip() in options and len(str(answer).strip()) > 1:
         answer = LETTERS[options.index(str(answer).strip())]
     answer = str(answer).strip().strip("().").upper()

@@ -374,7 +374,7 @@ def test_scoring_is_invariant_to_extra_padding_and_leaves_its_inputs_unchanged()
     narrow, padded = rollouts.token_logps(model, rollout), rollouts.token_logps(model, wide)
     assert torch.allclose(narrow, padded[:, :narrow.shape[1]], atol=1e-5) and not padded[:, narrow.shape[1]:].any()
     assert all(torch.equal(a, b) for a, b in zip(copy, vars(wide).values()))
-    trimmed = wide.rows([1, 2])
+    trimmed = wide.select([1, 2])
     assert trimmed.prompt_ids.shape[1] == int(rollout.prompt_mask[1:3].sum(1).max())
     assert torch.allclose(rollouts.token_logps(model, trimmed), narrow[1:3, :trimmed.ids.shape[1]], atol=1e-5)
 
@@ -398,7 +398,7 @@ def test_scoring_in_chunks_changes_neither_values_nor_gradients():
 
 def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads_it_once():
     model = models.load(tiny()[0])[0]
-    rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3).rows([8, 0, 1, 3, 4, 5, 7])  # groups broken up
+    rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3).select([8, 0, 1, 3, 4, 5, 7])  # groups broken up
     results, read = [], []
     model.model.register_forward_pre_hook(lambda _, args, kw: read.append(kw["input_ids"].numel()), with_kwargs=True)
     for alone in (False, True):                      # once as groups, once with every row a group of its own
@@ -417,7 +417,7 @@ def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads
     P, T = rollout.prompt_ids.shape[1], rollout.ids.shape[1]
     assert read == [3 * P, 7 * T, 7 * P, 7 * T, 7 * (P + T)]
     even = a_rollout(prompts=("abc", "xyz"), group_size=4, tokens=3)     # no padding anywhere: no mask is built either
-    even = even.rows(even.mask.all(1).nonzero().squeeze(1).tolist())
+    even = even.select(even.mask.all(1).nonzero().squeeze(1).tolist())
     assert len(even.ids) > 2 and len(even.group.unique()) == 2
     logits = model.eval()(input_ids=torch.cat([even.prompt_ids, even.ids], 1)).logits.log_softmax(-1)
     expected = logits[:, even.prompt_ids.shape[1] - 1:-1].gather(-1, even.ids[..., None]).squeeze(-1)
@@ -1682,9 +1682,9 @@ def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
     assert near(cells["code", "math"], (-20 - 19) / 2, t1 * 1 / 2) and near(cells["math", "code"], (-4 + 0) / 2, t1 * 4 / 2)
     (recipe, domain, peak), = interference.refreshes(runs, ["math", "code"])
     assert (recipe[1:], domain, peak[1:]) == (("math 100", "code 100", "math 10"), "math", ("math 100",))
-    share = interference.won_back(runs[recipe], runs[recipe[:-1]], runs[peak], domain)
+    share = intervals.won_back(runs[recipe], runs[recipe[:-1]], runs[peak], domain)
     assert near(share, 100 * 35 / 39, 100 * t1 * (19 - 35 / 39 * 19) / 19.5)  # 1.95 and -1.95 over
-    row = interference.scores(runs[recipe], ["math", "code"])
+    row = intervals.score_row(runs[recipe], ["math", "code"])
     assert near(row[0], 80, t1 * 8 / 2) and near(row[2], (81 + 86) / 2, t1 * 5 / 2)
     code, out, err = run(interference.main, *two_seeds())
     assert code == 0, err
@@ -1718,9 +1718,9 @@ def test_only_seeds_that_both_checkpoints_have_are_compared_and_untested_domains
     runs = interference.read(files)
     base = ("base",)
     assert interference.matrix(runs, ["math", "code"])["code", "math"] == (-20, 0)
-    assert interference.won_back(runs[base + (M, C, R)], runs[base + (M, C)], runs[base + (M,)], "math")[0] == 80
+    assert intervals.won_back(runs[base + (M, C, R)], runs[base + (M, C)], runs[base + (M,)], "math")[0] == 80
     alone = story("alone.json", 7, {(M,): (1, 1)})
-    assert math.isnan(interference.change(interference.read([alone])[base + (M,)], runs[base + (M,)], "math")[0])
+    assert math.isnan(intervals.change(interference.read([alone])[base + (M,)], runs[base + (M,)], "math")[0])
     code_only = WORK / "code-only.json"
     code_only.write_text(json.dumps({name: {k: v for k, v in entry.items() if k != "math"}
                                      for name, entry in json.loads(files[0].read_text()).items()}))

@@ -149,7 +149,7 @@ def test_the_rank_of_a_planted_rank_4_edit_is_4_exactly_or_sketched_beside_the_r
                 b, p, f = (checkpoint(name, {k: t.to(dtype) for k, t in w.items()}) for name, w in
                            (("base", base), ("planted", planted), ("full", full)))
                 found = edits.measure(b, [p, f])
-                r, noise = (edits.ranks(found, e)["w.weight"] for e in (0, 1))
+                r, noise = (edits.matrix_ranks(found, e)["w.weight"] for e in (0, 1))
                 assert r["exact"] == exact and r["rank"] == 4, (limit, dtype, r)
                 if dtype == torch.float32:
                     assert abs(r["effective_rank"] - 4) < 0.01 and abs(r["largest"] - 0.05) < 1e-4
@@ -180,7 +180,7 @@ def test_neurons_are_gate_row_up_row_and_down_column_and_the_most_edited_are_fou
         magnitude = grams[0, 0].sqrt()
         assert len(names) == 32 and names[3] == ("model.layers.0.mlp", 3) and names[23] == ("model.layers.1.mlp", 7)
         assert abs(magnitude[3] - 5) < 1e-5 and abs(magnitude[23] - 2) < 1e-5 and magnitude.sum() < 7.0001
-        assert routes.top(magnitude, 0.1).nonzero().flatten().tolist() == [3, 23]  # 10 % are three: the others have no edit
+        assert routes.top_neurons(magnitude, 0.1).nonzero().flatten().tolist() == [3, 23]  # 10 % are three: the others have no edit
     ten = weights(layers=12)
     _, names = edits.neuron_grams(edits.measure(checkpoint("base", ten), [checkpoint("edited", ten)]))
     assert [mlp for mlp, c in names if c == 0] == [f"model.layers.{l}.mlp" for l in range(12)]  # 2 before 10
@@ -527,7 +527,7 @@ def test_policy_gradients_are_grpos_formula_part_by_part():
     model, rollout, rewards = small()
     old, routes.PARTS = routes.PARTS, 2
     try:
-        gradients = routes.policy_gradients(model, rollout, rewards, 5)
+        gradients = routes.policy_gradients(model, rollout, rewards)
     finally:
         routes.PARTS = old
     for part in (0, 1):                             # prompts 0 and 2; prompts 1 and 3, of which the last has equal rewards
@@ -543,7 +543,7 @@ def test_policy_gradients_are_grpos_formula_part_by_part():
         assert torch.allclose(gradients[part], direct, atol=1e-5)
 
 
-def test_gradient_cosines_have_their_error_and_their_noise_floor():
+def test_gradient_cosines_have_their_error_and_their_ceiling():
     torch.manual_seed(0)
     n, P = 400, routes.PARTS
     a, b = torch.zeros(n), torch.zeros(n)
@@ -563,11 +563,11 @@ def test_gradient_cosines_have_their_error_and_their_noise_floor():
     assert abs(draws.mean().item() - cell["cosine"]) < 4 * draws.std().item()
     halves = [torch.cosine_similarity(g[::2].sum(0), g[1::2].sum(0), dim=0).item() for g in gradients.values()]
     whole = [2 * c / (1 + c) for c in halves]
-    assert abs(cell["floor"] - math.sqrt(whole[0] * whole[1])) < 1e-5
+    assert abs(cell["ceiling"] - math.sqrt(whole[0] * whole[1])) < 1e-5
     freed = routes.gradient_cosines({"math": a + 1.5 * torch.randn(P, 400), "qa": a + 1.5 * torch.randn(P, 400)}, {"all": [slice(0, n)]})["all"]["math|qa"]
     assert freed["cosine"] < 0.8 and abs(freed["corrected"] - 1) < 0.25  # equal gradients, seen through noise
     noise = routes.gradient_cosines({"math": torch.randn(P, 4000), "qa": torch.randn(P, 4000)}, {"all": [slice(0, 4000)]})["all"]["math|qa"]
-    assert noise["floor"] < 0.2 and (math.isnan(noise["corrected"]) or noise["floor"] > 0.1)
+    assert noise["ceiling"] < 0.2 and (math.isnan(noise["corrected"]) or noise["ceiling"] > 0.1)
 
 
 def test_module_spans_cover_every_parameter_once():
@@ -583,7 +583,7 @@ def test_module_spans_cover_every_parameter_once():
 
 def report(**changes):
     share = {"abs_and_rel": 0.8, "bf16_unchanged": 0.9, "bf16_if_dense": 0.6, "parameters": 1000}
-    cell = lambda c, e=0.01: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "floor": 0.9, "corrected": c / 0.9}}
+    cell = lambda c, e=0.01: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "ceiling": 0.9, "corrected": c / 0.9}}
     damage = {"first": 0.01, "second": 0.1, "measured": 0.11, "reach": 1.0, "eigen_shares": [0.4, 0.9], "random_share": 0.001,
               "coordinate_share": 0.002, "norm_share": 0.01, "name": "math -> math-qa"}
     path = {"step": [0, 1], "in_anchor": [1.0, 0.4], "in_minimum": [2.0, 0.6], "outside": [2.0, 1.99], "damage": [1.0, 0.1], "bound": [1.0, 0.5]}
@@ -597,7 +597,7 @@ def test_every_claim_is_judged_by_the_numbers_of_the_report():
     assert len(found) >= 20 and all(c["holds"] for c in found), [c for c in found if not c["holds"]]
     assert found[0]["value"] == 80.0
     weak = {"abs_and_rel": 0.1, "bf16_unchanged": 0.6, "bf16_if_dense": 0.6, "parameters": 1000}
-    cell = lambda c, e: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "floor": 0.9, "corrected": c / 0.9}}
+    cell = lambda c, e: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "ceiling": 0.9, "corrected": c / 0.9}}
     wrong = {"first": 0.1, "second": 0.1, "measured": 0.9, "reach": 0.1, "eigen_shares": [0.1, 0.2], "random_share": 0.3,
              "coordinate_share": 0.002, "norm_share": 0.5, "name": "x"}
     path = {"step": [0, 1], "in_anchor": [1.0, 0.9], "in_minimum": [1.0, 0.9], "outside": [2.0, 1.0], "damage": [1.0, 0.9], "bound": [1.0, 0.5]}
@@ -609,7 +609,7 @@ def test_every_claim_is_judged_by_the_numbers_of_the_report():
     assert len(alone) == 2                          # what did not run is not judged
     unharmed = {**wrong, "measured": 0.001}
     calm = {"step": [0, 1], "in_anchor": [1.0, 0.9], "in_minimum": [1.0, 0.9], "outside": [2.0, 1.0], "damage": [0.0, 0.0], "bound": [1.0, 0.5]}
-    noise = {"math|qa": {"cosine": 0.0, "error": 0.1, "ci95": 0.2, "floor": 0.0, "corrected": math.nan}}
+    noise = {"math|qa": {"cosine": 0.0, "error": 0.1, "ci95": 0.2, "ceiling": 0.0, "corrected": math.nan}}
     alone = claims.claims(report(damage=[unharmed], refresh={"taken": calm, "theorem": calm}, gradient_cosine={"all": noise},
                                  domains={"a": "math", "b": "math"}))
     assert len(alone) == 3, [c["claim"] for c in alone]  # nothing damaged, gradients of pure noise, experts of one domain
@@ -620,6 +620,10 @@ def test_over_runs_claims_have_means_intervals_and_counts():
     runs = [report(sparsity={"a": share | {"abs_and_rel": v}}) for v in (0.7, 0.8, 0.9)]
     first = claims.over_runs(runs)[0]
     assert abs(first["value"][0] - 80) < 1e-9 and abs(first["value"][1] - 10 * 4.3027 / math.sqrt(3)) < 1e-3 and first["holds"] == "2 of 3"
-    assert claims.over_runs(runs)[1]["holds"] == "yes (one base)"     # three times the same number is one measurement
+    of = {c["claim"]: c for c in claims.over_runs(runs)}
+    base = next(c for words, c in of.items() if words.startswith("cosine of two full policy gradients"))
+    assert base["holds"] == "yes (one base)" and isinstance(base["value"], float)       # one measurement, not three
+    equal = claims.over_runs(runs)[1]                # of three experts that happen to agree
+    assert equal["holds"] == "3 of 3" and equal["value"][1] == 0
     (WORK / "nonsense.json").write_text("{}")
     raises(lambda: claims.read(WORK / "nonsense.json"), "holds no analysis")

@@ -308,7 +308,7 @@ def test_a_merge_over_seeds_is_one_row_of_interference_and_no_refresh_and_no_tra
         (WORK / f"seed{seed}.json").write_text(json.dumps(report))
         reports.append(str(WORK / f"seed{seed}.json"))
     runs = interference.read(reports)
-    merges = [recipe for recipe in runs if not interference.plain(recipe)]
+    merges = [recipe for recipe in runs if not interference.trained_only(recipe)]
     assert len(merges) == 2 and all(set(runs[recipe]) == {0, 1} for recipe in merges)         # the same recipe over seeds
     labels = [interference.label(recipe, 9) for recipe in merges]
     assert labels == ["merge:ties:0.2:1:math-9+code-9", "merge:mean:math-9+code-9"]

@@ -346,7 +346,7 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
     moved = (theta + delta) - theta                                    # as fp32 has it
     args = argparse.Namespace(domain="math", fraction=[0.05, 0.1], eval_prompts=1,
                               score=["gradient", "fisher", "fisher+sign", "fisher+route", "curvature"])
-    answers = {"math": (rollout, rewards.flatten()), "qa": (rollout.rows([0, 1]), rewards.flatten()[:2])}
+    answers = {"math": (rollout, rewards.flatten()), "qa": (rollout.select([0, 1]), rewards.flatten()[:2])}
     parts = curvature.own_correct(*answers["math"])
     old, conflict.ROUTE, conflict.DIRECTIONS = (conflict.ROUTE, conflict.DIRECTIONS), 0.5, 4
     goals, original = [], rollback.rescored

@@ -45,7 +45,7 @@ from evaluate import evaluate, sample_and_grade, weights_on_disk
 from intervals import paired
 from judge import llm_judge, rubric
 from losses import group_advantages, policy_loss, token_weights
-from model import BASE, UserError, cli, load, numbers, read_run, save
+from model import BASE, UserError, cli, load, nan_for_null, read_run, save
 from policy import Policy
 from resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
 from rollout import encode, micro_batches, token_logps, uniform_noise
@@ -146,14 +146,14 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
     if args.beta > 0:
         reference.to(advantages.device)
         with torch.no_grad():
-            ref_logps = {b: token_logps(reference, rollout.rows(index), **scoring) for b, index in enumerate(batches)}
+            ref_logps = {b: token_logps(reference, rollout.select(index), **scoring) for b, index in enumerate(batches)}
         if args.offload:
             reference.to("cpu")
     lr = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
     for inner in range(args.inner_updates if batches or policy.tethers else 0):
         total = dict.fromkeys(("loss", "gap", "policy_loss", "kl", "clip_low", "clip_high"), 0.0)
         for b, index in enumerate(batches):
-            part = rollout.rows(index)
+            part = rollout.select(index)
             mask = part.mask & (b < real)           # a pass that is there for the others counts for nothing
             logps = policy.logps(part, **scoring)                                                  # (n, T)
             if inner == 0:
@@ -201,7 +201,7 @@ def train_alone(args, stop):
     ranks.everyone(None)                            # all have looked before anyone writes
     if earlier and earlier["finished"]:
         say(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
-        return earlier | {"metrics": numbers(earlier["metrics"])}
+        return earlier | {"metrics": nan_for_null(earlier["metrics"])}
     rows = {domain: None if source == "synthetic" else
             load_rows(domain, source, "all" if has_own_validation(args, domain) else "train", args.fields)
             for domain, source in args.data.items()}
@@ -262,7 +262,7 @@ def train_alone(args, stop):
         for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
             trim_log(place / name, run["steps"] if earlier else -1)  # steps after the last checkpoint come again
     ranks.everyone(None)
-    validations = [numbers(line) for line in read_log(place / "validation.jsonl")]
+    validations = [nan_for_null(line) for line in read_log(place / "validation.jsonl")]
 
     def scores_of(model, tokenizer):
         """Scores on the held-out rows; draws from noise of its own and so leaves the training alone."""
