@@ -7,12 +7,12 @@
 Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A), which is
 g . delta + 1/2 delta' H delta. But which part is its own? On the diagonal, 1/2 H_ii delta_i^2, with the empirical
 Fisher in place of H. Yet damage is a sum over pairs, and lies in a few directions v_j (analyze.py) in which nearly all
-coordinates have a share: what counts is what is left of v_j . delta, sum_i v_ji delta_i, and a coordinate counts by its
-sign in it. If i is undone, I falls to first order by
+coordinates have a share: what counts is the sum v_j . delta = sum_i v_ji delta_i after all cancellation, and a coordinate
+counts by the sign of its term. If i is undone, I falls to first order by
 
     delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
 
-the row of H and not its diagonal, at no second derivative. As soon as some coordinates are back, the rest are to be
+the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the rest are to be
 scored anew: where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more would
 overshoot.
 

@@ -19,7 +19,6 @@ negative (k3 of Schulman, "Approximating KL divergence", 2020).
 seeds: for each of them the list of its pairs, a dict each: analyze.py's entry of the damage, and what `pairs` adds.
 """
 import argparse
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -31,7 +30,7 @@ from intervals import mean_ci
 from model import UserError, check_directory, check_writable, cli, load, read_run, write_json
 from rollout import micro_batches, token_logps
 from rows import evaluation_rows, sources
-from tables import pyplot, show
+from tables import check_picture, pyplot, show
 
 BUDGET = 16384     # padded tokens per forward pass
 PREDICTORS = {"KL on the new task, from before": "kl_new", "KL on the new task, from after": "kl_new_reverse",
@@ -139,8 +138,7 @@ def main():
     for name in ("prompts", "samples", "max_completion_length"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
+    check_picture(args.plot)
     check_writable(args.json)
     args.data = sources(args.data, DOMAINS)
     seeds = [pairs(args, read(file)) for file in args.files]

@@ -21,7 +21,6 @@ is a tuple of stages, 'math 100' each, an entry {domain: summary} of evaluate.py
 import argparse
 import math
 from collections import Counter
-from pathlib import Path
 
 import torch
 
@@ -29,7 +28,7 @@ from domains import DOMAINS
 from evaluate import read_scores
 from intervals import change, score_row, won_back
 from model import UserError, cli, stage
-from tables import mean_pm, pyplot, show
+from tables import check_picture, mean_pm, pyplot, show
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
 
@@ -123,8 +122,7 @@ def main():
     parser.add_argument("files", nargs="+", help="scores of checkpoints, written by evaluate.py --json")
     parser.add_argument("--plot", metavar="FILE", help="draw the scores along the refreshed sequence (needs matplotlib)")
     args = parser.parse_args()
-    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
+    check_picture(args.plot)
     runs = read(args.files)
     domains = [d for d in DOMAINS if all(d in entry for seeds in runs.values() for entry in seeds.values())]
     steps = Counter(stage(s)[1] for recipe in runs for s in recipe[1:])

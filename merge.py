@@ -18,7 +18,7 @@ theta_1 .. theta_E are the checkpoints, tau_e = theta_e - theta_base their task 
 
 Several values of --weight are a sweep: each is evaluated, a table is printed, and the one with the best average goes to
 --out. Its rows are always of the training part, so no test row takes part in the choice. The best of several has an
-optimistic score on the rows that it was chosen by: what it is worth says evaluate.py, on test rows.
+optimistic score on the rows that it was chosen by: score it with evaluate.py, on test rows.
 
 The result is a checkpoint like any other: a Hugging Face directory, its lineage in run.json. It is computed tensor by
 tensor, in fp32 at least, and stored in the widest type that one of the checkpoints has: in that of a bf16 base the
@@ -69,7 +69,7 @@ def interpolate(one, other, weight):
 def mean(thetas):
     """1/E sum_e theta_e: (E, ...) -> (...). (Uniform soup: Wortsman et al., arXiv 2203.05482.)
 
-    Counted from the first, so that the mean of equal ones is exactly what they are.
+    Averaged as offsets from the first, so that equal inputs are reproduced exactly.
     """
     return thetas[0] + (thetas - thetas[0]).mean(0)
 

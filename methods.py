@@ -13,7 +13,7 @@ itself included (run.json):
 
 Cost is all training that X needed since the base, each stage once: steps, completion tokens sampled, and the seconds
 that these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a merge's sweep are not training and not in
-it. Mean +- half a 95 % t-interval over seeds. As X is one of its stages, forgetting is never negative, and as the
+it. Mean +- the half-width of the 95 % t-interval over seeds. As X is one of its stages, forgetting is never negative, and as the
 largest of several noisy scores is too high, never quite 0; it is left out where X was trained in one go, as nothing
 came before.
 

@@ -1,4 +1,4 @@
-"""The policy under training: a model, its fp32 master weights, AdamW, and the one file from which all that resumes.
+"""The policy under training: a model, its fp32 master weights, AdamW, and its resume file.
 
     policy = Policy(model, torch.bfloat16)
     with policy.gathered(): ...                    # sampling: the model is whole on every rank

@@ -73,7 +73,7 @@ def everyone(value):
 
 
 def finish():
-    """Part from the other ranks, when all have come to the end."""
+    """Wait for all ranks, then leave the process group."""
     if dist.is_initialized():
         everyone(None)
         dist.destroy_process_group()

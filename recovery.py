@@ -22,7 +22,7 @@ from conflict import CONTROLS, SCORES
 from domains import DOMAINS
 from intervals import change, score_row, won_back
 from model import UserError, cli, nan_for_null
-from tables import mean_pm, pyplot, show
+from tables import check_picture, mean_pm, pyplot, show
 
 FULL = "full rollback: the anchor"
 
@@ -174,8 +174,7 @@ def main():
     parser.add_argument("--plot", metavar="FILE",
                         help="draw the domains against the fraction rolled back (needs matplotlib)")
     args = parser.parse_args()
-    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--plot {args.plot}: name a .png, .pdf or .svg file")
+    check_picture(args.plot)
     reports = read(args.files)
     tables(reports)
     if args.plot:

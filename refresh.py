@@ -33,7 +33,8 @@ from train_grpo import train
 
 def parse():
     """The checked settings; UserError too where --until-recovered has no rows to watch, or is what --out replaces."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(usage="%(prog)s CKPT --domain DOMAIN [options]", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("init", metavar="CKPT", help="the damaged checkpoint")
     parser.add_argument("--until-recovered", metavar="REF", help="stop as soon as every refreshed domain is no longer "
                         "significantly below this checkpoint: the paired difference's 95 %% interval reaches 0")

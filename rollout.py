@@ -318,7 +318,8 @@ def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
     """Log-probability of each completion token under the model, differentiable in its weights.
 
     Returns (N, T) fp32, 0 where rollout.mask is False. temperature, top_p: those of the sampler, the former above 0. A
-    prompt is read once for all rows of its group, through a cache that carries the gradient. Logits of the prompt are
+    prompt is read once for all rows of its group, through a cache that carries the gradient (with gradient checkpointing
+    once for each row, as it keeps no cache). Logits of the prompt are
     never computed, those of completions in chunks that the backward pass recomputes: the memory is LOGIT_ELEMENTS,
     whatever the vocabulary and the number of tokens. The rollout is left unchanged.
     """

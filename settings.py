@@ -56,25 +56,27 @@ def add_settings(parser):
     group.add_argument("--prompts-per-step", type=int, default=32, help="B (default %(default)s)")
     group.add_argument("--group-size", type=int, default=8, help="G, completions per prompt, at least 2 (default 8)")
     group.add_argument("--max-prompt-length", type=int, default=2048, help="tokens; longer is an error (default 2048)")
-    group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
+    group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64, enough for the synthetic "
+                       "rows; a real model wants 512 and more)")
     group.add_argument("--temperature", type=float, default=1.0, help="of sampling and of the loss alike (default 1.0)")
     group.add_argument("--top-p", type=float, default=1.0, help="nucleus, renormalised in the loss too (default 1: off)")
     group = parser.add_argument_group("advantages and loss")
+    bounds = lambda side: ", ".join(f"{name} {loss['clip'][side]:g}" for name, loss in LOSSES.items() if loss["clip"])
     group.add_argument("--loss", choices=LOSSES, default="grpo", help="the objective: see losses.py (default %(default)s)")
     group.add_argument("--advantage-scale", choices=["group", "batch", "none"], default=None,
                        help="divide advantages by the standard deviation of the group's rewards (default, but for "
                             "dr_grpo), of the batch's, or not at all (dr_grpo)")
-    group.add_argument("--clip-low", type=float, default=None, help="eps_low (default: the loss's own, 0.2 of grpo)")
-    group.add_argument("--clip-high", type=float, default=None, help="eps_high (default: the loss's own, 0.2 of grpo)")
+    group.add_argument("--clip-low", type=float, default=None, help=f"eps_low (default: {bounds('clip_low')})")
+    group.add_argument("--clip-high", type=float, default=None, help=f"eps_high (default: {bounds('clip_high')})")
     group.add_argument("--delta", type=float, default=None, help="of drpo: how far a token's probability may move "
                        "(default 0.2)")
-    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL to the reference (default 0: none)")
+    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL(pi || reference), estimated by k3 (default 0: none)")
     group.add_argument("--ref", default=None, metavar="CKPT", help="the reference of --beta (default: the starting model)")
     group.add_argument("--l2", type=float, default=0.0, help="L2-SP: weight of the squared distance to the start "
                        "(default 0)")
     group.add_argument("--ewc", metavar="FILE", default=None, help="EWC: stay near the weights in this file of rollback.py "
                        "--save-fisher")
-    group.add_argument("--ewc-weight", type=float, default=None, help="and how firmly; needed with --ewc")
+    group.add_argument("--ewc-weight", type=float, default=None, help="EWC's weight W (needed with --ewc)")
     group.add_argument("--mask-truncated", action="store_true",
                        help="completions cut off at the length limit count for the baseline and not for the loss")
     group = parser.add_argument_group("update")
@@ -88,7 +90,7 @@ def add_settings(parser):
                             "takes, and do not depend on it (default 16384)")
     group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping (default 1.0)")
     group.add_argument("--protect", metavar="COORDINATES", default=None,
-                       help="leave these coordinates, picked by rollback.py, where they are")
+                       help="freeze the coordinates in this file, written by rollback.py --out")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more compute")
     group.add_argument("--offload", action="store_true", help="keep AdamW's 16 bytes per parameter, and the reference "
                        "while it waits, in main memory (one GPU)")

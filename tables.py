@@ -4,6 +4,9 @@
     mean_pm((57.7, 1.2))                                                                # '57.7 ± 1.2'
 """
 import math
+from pathlib import Path
+
+from model import UserError, check_writable
 
 
 def show(rows, head):
@@ -18,6 +21,13 @@ def show(rows, head):
 def mean_pm(pair, sign=""):
     """A pair as text, '57.7 ± 1.2', a part of it that is NaN left out; sign "+": with its sign."""
     return "-" if math.isnan(pair[0]) else f"{pair[0]:{sign}.1f}" + ("" if math.isnan(pair[1]) else f" ± {pair[1]:.1f}")
+
+
+def check_picture(file):
+    """UserError, before the work, if --plot FILE (or None) is no picture that could be written."""
+    if file and Path(file).suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--plot {file}: name a .png, .pdf or .svg file")
+    check_writable(file)
 
 
 def pyplot(what):

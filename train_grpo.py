@@ -55,7 +55,8 @@ from settings import SAME_RECIPE, add_settings, check, check_prompt_lengths, sta
 
 def parse():
     """The command line; UserError for settings that make no sense (settings.py)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(usage="%(prog)s --domain DOMAIN [options]", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", default=BASE, help=f"checkpoint to start from (default {BASE}, made on first use)")
     parser.add_argument("--model", default=None, help="start from this hub name or model directory instead")
     parser.set_defaults(default_lr=[5e-5, 1e-6])    # of small and of large models
