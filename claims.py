@@ -23,6 +23,10 @@ from tables import pyplot, show
 
 HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
 
+# what a pair of "damage" has in a report of analyze.py
+DAMAGE = {"name", "anchor", "domain", "checkpoint", "trained", "norm", "first", "second", "measured", "points", "times", "along",
+          "reach", "eigen_shares"}
+
 
 def claims(report):
     """The paper's claims beside the numbers of one run: a list of {claim, paper, value, unit, holds, of_base}, all computed.
@@ -150,7 +154,10 @@ def read(file):
     try:
         report = nan_for_null(json.loads(Path(file).read_text()))
         claims(report)
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        whole = all(DAMAGE <= d.keys() and d["eigen_shares"] for d in report.get("damage", []))
+        if not whole:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, RecursionError) as error:
         raise UserError(f"{file} holds no analysis: write it with analyze.py --json") from error
     return report
 

@@ -26,7 +26,7 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from model import UserError, check_directory
+from model import UserError, check_directory, check_weights
 
 BLOCK = 2**18          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
 PROBES = 8             # random directions that a large edit is multiplied with to learn about its rank
@@ -74,6 +74,7 @@ def tensor_files(directory):
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory: weights are compared on disk, so download a hub model first")
+    check_weights(directory)
     index = directory / "model.safetensors.index.json"
     try:
         if index.is_file():

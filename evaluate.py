@@ -25,6 +25,7 @@ Every checkpoint gets the same prompts and the same sampling noise. The interval
 samples, not about another training seed: for that, train several, and see interference.py.
 """
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -40,7 +41,7 @@ import ranks
 from intervals import average, compare, detectable, mean_ci, pass_at
 from judge import llm_judge, rubric
 from model import BASE, UserError, check_directory, check_writable, cli, end_ids, load, nan_for_null, read_run, write_json, write_text
-from resume import fingerprint
+from resume import alone, fingerprint
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources
 
@@ -248,6 +249,10 @@ def parse():
             check_directory(name)
     check_writable(args.json)
     check_writable(args.samples_file)
+    read = [name.partition(".json:")[0] + ".json" for name in args.compare if ".json:" in name] + [*args.data.values()]
+    for file in filter(None, (args.json, args.samples_file)):
+        if os.path.realpath(file) in map(os.path.realpath, [*read, *([args.json] if file == args.samples_file else [])]):
+            raise UserError(f"{file} is read or written by another option: choose another file")
     if args.data:
         args.domains = [domain for domain in args.domains if domain in args.data]
     return args
@@ -258,9 +263,11 @@ def read_scores(file):
     try:
         report = {name: entry | {key: nan_for_null(value) for key, value in entry.items() if key in domains.DOMAINS}
                   for name, entry in json.loads(Path(file).read_text()).items()}
-        sound = all("evaluated" in entry and all("prompt_scores" in entry[d] for d in domains.DOMAINS if d in entry)
+        summaries = [entry[d] for entry in report.values() for d in domains.DOMAINS if d in entry]
+        sound = all(isinstance(entry["evaluated"], dict) and isinstance(entry["recipe"], list) and "seed" in entry
                     for entry in report.values())
-    except (ValueError, TypeError, AttributeError):
+        sound &= all(isinstance(one["prompt_scores"], dict) and {"score", "ci95"} <= one.keys() for one in summaries)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         sound = False
     if not sound:
         raise UserError(f"{file} holds no scores of evaluate.py --json: name another file")
@@ -374,6 +381,12 @@ def print_comparison(names, entries, found):
 def main():
     """Print the table of scores, and with --compare that of differences; write --json and --samples-file."""
     args = parse()
+    with alone(args.json) if args.json else contextlib.nullcontext():   # two runs would each write their own scores alone
+        measure(args)
+
+
+def measure(args):
+    """`main`, with --json for itself alone."""
     entries = {name: stored(name) for name in args.compare if ".json:" in name}  # before the long work
     report = evaluate_all(args) if args.checkpoints else {}
     if args.compare:

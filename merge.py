@@ -30,6 +30,7 @@ once per weight.
 import argparse
 import math
 import os
+from contextlib import nullcontext
 from functools import partial, reduce
 from itertools import takewhile
 from pathlib import Path
@@ -44,6 +45,7 @@ from evaluate import evaluate
 from intervals import average
 from judge import cw_judge
 from model import UserError, check_directory, cli, load, put, read_run, save
+from resume import alone
 from rows import evaluation_rows, sources
 from tables import mean_pm, show
 
@@ -283,6 +285,12 @@ def parse():
 def main():
     """With several weights print the table of a sweep; with --out write the merged checkpoint."""
     args = parse()
+    with alone(args.out) if args.out else nullcontext():
+        run(args)
+
+
+def run(args):
+    """`main`, in a directory that no other run writes to."""
     files = {name: edits.tensor_files(name) for name in args.read}
     edits.check_same_shape((args.first, files[args.first]), list(files.items())[1:])
     check_moved(args, files)

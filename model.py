@@ -22,9 +22,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 NOT_FINITE = (float("inf"), float("-inf"))
+FLOATS = ("F64", "F32", "F16", "BF16")  # what weights may be stored as
+OURS = ("resume.safetensors", "coordinates.safetensors")  # beside the weights of a checkpoint, and none
 BASE = "checkpoints/base"  # the embedded default model; warmup.py makes it
 
 
@@ -34,14 +36,23 @@ class UserError(Exception):
 
 def cli(main):
     """Run a script's `main()`; turn mistakes of the user and of the file system into one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")       # a terminal that has no ± is no reason to stop
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:                         # whoever read the output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (UserError, OSError, SafetensorError) as error:  # no space left, permission denied, missing file
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except torch.OutOfMemoryError as error:
-        print(f"error: {str(error).split('. ')[0]}. What was saved stays; memory.py says what fits: try a lower "
-              "--micro-batch-tokens, --gradient-checkpointing or --offload", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        print(f"error: {' '.join((str(error) or 'out of memory').split())[:150]}: what was saved stays; memory.py says what "
+              "fits: try a lower --micro-batch-tokens, --gradient-checkpointing or --offload", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -65,6 +76,7 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
         if made.returncode:
             raise UserError(f"{BASE} could not be made (the reason stands above); try `python warmup.py`")
     check_directory(name_or_dir)
+    check_weights(name_or_dir)
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     small = os.path.isdir(name_or_dir) and sum(f.stat().st_size for f in os.scandir(name_or_dir)) < 2**30
@@ -86,6 +98,10 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
         if getattr(tokenizer, what) is None:
             raise UserError(f"the tokenizer of {name_or_dir} has no {what}: use an instruction-tuned model, or set "
                             f"tokenizer.{what} and save the tokenizer into the model's directory")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(f"{name_or_dir}: the tokenizer has {len(tokenizer)} tokens, the model "
+                        f"{model.get_input_embeddings().num_embeddings}: they do not belong together")
+    end_ids(model, tokenizer)
     for what in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, what, None) not in (None, 1):  # rollout.py applies the output head itself
             raise UserError(f"{name_or_dir} rescales its logits ({what}), which rollout.py does not do")
@@ -102,14 +118,31 @@ def check_directory(path):
     names = os.listdir(path)
     if "config.json" not in names:
         raise UserError(f"{path} is no checkpoint: it has no config.json")
-    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+    if not any(name.endswith((".safetensors", ".bin")) and name not in OURS for name in names):
         raise UserError(f"{path} is half-written: it has a config.json and no weights; delete it or train it again")
+
+
+def check_weights(directory):
+    """UserError if a safetensors file of a checkpoint is damaged, or its weights are no plain floating-point numbers."""
+    for file in sorted(Path(directory).glob("*.safetensors")):
+        if file.name in OURS:
+            continue
+        try:
+            with safe_open(file, "pt") as tensors:
+                stored = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({error}): copy, download or train it again") from error
+        if odd := [name for name, kind in stored.items() if name.endswith("weight") and kind not in FLOATS]:
+            raise UserError(f"{file} stores {odd[0]} as {stored[odd[0]]}: take a version that is not quantized, with weights "
+                            f"in one of {', '.join(FLOATS)}")
 
 
 def end_ids(model, tokenizer):
     """Token ids that end a completion: the tokenizer's and the model's own (chat models often have both)."""
     more = model.generation_config.eos_token_id if model.generation_config else None
     more = [] if more is None else more if isinstance(more, list) else [more]
+    if not all(isinstance(one, int) for one in more):
+        raise UserError(f"generation_config.json: eos_token_id {more} is no token id, nor a list of them")
     return sorted({tokenizer.eos_token_id, *more})
 
 
@@ -145,7 +178,7 @@ def save(model, tokenizer, out, run, state_dict=None, more=None):
         if not out.exists():
             os.replace(tmp, out)
         else:
-            order = ["model.safetensors", "run.json"]
+            order = ["model.safetensors", "config.json", "run.json"]     # without config.json it is no checkpoint yet
             for path in sorted(tmp.iterdir(), key=lambda p: order.index(p.name) if p.name in order else -1):
                 os.replace(path, out / path.name)
     finally:
@@ -160,9 +193,12 @@ def put(model, weights):
 
 
 def check_writable(file):
-    """UserError, before the work, if a file that is to be written (or None) has no place."""
-    if file and (not Path(file).resolve().parent.is_dir() or Path(file).is_dir()):
+    """UserError, before the work, if a file that is to be written (or None) has no place, or belongs to a checkpoint."""
+    place = file and os.path.dirname(os.path.realpath(file))
+    if file and (not os.path.isdir(place) or os.path.isdir(file)):
         raise UserError(f"cannot write {file}: its directory is missing, or it is a directory itself")
+    if file and os.path.isfile(os.path.join(place, "config.json")):
+        raise UserError(f"cannot write {file}: {place} is a checkpoint, which should hold its own files alone")
 
 
 def save_tensors(tensors, path, metadata):
@@ -213,10 +249,22 @@ def read_run(path):
     file = Path(path) / "run.json"
     try:
         run = json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError:
-        run = None
-    if not isinstance(run, dict):
-        raise UserError(f"{file} is no lineage of ours: repair or delete it")
+        return check_run(run, file)
+    except (ValueError, RecursionError):
+        raise UserError(f"{file} is no lineage of ours: repair or delete it") from None
+
+
+def check_run(run, file):
+    """A lineage, as it is; UserError if one of the fields that scripts read has another type than `save` wrote."""
+    kinds = {"lineage": list, "recipe": list, "settings": list, "merged": list, "args": dict, "metrics": dict, "steps": int,
+             "parent": (str, type(None))}
+    wrong = ["the whole"] if not isinstance(run, dict) else [key for key in kinds.keys() & run.keys()
+                                                             if not isinstance(run[key], kinds[key])]
+    if not wrong:
+        wrong = [key for key in ("lineage", "recipe", "merged") if not all(isinstance(text, str) for text in run.get(key, []))]
+        wrong += ["recipe"] * (not all(str(text).rpartition(" ")[2].isdigit() for text in run.get("recipe", [])[1:]))
+    if wrong:
+        raise UserError(f"{file} is no lineage of ours ({wrong[0]} is not what a script wrote): repair or delete it")
     return run
 
 

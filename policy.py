@@ -21,7 +21,7 @@ import types
 import torch
 
 import ranks
-from model import save_tensors
+from model import UserError, save_tensors
 from rollout import token_logps
 
 
@@ -135,6 +135,10 @@ class Policy:
         self.optimizer.zero_grad()
         return norm
 
+    def finite(self):
+        """Whether all weights are numbers: a step that is far too large leaves others, and a loss that was still finite."""
+        return all(sum(ranks.everyone(int(local(m.detach()).isfinite().all()))) == ranks.world() for m in self.masters)
+
     def state_dict(self):
         """The model's weights, {Hugging Face name: fp32 tensor}. All ranks call this; on the leader it is whole."""
         master = {id(p): kept(m) for p, m in zip(self.parameters, self.masters)}
@@ -157,7 +161,13 @@ class Policy:
         from safetensors import safe_open
         state = {}
         with safe_open(path, "pt") as file:
-            for key in file.keys():
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+            trained = {i for i in range(len(self.masters)) if f"step.{i}" in shapes}    # the others never had a gradient
+            wanted = {f"{kind}.{i}": () if kind == "step" else tuple(m.shape) for i, m in enumerate(self.masters)
+                      for kind in ("weight", *(("step", "exp_avg", "exp_avg_sq") if i in trained else ()))}
+            if shapes != wanted:
+                raise UserError(f"{path} does not hold the state of this model: --overwrite starts anew")
+            for key in shapes:
                 kind, i = key.rsplit(".", 1)
                 value, master = file.get_tensor(key), self.masters[int(i)]
                 if kind != "step":

@@ -34,9 +34,12 @@ def read(files):
         try:
             report = nan_for_null(json.loads(Path(file).read_text()))
             labels = [row["label"] for row in report["rows"]]
-            if not {"damaged", FULL} <= {*labels}:
+            scored = [d for d in DOMAINS if d in report["rows"][0]]
+            numbers = all({"prompt_scores", "score", "ci95"} <= row[d].keys() for row in report["rows"] for d in scored)
+            if not {"damaged", FULL} <= {*labels} or report["domain"] not in scored or not numbers \
+                    or not {"later", "damaged", "settings"} <= report.keys():
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise UserError(f"{file} holds no report of rollback.py --json: name another file") from None
         reports.append(report)
         first = reports[0]

@@ -21,7 +21,6 @@ sampled, clipped GRPO gradients, with fresh moments; with --keep-every 1, analyz
 stays, beside the theorem's own steps. What is added here: when to stop, and the report over all domains.
 """
 import argparse
-import os
 
 from domains import DOMAINS
 from intervals import paired
@@ -49,8 +48,6 @@ def parse():
     args = check(args)
     if args.until_recovered and not set(args.domains) <= set(args.eval_domains):
         raise UserError("--until-recovered watches the refreshed domains: name them in --eval-domains too")
-    if args.until_recovered and os.path.realpath(args.until_recovered) == os.path.realpath(args.out):
-        raise UserError(f"--out {args.out} is the checkpoint of --until-recovered: choose another directory")
     return args
 
 

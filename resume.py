@@ -15,9 +15,9 @@ import shutil
 import signal
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from model import UserError, json_safe, read_run, write_text
+from model import UserError, check_run, json_safe, read_run, write_text
 from ranks import leader
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
@@ -47,8 +47,17 @@ def open_out(args):
         return None
     run = read_run(out)
     if (out / STATE).is_file():
-        with safe_open(out / STATE, "pt") as file:
-            run = json.loads(file.metadata()["run"])
+        try:
+            with safe_open(out / STATE, "pt") as file:
+                run = json.loads(file.metadata()["run"])
+            sound = {"args", "steps", "finished"} <= run.keys()
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError):
+            sound = False
+        if not sound:
+            raise UserError(f"{out / STATE} is damaged: --overwrite starts anew; {out} itself can still be evaluated")
+        check_run(run, out / STATE)
+    elif not run and any(out.glob("*.safetensors")):
+        raise UserError(f"{out} holds a model that no run of ours wrote (no run.json): choose another --out")
     elif run and not run.get("finished"):
         raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
     free = {"resume", "overwrite", "steps", "save_every", "keep_every", "device", "out"}
@@ -71,11 +80,11 @@ def open_out(args):
 
 @contextlib.contextmanager
 def alone(out):
-    """Within, no other run can write to this directory: UserError if one does. A killed process holds no lock."""
+    """Within, no other run can write to this directory or file: UserError if one does. A killed process holds no lock."""
     if not leader():
         yield
         return
-    out = Path(out).resolve()
+    out = Path(os.path.realpath(out))
     path = out.with_name(f".{out.name}.lock")       # not inside: a directory that is replaced would take it along
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
@@ -86,6 +95,11 @@ def alone(out):
             held = False
         if not held:
             raise UserError(f"another run is writing to {out}: wait until it is done, or choose another --out")
+        old = out.with_name(f".{out.name}.old")
+        if old.exists() and not out.exists():       # killed between the two renames of `swap_in`
+            new = out.with_name(f".{out.name}.new")
+            os.replace(new if new.exists() else old, out)
+        shutil.rmtree(old, ignore_errors=True)
         try:
             yield
         finally:
@@ -102,14 +116,14 @@ def swap_in(new, out):
 
 
 def read_log(path):
-    """The records of a jsonl log (a Path), up to a line that a crash cut off: dicts, none if there is no file."""
+    """The records of a jsonl log (a Path), dicts with their "step", without lines that a crash cut off or that are none."""
     records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+        except (ValueError, RecursionError):
+            pass
+    return [record for record in records if isinstance(record, dict) and isinstance(record.get("step"), int)]
 
 
 def trim_log(path, steps):
@@ -134,7 +148,7 @@ def fingerprint(rows):
 
 @contextlib.contextmanager
 def interruptions():
-    """Ctrl-C and SIGTERM are noted in the list that this gives, so that a step can end; a second one stops at once.
+    """Ctrl-C, SIGTERM and SIGHUP are noted in the list that this gives, so that a step can end; a second stops at once.
 
     The list holds the numbers of the signals; the second raises KeyboardInterrupt.
     """
@@ -145,7 +159,8 @@ def interruptions():
             raise KeyboardInterrupt
         received.append(number)
 
-    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    handlers = {number: signal.signal(number, note) for number in wanted}      # nohup ignores SIGHUP, and so it stays
     try:
         yield received
     finally:

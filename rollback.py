@@ -43,6 +43,7 @@ import argparse
 import os
 import time
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -59,6 +60,7 @@ from evaluate import evaluate, respond
 from judge import cw_judge
 from model import UserError, check_directory, check_writable, cli, load, put, read_run, save, stage, write_json
 from recovery import FULL, tables
+from resume import alone
 from routes import activity
 from rows import evaluation_rows, sources
 
@@ -368,7 +370,8 @@ def main():
         return save_fisher(args)
     files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *args.beside.values())}
     edits.check_same_shape((args.anchor, files[args.anchor]), list(files.items())[1:])
-    report = recover(args, files)
+    with alone(args.out) if args.out else nullcontext():
+        report = recover(args, files)
     if args.json:
         write_json(args.json, report)
     if args.eval_prompts:

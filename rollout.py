@@ -73,6 +73,8 @@ def encode(tokenizer, texts, max_prompt_length):
                                                 return_dict=False)
         except Exception as error:                  # jinja's errors, and whatever a template raises itself
             raise UserError(f"the model's chat template cannot render a user's message: {error}") from error
+        if not ids:
+            raise UserError("the model's chat template makes nothing of a user's message: is it empty?")
         if len(ids) > max_prompt_length:
             raise UserError(f"a prompt has {len(ids)} tokens, the limit is {max_prompt_length}: raise "
                             f"--max-prompt-length or drop the row that begins {text[:60]!r}")

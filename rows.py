@@ -12,6 +12,7 @@ record, a dict; found: {canonical field: its value}. What it raises, ValueError 
 """
 import ast
 import builtins
+import glob
 import json
 import math
 import re
@@ -182,7 +183,12 @@ def read_source(source):
         if path.stat().st_size == 0:
             raise UserError(f"{source} is empty")
         kind = {".jsonl": "json", ".json": "json"}.get(path.suffix, path.suffix[1:])
-        where, arguments = kind, {"data_files": str(path), "split": "train"}
+        if path.suffix == ".jsonl":                 # of which pyarrow would die without a word
+            with open(path, errors="replace") as file:
+                wrong = next((i for i, line in enumerate(file, 1) if line.strip() and line.lstrip("\ufeff \t")[0] != "{"), None)
+            if wrong:
+                raise UserError(f"cannot read {source} as rows: its line {wrong} is no JSON object")
+        where, arguments = kind, {"data_files": glob.escape(str(path)), "split": "train"}
         disable_progress_bars()
     elif path.is_file():
         raise UserError(f"{source}: data files end in .jsonl, .json, .parquet or .csv")
@@ -193,7 +199,7 @@ def read_source(source):
         raw = load_dataset(where, **arguments)
     except Exception as error:  # pyarrow, json, the hub client: each raises types of its own
         cause = error.__cause__ or error
-        raise UserError(f"cannot read {source} as rows: {str(cause).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot read {source} as rows: {(str(cause).strip() or repr(cause)).splitlines()[0]}") from error
     if len(raw) == 0:
         raise UserError(f"{source} has no rows")
     return raw

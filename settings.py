@@ -154,11 +154,6 @@ def check(args):
     if (args.ewc is None) != (args.ewc_weight is None):
         raise UserError("--ewc and --ewc-weight belong together: a file of rollback.py --save-fisher, and how much it "
                         "counts")
-    for flag, file in (("--ewc", args.ewc), ("--protect", args.protect)):
-        if file and not os.path.isfile(file):
-            raise UserError(f"{flag} {file}: there is no such file; rollback.py writes one")
-    for name in filter(None, (args.ref, args.judge)):
-        check_directory(name)
     own = LOSSES[args.loss]
     args.advantage_scale = args.advantage_scale or own["scale"]
     for name, value in {"clip_low": 0.0, "clip_high": 0.0, **own["clip"], "delta": 0.2, "ewc_weight": 0.0}.items():
@@ -181,9 +176,28 @@ def check(args):
     if args.offload and (processes > 1 or args.device == "cpu" or not torch.cuda.is_available()):
         raise UserError("--offload is for one GPU: on a CPU all is in main memory, and several processes share it out "
                         "already")
-    if os.path.realpath(args.out) == os.path.realpath(args.init):
-        raise UserError(f"--out {args.out} is the checkpoint to start from: choose another directory")
+    for flag, file in (("--ewc", args.ewc), ("--protect", args.protect)):
+        if file and not os.path.isfile(file):
+            raise UserError(f"{flag} {file}: there is no such file; rollback.py writes one")
+    for name in filter(None, (args.ref, args.judge)):
+        check_directory(name)
+    check_place(args.out, [args.init, args.ref, getattr(args, "until_recovered", None), args.ewc, args.protect, args.judge,
+                           *args.data.values(), *args.eval_data.values()])
     return args
+
+
+def check_place(out, inputs):
+    """UserError if --out is no place to write to, or if replacing it would delete one of the inputs (paths, names or None)."""
+    place = os.path.realpath(out)
+    if not os.path.basename(place) or f"{os.getcwd()}/".startswith(f"{place}/"):
+        raise UserError(f"--out {out} is, or holds, the directory that this runs in: name one below it")
+    for name in filter(None, inputs):
+        if f"{os.path.realpath(name)}/".startswith(f"{place}/") and os.path.exists(name):
+            raise UserError(f"--out {out} is or holds {name}, which this run reads: choose another directory")
+    try:
+        out.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("--out is no valid UTF-8: choose another name") from error
 
 
 def visits(init, domain):

@@ -292,6 +292,9 @@ def train_alone(args, stop):
     def save_all():
         """The checkpoint and what a resumed run needs; the first of a new run takes the old one's place."""
         nonlocal place
+        if not policy.finite():
+            raise UserError(f"step {run['steps']}: the weights are no longer finite; what was saved before stays in {args.out}; "
+                            "try a lower --lr")
         policy.save_state(place / STATE, run)
         save_model(place)
         if place != out:

@@ -1,20 +1,21 @@
 """Claims about sandbox.py, run by test_all.py. Hostile programs run inside the sandbox only. Linux; root or not."""
-import json, math, os, shutil, socket, subprocess, sys, tempfile, threading, time, unittest
-from pathlib import Path
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 
 import sandbox
 from sandbox import run_tests
+from shared import rows_of, shared
 
-DATA = Path(__file__).resolve().parent.parent / "shared" / "data"
 ADD = ["assert add(1, 2) == 3", "assert add(-5, 5) == 0"]
 GOOD = "def add(a, b): return a + b\n"
-
-
-def public(name):
-    """The lines of a file of public data; the test is skipped where it is absent."""
-    if not (DATA / name).exists():
-        raise unittest.SkipTest(f"{name} of the public rows is not here")
-    return (DATA / name).read_text().splitlines()
 
 
 def reward(program, *tests, entry_point=None, **settings):
@@ -32,7 +33,7 @@ def test_right_program_is_1_and_wrong_program_is_0():
     assert reward("def add(a, b): return 3", *ADD) == 0.0          # one of two tests passes
 
 def test_every_humaneval_reference_scores_1():
-    rows = [json.loads(line) for line in public("humaneval/HumanEval.jsonl")]
+    rows = rows_of("humaneval/HumanEval.jsonl")
     for in_front in ("", "prompt"):                                 # the prompt's helpers in the test: also fine
         jobs = [{"program": row["prompt"] + row["canonical_solution"], "entry_point": row["entry_point"],
                  "tests": [row.get(in_front, "") + row["test"] + f"\ncheck({row['entry_point']})"]} for row in rows]
@@ -41,7 +42,7 @@ def test_every_humaneval_reference_scores_1():
 def test_every_mbpp_reference_scores_1():
     import ast, re
     jobs = []
-    for line in public("mbpp/mbpp.jsonl"):
+    for line in shared("mbpp/mbpp.jsonl").read_text().splitlines():
         row = json.loads(line)
         names = [node.name for node in ast.parse(row["code"]).body if hasattr(node, "name")]
         tested = [name for name in names if re.search(rf"\b{name}\(", " ".join(row["test_list"]))]
@@ -51,7 +52,8 @@ def test_every_mbpp_reference_scores_1():
 
 def test_stdin_and_stdout_are_compared_up_to_trailing_blanks():
     double = "print(int(input()) * 2)"
-    assert script(double, "21\n", "42\n") == script(double, "21", "42  \n\n") == script("print('a \\nb\\n\\n')", "", "a\nb") == 1.0
+    assert script(double, "21\n", "42\n") == script(double, "21", "42  \n\n") == 1.0
+    assert script("print('a \\nb\\n\\n')", "", "a\nb") == 1.0
     assert script(double, "21\n", "43\n") == script("print(' 42')", "", "42") == script("print('a\\n\\nb')", "", "a\nb") == 0.0
     assert reward(double, {"stdin": "1", "stdout": "2"}, {"stdin": "2", "stdout": "5"}) == 0.0
     big = "".join(f"{i}\n" for i in range(50000))                   # more than the pipes hold, both ways
@@ -75,9 +77,11 @@ def test_mixed_jobs_need_both_kinds_of_tests_to_pass():
 
 def test_values_of_all_plain_types_come_back_exactly():
     values = ["None", "True", "0", "-7", "2**62", "-2**100", "10**4000", "0.1", "-0.0", "float('inf')", "1e-320", "2-3j",
-              "'snow ☃ \\ud800 \\x00'", "b'\\x00\\xff'", "bytearray(b'ab')", "[1, [2, (3, 4)]]", "(1,)", "()", "{}", "[]", "set()",
-              "{1, 'a', (2, 3)}", "frozenset({1})", "{(1, 2): [3], None: {4}, 1.5: b'x'}", "range(1, 10, 3)"]
-    tests = [f"x = f({i}); assert x == {v} and type(x) is type({v}) and str(x)[:9] == str({v})[:9]" if len(v) > 8 or '{' not in v else f"assert f({i}) == {v}" for i, v in enumerate(values)]
+              "'snow ☃ \\ud800 \\x00'", "b'\\x00\\xff'", "bytearray(b'ab')", "[1, [2, (3, 4)]]", "(1,)",
+              "()", "{}", "[]", "set()", "{1, 'a', (2, 3)}", "frozenset({1})", "{(1, 2): [3], None: {4}, 1.5: b'x'}",
+              "range(1, 10, 3)"]
+    tests = [f"x = f({i}); assert x == {v} and type(x) is type({v}) and str(x)[:9] == str({v})[:9]"
+             if len(v) > 8 or '{' not in v else f"assert f({i}) == {v}" for i, v in enumerate(values)]
     tests.append("assert same([" + ", ".join(values) + "]) == [" + ", ".join(values) + "]")
     tests.append("import math\nassert math.isnan(same(float('nan')))")
     assert reward("def f(i): return [" + ", ".join(values) + "][i]\ndef same(x): return x", *tests) == 1.0
@@ -95,7 +99,8 @@ def g(n): yield from range(n)
 """
     assert reward(program, "assert f(0) == {'a': 2, 'b': 1} and f(1) == {'a': 1, 'b': 2} and f(2) == {'a': 1}",
                   "assert f(3) == (1, 2) and f(4) == 1 and f(5) == 'b' and f(6) == {'a', 'b'} and f(6) != ['a', 'b']",
-                  "assert f(7) == {('a', 1), ('b', 2)} and f(8) == [1, 2] and f(9) == range(3) and f(9) != [0, 1, 2] and f(10) is True",
+                  "assert f(7) == {('a', 1), ('b', 2)} and f(8) == [1, 2] "
+                  "and f(9) == range(3) and f(9) != [0, 1, 2] and f(10) is True",
                   "assert list(g(3)) == [0, 1, 2] and next(g(1)) == 0 and g(3) != [0, 1, 2] and sorted(g(2)) == [0, 1]",
                   "from collections import Counter\nassert f(0) == Counter('aab')") == 1.0
 
@@ -130,7 +135,8 @@ def drop(values, kind): return [v for v in values if not isinstance(v, kind)]
 """
     assert reward(program, "assert Solution().twoSum([2, 7], 9) == [0, 1]", "s = Solution()\nassert s == s and s != Solution()",
                   "assert longest([Pair(5, 24), Pair(b=90, a=1)]) == 90",
-                  "n = Node(1); n.next = Node(2)\nassert tail(n) == n.next.v == 2 and len(n) == 3 and n[4] == 8 and str(n) == 'node' and n",
+                  "n = Node(1); n.next = Node(2)\n"
+                  "assert tail(n) == n.next.v == 2 and len(n) == 3 and n[4] == 8 and str(n) == 'node' and n",
                   "assert drop([1, 'a', 2.0], int) == ['a', 2.0]") == 1.0
     assert reward(program, "assert Pair(1, 2) == Pair(1, 2)") == 0.0
 
@@ -144,7 +150,8 @@ def f(n):
     raise type('Odd', (Exception,), {})()
 """
     expect = "def raises(n):\n  try: f(n)\n  except Exception as e: return type(e).__name__\n"
-    assert reward(program, expect + "assert [raises(n) for n in range(4)] == ['ValueError', 'KeyError', 'UnicodeError', 'Exception']",
+    assert reward(program,
+                  expect + "assert [raises(n) for n in range(4)] == ['ValueError', 'KeyError', 'UnicodeError', 'Exception']",
                   "try: f(0)\nexcept ValueError as e: assert str(e) == 'bad'\nelse: assert 0") == 1.0
 
 def test_test_state_is_one_per_program_and_scripts_are_fresh():
@@ -159,11 +166,13 @@ def test_main_block_does_not_run_in_function_mode_and_dataclasses_work():
 def test_standard_library_imports_lazily_inside_the_walls():
     modules = "asyncio, csv, difflib, email, fractions, html, logging, pickle, pprint, unittest, xml.dom.minidom, zipfile"
     assert script(f"import {modules}\nprint('ä'.encode('latin-1'), hash('x') == hash('x'))", "", "b'\\xe4' True") == 1.0
-    assert script("import asyncio\nasync def main(): await asyncio.sleep(0.01); print('awake')\nasyncio.run(main())", "", "awake") == 1.0
+    assert script("import asyncio\nasync def main(): await asyncio.sleep(0.01); print('awake')\nasyncio.run(main())",
+                  "", "awake") == 1.0
 
 def test_rewards_are_repeatable_where_programs_use_hash_order_or_random():
     program = "import random\ndef f(): return [hash('a'), random.random(), list({'a', 'b', 'c', 'd'})]"
-    first = subprocess.run([sys.executable, "-c", "import random; random.seed(0); print([hash('a'), random.random(), list({'a', 'b', 'c', 'd'})])"],
+    first = subprocess.run([sys.executable, "-c",
+                            "import random; random.seed(0); print([hash('a'), random.random(), list({'a', 'b', 'c', 'd'})])"],
                            env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True).stdout
     assert reward(program, f"assert f() == {first}") == 1.0
 
@@ -213,9 +222,10 @@ def test_test_that_loops_forever_does_not_hang():
 # ---- programs that do not work ----
 
 def test_empty_and_broken_programs_are_0():
-    for program in ("", "   ", "def add(a, b)", "raise ValueError", "def add(a): return a", "1 / 0", "\x00", "def add(a, b): return a + b\x00",
-                    "\ud800", "x = '\udc80'", "é = ", "(" * 5000, "-" * 100000 + "1", "x = " + "[" * 1000 + "]" * 1000,
-                    "add = " + "+".join(["1"] * 100000), "# coding: nonsense\ndef add(a, b): return 4", "lambda: (yield)", "def add(a, b): pass"):
+    for program in ("", "   ", "def add(a, b)", "raise ValueError", "def add(a): return a", "1 / 0", "\x00",
+                    "def add(a, b): return a + b\x00", "\ud800", "x = '\udc80'", "é = ", "(" * 5000,
+                    "-" * 100000 + "1", "x = " + "[" * 1000 + "]" * 1000, "add = " + "+".join(["1"] * 100000),
+                    "# coding: nonsense\ndef add(a, b): return 4", "lambda: (yield)", "def add(a, b): pass"):
         assert reward(program, *ADD) == 0.0, program[:40]
     assert reward(GOOD + "x = '☃'", *ADD) == script("print('\\ud83d' '☃'[1:] or 1)".replace("'\\ud83d' ", ""), "", "1") == 1.0
 
@@ -223,7 +233,8 @@ def test_infinite_loops_and_sleep_end_at_the_timeout():
     start = time.time()
     jobs = [{"program": program, "tests": ADD} for program in
             ("while True: pass", "import time; time.sleep(1000)", "def add(a, b):\n  while True: pass",
-             "import threading\nthreading.Event().wait()", "import signal\nsignal.pause()", "import os\nos.read(0, 1); os.read(3, 9999); os.read(4, 9999)\nwhile 1: pass")]
+             "import threading\nthreading.Event().wait()", "import signal\nsignal.pause()",
+             "import os\nos.read(0, 1); os.read(3, 9999); os.read(4, 9999)\nwhile 1: pass")]
     assert run_tests(jobs + [{"program": "while True: pass", "tests": [{"stdin": "", "stdout": ""}]}], timeout=1) == [0.0] * 7
     assert time.time() - start < 10
 
@@ -248,11 +259,15 @@ for f in (fork, bomb, os.forkpty, lambda: os.system('sleep 100 &'), lambda: subp
           lambda: os.posix_spawn(sys.executable, ['MARK'], {}), lambda: os.execv('/bin/sleep', ['MARK', '100']),
           lambda: threading.Thread(target=time.sleep, args=(100,)).start(), lambda: _thread.start_new_thread(time.sleep, (100,)),
           lambda: multiprocessing.Process(target=time.sleep, args=(100,)).start(),
-          lambda: __import__('pty').spawn('sleep'), lambda: __import__('_posixsubprocess').fork_exec([b'x'], [b'/bin/sleep'], True, (), None, None, -1, -1, -1, -1, -1, -1, 1, 2, True, False, 0, None, None, None, -1, None, True)):
+          lambda: __import__('pty').spawn('sleep'),
+          lambda: __import__('_posixsubprocess').fork_exec([b'x'], [b'/bin/sleep'], True, (), None,
+                                                           None, -1, -1, -1, -1, -1, -1, 1, 2, True, False,
+                                                           0, None, None, None, -1, None, True)):
     attempt(f)
 def add(a, b): return started
 """.replace("MARK", mark)
-    sleeping = lambda: sum(b"sleep\x00100" in cmdline() for cmdline in [lambda p=p: read(p) for p in os.listdir("/proc") if p.isdigit()])
+    sleeping = lambda: sum(b"sleep\x00100" in cmdline()
+                           for cmdline in [lambda p=p: read(p) for p in os.listdir("/proc") if p.isdigit()])
     def read(pid):
         try: return open(f"/proc/{pid}/cmdline", "rb").read()
         except OSError: return b""
@@ -267,16 +282,18 @@ def parent(pid):
 
 def test_fork_is_refused_even_past_the_audit_hook():
     """Without the hook, the kernel still says no: the walls are not made of Python."""
-    hook = sandbox.install_audit_hook
     results = kernel_only("""
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 def add(a, b):
     out = []
-    for name, *args in (('fork',), ('kill', os.getppid(), 9), ('kill', -1, 9), ('socket', 2, 1, 0), ('socket', 1, 1, 0), ('chmod', b'CANARY', 0),
-                        ('open', b'/etc/passwd', 0), ('open', b'CANARY', 1), ('open', f'/proc/{os.getppid()}/mem'.encode(), 0), ('open', b'CANARY', 0),
-                        ('unlink', b'CANARY'), ('truncate', b'CANARY', 0), ('setpriority', 0, 0, 19), ('ptrace', 16, os.getppid(), 0, 0), ('mkdir', b'd', 511), ('symlink', b'/etc', b's'),
-                        ('opendir', b'/'), ('memfd_create', b'x', 0), ('shmget', 0, 4096, 950), ('rename', b'CANARY', b'mine'), ('link', b'CANARY', b'mine')):
+    for name, *args in (('fork',), ('kill', os.getppid(), 9), ('kill', -1, 9), ('socket', 2, 1, 0),
+                        ('socket', 1, 1, 0), ('chmod', b'CANARY', 0), ('open', b'/etc/passwd', 0),
+                        ('open', b'CANARY', 1), ('open', f'/proc/{os.getppid()}/mem'.encode(), 0), ('open', b'CANARY', 0),
+                        ('unlink', b'CANARY'), ('truncate', b'CANARY', 0), ('setpriority', 0, 0, 19),
+                        ('ptrace', 16, os.getppid(), 0, 0), ('mkdir', b'd', 511), ('symlink', b'/etc', b's'),
+                        ('opendir', b'/'), ('memfd_create', b'x', 0), ('shmget', 0, 4096, 950),
+                        ('rename', b'CANARY', b'mine'), ('link', b'CANARY', b'mine')):
         f = getattr(libc, name)
         if name == 'opendir': f.restype = ctypes.c_void_p
         r = f(*args)
@@ -295,7 +312,8 @@ def kernel_only(program):
         source = open(sandbox.__file__).read()
         assert source.count('install_audit_hook(os.getcwd(), shield["stdlib"])') == 1
         path = os.path.join(folder, "bare.py")
-        open(path, "w").write(source.replace('install_audit_hook(os.getcwd(), shield["stdlib"])', "sys.modules['ctypes'] = __import__('ctypes')"))
+        open(path, "w").write(source.replace('install_audit_hook(os.getcwd(), shield["stdlib"])',
+                                             "sys.modules['ctypes'] = __import__('ctypes')"))
         import importlib.util
         spec = importlib.util.spec_from_file_location("bare", path)
         bare = importlib.util.module_from_spec(spec); spec.loader.exec_module(bare)
@@ -306,8 +324,8 @@ def kernel_only(program):
         shutil.rmtree(folder, ignore_errors=True)
 
 def test_memory_hogs_fail_and_do_not_disturb_others():
-    hogs = ["x = [0] * 10**10", "x = bytearray(10**10)", "x = []\nwhile True: x.append(' ' * 10**6)", "def add(a, b): return 'x' * 10**9",
-            "def add(a, b): return [0] * 10**8", "x = 1 << 10**11"]
+    hogs = ["x = [0] * 10**10", "x = bytearray(10**10)", "x = []\nwhile True: x.append(' ' * 10**6)",
+            "def add(a, b): return 'x' * 10**9", "def add(a, b): return [0] * 10**8", "x = 1 << 10**11"]
     jobs = [{"program": hog, "tests": ADD} for hog in hogs] + [{"program": GOOD, "tests": ADD}]
     assert run_tests(jobs, memory_mb=256) == [0.0] * len(hogs) + [1.0]
     assert reward("def add(a, b): return len(bytearray(200 << 20))", "assert add(1, 2) == 200 << 20", memory_mb=512) == 1.0
@@ -327,15 +345,19 @@ def test_huge_and_deep_values_are_failures_or_right_but_never_hang():
     assert reward("import sys; sys.set_int_max_str_digits(0)\n" + digits, "assert f() == 7 * (10**4301 - 1) // 9") == 1.0
     deep = "def f(n):\n  x = []\n  for i in range(n): x = [x]\n  return x"
     assert reward(deep, "x, n = f(100), 0\nwhile x: x = x[0]; n += 1\nassert n == 100") == 1.0
-    assert reward(deep, "f(10**6)", timeout=1) == reward("import sys; sys.setrecursionlimit(10**9)\n" + deep, "f(10**5)", timeout=1) == 0.0
+    assert reward(deep, "f(10**6)", timeout=1) == reward("import sys; sys.setrecursionlimit(10**9)\n" + deep,
+                                                         "f(10**5)", timeout=1) == 0.0
     assert reward("def f():\n  x = []; x.append(x); return x", "f()") == 0.0
     assert reward("def f():\n  x = []\n  for i in range(99): x = [x, x]\n  return x", "f()", timeout=0.5) == 0.0
-    for recursion in ("def f(): return f()", "import sys; sys.setrecursionlimit(10**9)\ndef f(): return f()", "f = eval('(' * 90 + ')' * 90)",
-                      "import sys; sys.setrecursionlimit(10**9)\nclass A:\n  __getattr__ = lambda s, n: getattr(s, n)\ndef f(): return A().x"):
+    for recursion in ("def f(): return f()", "import sys; sys.setrecursionlimit(10**9)\ndef f(): return f()",
+                      "f = eval('(' * 90 + ')' * 90)",
+                      "import sys; sys.setrecursionlimit(10**9)\nclass A:\n"
+                      "  __getattr__ = lambda s, n: getattr(s, n)\ndef f(): return A().x"):
         assert reward(recursion, "f()", timeout=1) == 0.0
 
 def test_generators_lambdas_and_modules_are_never_equal_to_an_answer():
-    for value in ("(i for i in range(3))", "lambda: 3", "__import__('sys')", "object()", "iter([3])", "Ellipsis", "NotImplemented", "int", "open('/dev/null')"):
+    for value in ("(i for i in range(3))", "lambda: 3", "__import__('sys')", "object()", "iter([3])",
+                  "Ellipsis", "NotImplemented", "int", "open('/dev/null')"):
         assert reward(f"def add(a, b): return {value}", *ADD) == 0.0, value
     assert reward("def f():\n  while True: yield 1", "assert list(f()) == [1]", timeout=1) == 0.0
 
@@ -344,8 +366,9 @@ def test_generators_lambdas_and_modules_are_never_equal_to_an_answer():
 
 def test_leaving_early_is_a_failure():
     """At import, in a call, or while a value is built; even if the test itself would swallow every exception."""
-    ways = ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "import os; os.abort()", "raise KeyboardInterrupt",
-            "import atexit, os; atexit.register(os._exit, 0)\nraise SystemExit", "raise GeneratorExit", "import os; os.closerange(0, 99)",
+    ways = ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "import os; os.abort()",
+            "raise KeyboardInterrupt", "import atexit, os; atexit.register(os._exit, 0)\nraise SystemExit",
+            "raise GeneratorExit", "import os; os.closerange(0, 99)",
             "import os\nfor fd in range(99):\n try: os.close(fd)\n except OSError: pass"]
     jobs = []
     for way in ways:
@@ -357,19 +380,28 @@ def test_leaving_early_is_a_failure():
     assert not paid, paid
 
 def test_lying_objects_do_not_pass():
-    for lie in ("class L:\n  __eq__ = lambda s, o: True\n  __ne__ = lambda s, o: False\n  __bool__ = lambda s: True\n  __hash__ = None\ndef add(a, b): return L()",
-                "class L(int):\n  __eq__ = lambda s, o: True\n  __ne__ = lambda s, o: False\n  __hash__ = int.__hash__\ndef add(a, b): return L(7)",
+    for lie in ("class L:\n  __eq__ = lambda s, o: True\n  __ne__ = lambda s, o: False\n  __bool__ = lambda s: True\n"
+                "  __hash__ = None\ndef add(a, b): return L()",
+                "class L(int):\n  __eq__ = lambda s, o: True\n  __ne__ = lambda s, o: False\n  __hash__ = int.__hash__\n"
+                "def add(a, b): return L(7)",
                 "class L(list):\n  __eq__ = lambda s, o: True\ndef add(a, b): return L()",
-                "class L:\n  __contains__ = __lt__ = __le__ = __gt__ = __ge__ = __sub__ = __rsub__ = __radd__ = lambda s, o: True\n  __class__ = int\n  __abs__ = __index__ = lambda s: 99\n  __getattr__ = lambda s, n: L()\ndef add(a, b): return L()",
-                "class M(type):\n  __eq__ = lambda s, o: True\n  __instancecheck__ = lambda s, o: True\n  __hash__ = None\nclass add(metaclass=M):\n  def __init__(s, *a): pass"):
+                "class L:\n"
+                "  __contains__ = __lt__ = __le__ = __gt__ = __ge__ = __sub__ = __rsub__ = __radd__ = lambda s, o: True\n"
+                "  __class__ = int\n  __abs__ = __index__ = lambda s: 99\n  __getattr__ = lambda s, n: L()\n"
+                "def add(a, b): return L()",
+                "class M(type):\n  __eq__ = lambda s, o: True\n  __instancecheck__ = lambda s, o: True\n  __hash__ = None\n"
+                "class add(metaclass=M):\n  def __init__(s, *a): pass"):
         assert reward(lie, *ADD) == 0.0
-        assert reward(lie, "assert abs(add(1, 2) - 3) < 1e-6") == reward(lie, "assert 3 in add(1, 2)") == reward(lie, "assert isinstance(add(1, 2), int) and add(1, 2) == 3") == 0.0
+        for test in ("assert abs(add(1, 2) - 3) < 1e-6", "assert 3 in add(1, 2)",
+                     "assert isinstance(add(1, 2), int) and add(1, 2) == 3"):
+            assert reward(lie, test) == 0.0
 
 def test_patched_builtins_and_modules_do_not_reach_the_test():
     patches = """
 import builtins, json, sys, os, math, collections
 yes = lambda *a, **k: True
-for name in ('abs', 'all', 'len', 'isinstance', 'AssertionError', 'sum', 'round', 'set', 'sorted', 'str', 'zip', 'print', 'eval', 'exec', 'compile'):
+for name in ('abs', 'all', 'len', 'isinstance', 'AssertionError', 'sum', 'round', 'set', 'sorted', 'str',
+             'zip', 'print', 'eval', 'exec', 'compile'):
     try: setattr(builtins, name, yes); globals()[name] = yes
     except BaseException: pass
 for module in (json, math, collections, os):
@@ -381,13 +413,17 @@ class math: isclose = fabs = yes
 sys.modules.clear()
 def add(a, b): return 99
 """
-    for test in ("assert abs(add(1, 2) - 3) < 1", "assert all([add(1, 2) == 3])", "import math\nassert math.isclose(add(1, 2), 3)", "assert math.isclose(add(1, 2), 3)",
+    for test in ("assert abs(add(1, 2) - 3) < 1", "assert all([add(1, 2) == 3])",
+                 "import math\nassert math.isclose(add(1, 2), 3)", "assert math.isclose(add(1, 2), 3)",
                  "assert sorted([add(1, 2)]) == sorted([3])", "assert set([add(1, 2)]) == {3}", *ADD):
         assert reward(patches, test) == 0.0
-    assert reward("def add(a, b):\n  import builtins; builtins.AssertionError = Exception; builtins.isinstance = lambda *a: 1; return 0", *ADD) == 0.0
+    assert reward("def add(a, b):\n"
+                  "  import builtins; builtins.AssertionError = Exception; builtins.isinstance = lambda *a: 1; return 0",
+                  *ADD) == 0.0
 
 def test_entry_point_and_helpers_of_the_prompt_cannot_be_replaced():
-    test = "def poly(xs, x): return sum(c * x**i for i, c in enumerate(xs))\ndef find_zero(xs): 'stub'\nassert abs(poly([1, 2], find_zero([1, 2]))) < 1e-4"
+    test = ("def poly(xs, x): return sum(c * x**i for i, c in enumerate(xs))\ndef find_zero(xs): 'stub'\n"
+            "assert abs(poly([1, 2], find_zero([1, 2]))) < 1e-4")
     assert reward("def find_zero(xs): return -0.5", test, entry_point="find_zero") == 1.0
     assert reward("def find_zero(xs): return 7\ndef poly(xs, x): return 0", test, entry_point="find_zero") == 0.0
 
@@ -401,12 +437,18 @@ for fd in range(100):
         try: os.write(fd, message)
         except OSError: pass
 """
-    for messages in ("[b'1', b't1', b'pass', b'\"pass\"', frame('pass')]", "[frame('ready'), frame(['value', True, None]), frame(['value', ['handle', 0], None])] * 9",
-                     "[frame(['value', {'x': 1}, None])]", "[frame(['value', ['exec', 'x'], None])]", "[frame(['value', ['handle', 'eval'], None])]", "[b'\\xff' * 64]",
-                     "[(2**63).to_bytes(8, 'big')]", "[frame(['error', ['SystemExit'], 'x', None])] * 3", "[frame(['error', [['SystemExit', 'BaseException', 'AssertionError'], ''], None])] * 9",
-                     "[frame('ready'), frame(['value', ['handle', 0], None]), frame(['value', 99, [['list', 1]]])]", "[b'[' * 100000]", "[frame('ready') , len(b'[' * 100000).to_bytes(8, 'big') + b'[' * 100000]"):
-        programs = [forge.replace("MESSAGES", messages) + rest for rest in ("", "import time; time.sleep(9)", "def add(a, b): return 99", "os._exit(0)")]
-        programs.append("def add(a, b):\n  " + forge.replace("MESSAGES", messages).strip().replace("\n", "\n  ") + "\n  return 99")
+    for messages in ("[b'1', b't1', b'pass', b'\"pass\"', frame('pass')]",
+                     "[frame('ready'), frame(['value', True, None]), frame(['value', ['handle', 0], None])] * 9",
+                     "[frame(['value', {'x': 1}, None])]", "[frame(['value', ['exec', 'x'], None])]",
+                     "[frame(['value', ['handle', 'eval'], None])]", "[b'\\xff' * 64]",
+                     "[(2**63).to_bytes(8, 'big')]", "[frame(['error', ['SystemExit'], 'x', None])] * 3",
+                     "[frame(['error', [['SystemExit', 'BaseException', 'AssertionError'], ''], None])] * 9",
+                     "[frame('ready'), frame(['value', ['handle', 0], None]), frame(['value', 99, [['list', 1]]])]",
+                     "[b'[' * 100000]", "[frame('ready') , len(b'[' * 100000).to_bytes(8, 'big') + b'[' * 100000]"):
+        programs = [forge.replace("MESSAGES", messages) + rest
+                    for rest in ("", "import time; time.sleep(9)", "def add(a, b): return 99", "os._exit(0)")]
+        programs.append("def add(a, b):\n  " + forge.replace("MESSAGES", messages).strip().replace("\n", "\n  ")
+                        + "\n  return 99")
         rewards = run_tests([{"program": program, "tests": ADD} for program in programs], timeout=0.3)
         assert rewards == [0.0] * 5, (messages, rewards)
 
@@ -423,7 +465,8 @@ def look(where, text):
 def search():
     for o in gc.get_objects():
         try:
-            if isinstance(o, (dict, list, tuple, set)): look('gc', [x for x in (o.values() if isinstance(o, dict) else o) if isinstance(x, (str, bytes))])
+            if isinstance(o, (dict, list, tuple, set)): look(
+                'gc', [x for x in (o.values() if isinstance(o, dict) else o) if isinstance(x, (str, bytes))])
         except Exception: pass
     frame = sys._getframe()
     while frame:
@@ -432,7 +475,8 @@ def search():
     for info in inspect.stack(): look('stack', info.code_context)
     for m in list(sys.modules.values()): look('module', [v for v in vars(m).values() if isinstance(v, (str, bytes))])
     look('argv', sys.argv + sys.orig_argv + list(os.environ.items()))
-    pids = ['self', 'thread-self', str(os.getppid())] + [str(i) for i in range(1, 100)] + [str(os.getpid() + i) for i in range(-20, 20)]
+    pids = ['self', 'thread-self', str(os.getppid())] + [
+        str(i) for i in range(1, 100)] + [str(os.getpid() + i) for i in range(-20, 20)]
     for pid in pids:
         for name in ('mem', 'cmdline', 'environ', 'maps', 'fd/0', 'fd/1', 'fd/3', 'fd/4', 'fd/5', 'status'):
             try:
@@ -459,10 +503,14 @@ own = ()
             file.write(SECRET)
         os.chmod(folder, 0o755), os.chmod(f"{folder}/answers.txt", 0o644)
         search = search.replace("WHERE", folder)
-        function = search.replace("own = ()", "own = tuple(fd for fd in range(100) if ispipe(fd))") .replace("import gc", "import stat, os\ndef ispipe(fd):\n    try: return stat.S_ISFIFO(os.fstat(fd).st_mode)\n    except OSError: return False\nimport gc")
+        function = search.replace("own = ()", "own = tuple(fd for fd in range(100) if ispipe(fd))").replace(
+            "import gc", "import stat, os\ndef ispipe(fd):\n    try: return stat.S_ISFIFO(os.fstat(fd).st_mode)\n"
+                         "    except OSError: return False\nimport gc")
         assert reward(function + "def f(): return search()", f"x = f()\nassert x == [], x\nassert f() != {SECRET!r}") == 1.0
         assert script(search + "print(search())", "", "[]") == 1.0
-        assert reward(function + f"def f(): return search()\nplanted = [{SECRET!r}]", "assert 'gc' in f() and 'module' not in f()") == 1.0   # it can find
+        # it can find
+        assert reward(function + f"def f(): return search()\nplanted = [{SECRET!r}]",
+                      "assert 'gc' in f() and 'module' not in f()") == 1.0
         # and once more with a grown heap of earlier jobs with the same answer
         jobs = [{"program": "def f(): return 'x'", "tests": [f"assert f() == {SECRET!r}", f"# {i}"]} for i in range(4)]
         jobs.append({"program": function + "def f(): return search()", "tests": [f"assert f() == [] # {SECRET}"]})
@@ -481,11 +529,14 @@ def test_files_outside_of_the_directory_survive():
         attack = f"""
 import os, shutil, pathlib, tempfile
 C, D = {canary!r}, {folder!r}
-for act in (lambda: os.remove(C), lambda: os.unlink(C), lambda: open(C, 'w').write('x'), lambda: open(C, 'a').write('x'), lambda: open(C, 'r+').write('x'),
-            lambda: open(D + '/new', 'w'), lambda: os.open(C, os.O_WRONLY | os.O_TRUNC), lambda: os.rename(C, 'mine'), lambda: os.replace('own', C), lambda: os.truncate(C, 0),
-            lambda: shutil.rmtree(D), lambda: os.rmdir(D), lambda: os.mkdir(D + '/d'), lambda: os.symlink(C, 'link'), lambda: os.link(C, 'hard'), lambda: os.chmod(C, 0),
-            lambda: os.chown(C, 1, 1), lambda: os.utime(C, (0, 0)), lambda: os.setxattr(C, 'user.x', b'y'), lambda: pathlib.Path(C).write_text('x'),
-            lambda: shutil.move(C, 'mine'), lambda: tempfile.NamedTemporaryFile(dir=D), lambda: os.mkfifo(D + '/p'), lambda: os.mknod(D + '/q'), lambda: __import__('ctypes').CDLL(None).unlink(C.encode()),
+for act in (lambda: os.remove(C), lambda: os.unlink(C), lambda: open(C, 'w').write('x'),
+            lambda: open(C, 'a').write('x'), lambda: open(C, 'r+').write('x'), lambda: open(D + '/new', 'w'),
+            lambda: os.open(C, os.O_WRONLY | os.O_TRUNC), lambda: os.rename(C, 'mine'), lambda: os.replace('own', C),
+            lambda: os.truncate(C, 0), lambda: shutil.rmtree(D), lambda: os.rmdir(D), lambda: os.mkdir(D + '/d'),
+            lambda: os.symlink(C, 'link'), lambda: os.link(C, 'hard'), lambda: os.chmod(C, 0), lambda: os.chown(C, 1, 1),
+            lambda: os.utime(C, (0, 0)), lambda: os.setxattr(C, 'user.x', b'y'), lambda: pathlib.Path(C).write_text('x'),
+            lambda: shutil.move(C, 'mine'), lambda: tempfile.NamedTemporaryFile(dir=D), lambda: os.mkfifo(D + '/p'),
+            lambda: os.mknod(D + '/q'), lambda: __import__('ctypes').CDLL(None).unlink(C.encode()),
             lambda: __import__('_ctypes').dlopen(None, 0), lambda: os.chdir(D), lambda: open(C).read(), lambda: os.listdir(D)):
     try: open('own', 'w').write('y'); act()
     except (OSError, PermissionError): continue
@@ -500,7 +551,8 @@ print('all refused')
         shutil.rmtree(folder)
 
 def test_own_directory_is_writable_bounded_and_gone_afterwards():
-    write = "open('a.txt', 'w').write('hello'); import os; os.rename('a.txt', 'b.txt'); print(open('b.txt').read(), os.listdir('.')); os.remove('b.txt'); print(os.listdir())"
+    write = ("open('a.txt', 'w').write('hello'); import os; os.rename('a.txt', 'b.txt'); "
+             "print(open('b.txt').read(), os.listdir('.')); os.remove('b.txt'); print(os.listdir())")
     assert script(write, "", "hello ['b.txt']\n[]") == 1.0
     assert script("f = open('big', 'wb')\nf.write(b'x' * (2 << 20)); f.close(); print('wrote')", "", "wrote") == 0.0
     many = "n = 0\ntry:\n  while True: open(str(n), 'w').write('x'); n += 1\nexcept PermissionError: print(n)"
@@ -516,14 +568,18 @@ def test_parent_and_siblings_survive_signals():
         kill = f"""
 import os, signal, resource
 n = 0
-for act in (lambda: os.kill(os.getppid(), 9), lambda: os.kill(-1, 9), lambda: os.kill({victim.pid}, 9), lambda: os.kill({os.getpid()}, 9), lambda: os.killpg(1, 9),
-            lambda: os.kill(os.getppid(), 19), lambda: signal.pidfd_send_signal(os.pidfd_open({victim.pid}), 9), lambda: resource.prlimit({victim.pid}, resource.RLIMIT_CPU, (0, 0)),
-            lambda: os.setpriority(os.PRIO_PROCESS, {victim.pid}, 19), lambda: os.sched_setaffinity({victim.pid}, {{0}}), lambda: os.setpriority(os.PRIO_USER, 0, 19)):
+for act in (lambda: os.kill(os.getppid(), 9), lambda: os.kill(-1, 9), lambda: os.kill({victim.pid}, 9),
+            lambda: os.kill({os.getpid()}, 9), lambda: os.killpg(1, 9), lambda: os.kill(os.getppid(), 19),
+            lambda: signal.pidfd_send_signal(os.pidfd_open({victim.pid}), 9),
+            lambda: resource.prlimit({victim.pid}, resource.RLIMIT_CPU, (0, 0)),
+            lambda: os.setpriority(os.PRIO_PROCESS, {victim.pid}, 19), lambda: os.sched_setaffinity({victim.pid}, {{0}}),
+            lambda: os.setpriority(os.PRIO_USER, 0, 19)):
     try: act(); n += 1
     except OSError: pass
 def add(a, b): return n
 """
-        jobs = [{"program": kill, "tests": ["assert add(1, 2) == 0"]}] + [{"program": GOOD + f"# {i}", "tests": ADD} for i in range(20)]
+        jobs = [{"program": kill, "tests": ["assert add(1, 2) == 0"]}]
+        jobs += [{"program": GOOD + f"# {i}", "tests": ADD} for i in range(20)]
         assert run_tests(jobs) == [1.0] * 21
         assert victim.poll() is None and os.getpriority(os.PRIO_PROCESS, victim.pid) == os.getpriority(os.PRIO_PROCESS, 0)
     finally:
@@ -556,9 +612,12 @@ def test_network_is_out_of_reach():
         connect = f"""
 import socket
 n = 0
-for act in (lambda: socket.create_connection(('127.0.0.1', {port}), 1), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 53)),
-            lambda: socket.socket(socket.AF_UNIX), lambda: socket.socket().connect(('127.0.0.1', {port})), lambda: socket.getaddrinfo('example.org', 80), lambda: socket.gethostbyname('localhost'),
-            lambda: __import__('urllib.request').request.urlopen('http://127.0.0.1:{port}'), lambda: __import__('_socket').socket()):
+for act in (lambda: socket.create_connection(('127.0.0.1', {port}), 1),
+            lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 53)),
+            lambda: socket.socket(socket.AF_UNIX), lambda: socket.socket().connect(('127.0.0.1', {port})),
+            lambda: socket.getaddrinfo('example.org', 80), lambda: socket.gethostbyname('localhost'),
+            lambda: __import__('urllib.request').request.urlopen('http://127.0.0.1:{port}'),
+            lambda: __import__('_socket').socket()):
     try: act(); n += 1
     except Exception: pass
 def add(a, b): return n
@@ -572,11 +631,14 @@ def add(a, b): return n
             pass
 
 def test_no_program_runs_as_root():
-    assert script("import os; print(0 in (os.getuid(), os.geteuid(), os.getgid()), os.getgroups().count(0))", "", "False 0") == 1.0
+    assert script("import os; print(0 in (os.getuid(), os.geteuid(), os.getgid()), os.getgroups().count(0))",
+                  "", "False 0") == 1.0
 
 def test_nothing_leaks_from_one_program_to_the_next():
-    plant = "import builtins, sys, os\nbuiltins.planted = sys.planted = 1\nopen('planted', 'w').write('x')\nos.environ['planted'] = '1'\ndef add(a, b): return 1"
-    look = "import builtins, sys, os\ndef add(a, b): return hasattr(builtins, 'planted') + hasattr(sys, 'planted') + ('planted' in os.environ) + len(os.listdir('.'))"
+    plant = ("import builtins, sys, os\nbuiltins.planted = sys.planted = 1\nopen('planted', 'w').write('x')\n"
+             "os.environ['planted'] = '1'\ndef add(a, b): return 1")
+    look = ("import builtins, sys, os\ndef add(a, b): return hasattr(builtins, 'planted') + hasattr(sys, 'planted') "
+            "+ ('planted' in os.environ) + len(os.listdir('.'))")
     jobs = [{"program": plant, "tests": ["assert add(1, 2) == 1"]}, {"program": look, "tests": ["assert add(1, 2) == 0"]}]
     assert run_tests(jobs * 3, workers=1) == [1.0] * 6
 
@@ -584,8 +646,9 @@ def test_nothing_leaks_from_one_program_to_the_next():
 # ---- many at once ----
 
 def test_200_mixed_programs_come_back_in_order():
-    kinds = [(GOOD, ADD, 1.0), ("def add(a, b): return a", ADD, 0.0), ("import os; os._exit(0)", ADD, 0.0), (GOOD, ["assert add("], math.nan),
-             ("print(input())", [{"stdin": "7", "stdout": "7"}], 1.0), ("def add(a, b): return 'x' * 10**9", ADD, 0.0), ("1 / 0", ADD, 0.0), ("", [], math.nan)]
+    kinds = [(GOOD, ADD, 1.0), ("def add(a, b): return a", ADD, 0.0), ("import os; os._exit(0)", ADD, 0.0),
+             (GOOD, ["assert add("], math.nan), ("print(input())", [{"stdin": "7", "stdout": "7"}], 1.0),
+             ("def add(a, b): return 'x' * 10**9", ADD, 0.0), ("1 / 0", ADD, 0.0), ("", [], math.nan)]
     chosen = [kinds[i * 7 % 8] for i in range(200)]
     jobs = [{"program": program + f"\n# {i}", "tests": tests} for i, (program, tests, _) in enumerate(chosen)]
     assert repr(run_tests(jobs)) == repr([want for *_, want in chosen])
@@ -608,7 +671,8 @@ def test_calls_leave_no_processes_threads_or_open_files():
     state = lambda: (len(os.listdir("/proc/self/fd")), threading.active_count())
     before = state()
     for _ in range(3):
-        run_tests([{"program": GOOD + f"#{i}", "tests": ADD} for i in range(5)] + [{"program": "while True: pass", "tests": ADD}], timeout=0.3)
+        run_tests([{"program": GOOD + f"#{i}", "tests": ADD} for i in range(5)]
+                  + [{"program": "while True: pass", "tests": ADD}], timeout=0.3)
     time.sleep(0.05)
     assert state() == before
     try:

@@ -9,8 +9,6 @@ import json
 import math
 import shutil
 import sys
-import tempfile
-import unittest
 import weakref
 from functools import lru_cache
 from pathlib import Path
@@ -22,10 +20,12 @@ import edits
 import interference
 import merge
 import model as models
+import shared
 import warmup
-from test_analyze import checkpoint, raises
+from shared import SKIP, checkpoint, raises, weights
 
-WORK = Path(tempfile.mkdtemp(prefix="test_merge_"))
+WORK = shared.WORK / "merge"
+WORK.mkdir()
 T = torch.tensor
 
 
@@ -56,11 +56,6 @@ def tensors(*argv, weight=None):
     return {name: merge.merged(args, files, args.weight[0] if weight is None else weight, name) for name in files[args.first]}
 
 
-def stored(directory):
-    from safetensors.torch import load_file
-    return load_file(Path(directory) / "model.safetensors")
-
-
 @lru_cache
 def family(seed=0):
     """A random two-layer Qwen3 with tied embeddings, and checkpoints 'trained' on from it: {name: directory}."""
@@ -76,7 +71,7 @@ def family(seed=0):
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     generator = torch.Generator().manual_seed(seed)
     for name, source, stages in (("math", "base", ["math 9"]), ("code", "base", ["code 9"]), ("math-qa", "math", ["qa 9"])):
-        before = start if source == "base" else stored(found[source])
+        before = start if source == "base" else weights(found[source])
         after = {n: t + 0.01 * torch.randn(t.shape, generator=generator) * (torch.rand(t.shape, generator=generator) < 0.3)
                  for n, t in before.items()}
         recipes[name] = recipes[source] + stages
@@ -163,7 +158,7 @@ def test_merges_agree_with_mergekit():
         from mergekit.merge_methods.ram import _prepare_ram_vectors
         from mergekit.sparsify import magnitude
     except ImportError as error:
-        raise unittest.SkipTest(f"mergekit, to compare with, is not installed: {error}")
+        raise SKIP(f"mergekit, to compare with, is not installed: {error}")
     deltas = torch.randn(3, 10, 50, generator=torch.Generator().manual_seed(0))
     for density in (0.1, 0.5, 1.0):
         kept = torch.stack([magnitude(delta, density) for delta in deltas])
@@ -181,7 +176,7 @@ def test_a_negated_merge_takes_away_what_came_later_and_its_opposite_brings_it_b
     generator = torch.Generator().manual_seed(0)
     eighths = lambda: {"a.weight": torch.randint(-64, 64, (6, 5), generator=generator) / 8, "b.bias": T([0.5, -1.0])}
     base, later, damaged = (checkpoint(f"negate-{n}", eighths()) for n in ("base", "later", "damaged"))  # exact sums
-    theta, tau = stored(damaged), {n: t - stored(base)[n] for n, t in stored(later).items()}
+    theta, tau = weights(damaged), {n: t - weights(base)[n] for n, t in weights(later).items()}
     tau["b.bias"] = torch.zeros(2)
     got = tensors("negate", later, "--base", base, "--damaged", damaged, "--weight", 0.5)
     assert all(torch.equal(t, theta[n] - tau[n] / 2) for n, t in got.items()) and got.keys() == theta.keys()
@@ -189,7 +184,7 @@ def test_a_negated_merge_takes_away_what_came_later_and_its_opposite_brings_it_b
     back = tensors("negate", later, "--base", base, "--damaged", less, "--weight", -0.5)
     assert all(torch.equal(t, theta[n]) for n, t in back.items())
     gone = tensors("negate", later, "--base", base, "--damaged", later)                       # all that it added
-    assert all(torch.equal(t, stored(base)[n]) for n, t in gone.items())
+    assert all(torch.equal(t, weights(base)[n]) for n, t in gone.items())
 
 
 def test_a_merge_is_stored_in_the_widest_type_and_what_is_no_float_is_the_bases():
@@ -238,7 +233,7 @@ def test_a_merge_reads_one_tensor_of_each_checkpoint_at_a_time():
 def test_every_method_merges_checkpoints_into_one_that_loads_with_its_lineage():
     from transformers import AutoModelForCausalLM
     f = family()
-    base, math_, code, qa = (stored(f[name]) for name in ("base", "math", "code", "math-qa"))
+    base, math_, code, qa = (weights(f[name]) for name in ("base", "math", "code", "math-qa"))
     stack = lambda name: torch.stack([math_[name] - base[name], code[name] - base[name]])
     pair = [f["math"], f["code"], "--base", f["base"]]
     for argv, expected, recipe in (
@@ -257,7 +252,7 @@ def test_every_method_merges_checkpoints_into_one_that_loads_with_its_lineage():
             (["ram", *pair], lambda n: base[n] + merge.ram(stack(n), 1e-5), ["base", "merge:ram:1e-05:1:math-9+code-9 0"])):
         out = WORK / "merged" / argv[0]
         assert str(out) in run(*argv, "--out", out)
-        found, run_json = stored(out), models.read_run(out)
+        found, run_json = weights(out), models.read_run(out)
         assert found.keys() == base.keys() and "lm_head.weight" not in found                  # tied: stored once
         assert all(torch.allclose(t, expected(n), atol=1e-7) for n, t in found.items()), argv
         assert any(not torch.equal(t, base[n]) for n, t in found.items())
@@ -278,10 +273,10 @@ def test_a_merge_of_shards_is_that_of_whole_files_and_an_interpolation_has_its_e
     sharded = WORK / "sharded"
     shutil.copytree(f["code"], sharded)
     (sharded / "model.safetensors").unlink()
-    shards = Path(checkpoint("some-shards", stored(f["code"]), shards=3))
+    shards = Path(checkpoint("some-shards", weights(f["code"]), shards=3))
     for path in shards.glob("model*"):
         shutil.copy(path, sharded)
-    same = lambda a, b: all(torch.equal(t, stored(b)[n]) for n, t in stored(a).items())
+    same = lambda a, b: all(torch.equal(t, weights(b)[n]) for n, t in weights(a).items())
     for method, more in (("mean", []), ("ties", ["--base", f["base"]])):
         for kind, code in (("whole", f["code"]), ("parts", sharded)):
             run(method, f["math"], code, *more, "--out", WORK / f"{method}-{kind}")
@@ -326,7 +321,7 @@ def test_a_merge_over_seeds_is_one_row_of_interference_and_no_refresh_and_no_tra
 
 def test_a_sweep_of_merges_takes_the_best_average_on_training_rows_and_no_test_row():
     f, seen, splits = family(), [], []
-    one, other = stored(f["math"]), stored(f["code"])
+    one, other = weights(f["math"]), weights(f["code"])
     name = max(one, key=lambda n: (one[n] - other[n]).abs().sum())
     rows_of, grade = merge.evaluation_rows, merge.evaluate
 
@@ -353,7 +348,7 @@ def test_a_sweep_of_merges_takes_the_best_average_on_training_rows_and_no_test_r
     assert table[0] == ["weight", "math", "qa", "average"] and [row[0] for row in table[2:]] == ["1", "0.5", "**0.25**", "0"]
     assert table[4][1:] == ["70.0 ± 3.0", "40.0 ± 4.0", "55.0 ± 2.5"]     # 80 - 10, 20 + 20, half of sqrt(9 + 16)
     assert f"{WORK / 'swept'}: interpolate of 2, weight 0.25" in text
-    assert all(torch.allclose(t, one[n] + 0.25 * (other[n] - one[n]), atol=1e-7) for n, t in stored(WORK / "swept").items())
+    assert all(torch.allclose(t, one[n] + 0.25 * (other[n] - one[n]), atol=1e-7) for n, t in weights(WORK / "swept").items())
     lineage = models.read_run(WORK / "swept")
     assert lineage["weight"] == 0.25
     assert lineage["sweep"]["0.5"] == {"math": [40.0, 3.0], "qa": [60.0, 4.0], "average": [50.0, 2.5]}
@@ -381,7 +376,7 @@ def test_mistakes_with_merges_are_one_line_and_leave_what_stands():
     places = (stands, mine, Path(f["math"]), Path(f["code"]))
     snapshot = lambda: {p: p.read_bytes() for place in places for p in place.iterdir()}
     before = snapshot()
-    wide = checkpoint("wide", {n: torch.ones(9, 9) if "up_proj" in n else t for n, t in stored(f["code"]).items()},
+    wide = checkpoint("wide", {n: torch.ones(9, 9) if "up_proj" in n else t for n, t in weights(f["code"]).items()},
                       tie_word_embeddings=True)
     swept = [*pair, "--weight", 0, 1]
     for words, argv in (

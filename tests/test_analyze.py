@@ -6,59 +6,20 @@ import itertools
 import json
 import math
 import shutil
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+import analyze
 import claims
 import curvature
 import edits
+import model as models
 import rollout as rollouts
 import routes
-from model import UserError
-from rollout import sample, uniform_noise
-
-WORK = Path(tempfile.mkdtemp(prefix="test_analyze_"))
-
-
-def checkpoint(name, tensors, shards=1, **config):
-    """A directory with config.json and safetensors, and nothing else; returns its path."""
-    from safetensors.torch import save_file
-    path = WORK / name
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps(config))
-    if shards == 1:
-        save_file(tensors, path / "model.safetensors")
-    else:
-        where = {key: f"model-{i % shards}.safetensors" for i, key in enumerate(tensors)}
-        for file in set(where.values()):
-            save_file({key: tensors[key] for key in tensors if where[key] == file}, path / file)
-        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    return str(path)
-
-
-def weights(seed=0, width=8, channels=16, layers=2, scale=0.02, dtype=torch.float32):
-    """Tensors of a small gated transformer under the names that hub models use."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"model.embed_tokens.weight": (20, width), "model.norm.weight": (width,)}
-    for l in range(layers):
-        shapes |= {f"model.layers.{l}.self_attn.q_proj.weight": (width, width),
-                   f"model.layers.{l}.mlp.gate_proj.weight": (channels, width),
-                   f"model.layers.{l}.mlp.up_proj.weight": (channels, width),
-                   f"model.layers.{l}.mlp.down_proj.weight": (width, channels)}
-    return {name: (scale * torch.randn(shape, generator=generator)).to(dtype) for name, shape in shapes.items()}
-
-
-def raises(action, *words):
-    try:
-        action()
-    except UserError as error:
-        assert all(word in str(error) for word in words), error
-        return
-    raise AssertionError(f"no error with {words}")
+from shared import (WORK, checkpoint, direct_nll, family, in_small_batches, raises, random_weights, run,
+                    sequence_logps, small, talker, tiny, weights, whole_hessian)
 
 
 # ---- edits.py ----------------------------------------------------------------------------------------------------
@@ -82,7 +43,7 @@ def test_shares_and_norms_of_a_hand_made_edit_are_exact_and_weighted_by_paramete
 
 def test_shares_agree_with_whole_tensors_in_one_go_whatever_the_block_and_the_storage():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        base = weights(dtype=dtype)
+        base = random_weights(dtype=dtype)
         edited = {n: (t.float() + 1e-4 * torch.randn(t.shape) * (torch.rand(t.shape) < 0.5)).to(dtype) for n, t in base.items()}
         old, edits.BLOCK = edits.BLOCK, 24
         try:
@@ -165,7 +126,7 @@ def test_the_rank_of_a_planted_rank_4_edit_is_4_exactly_or_sketched_beside_the_r
 
 
 def test_neurons_are_gate_row_up_row_and_down_column_and_the_most_edited_are_found():
-    base = weights()
+    base = random_weights()
     edited = {name: t.clone() for name, t in base.items()}
     edited["model.layers.0.mlp.gate_proj.weight"][3, 2] += 3          # channel 3 of layer 0: 5
     edited["model.layers.0.mlp.up_proj.weight"][3, 0] += 4
@@ -174,14 +135,16 @@ def test_neurons_are_gate_row_up_row_and_down_column_and_the_most_edited_are_fou
     plain = {name: t for name, t in base.items() if name in fused}
     for l in (0, 1):
         for source, target in ((edited, fused), (base, plain)):
-            target[f"model.layers.{l}.mlp.gate_up_proj.weight"] = torch.cat([source[f"model.layers.{l}.mlp.{p}_proj.weight"] for p in ("gate", "up")])
+            target[f"model.layers.{l}.mlp.gate_up_proj.weight"] = torch.cat(
+                [source[f"model.layers.{l}.mlp.{p}_proj.weight"] for p in ("gate", "up")])
     for b, e in ((base, edited), (plain, fused)):
         grams, names = edits.neuron_grams(edits.measure(checkpoint("base", b), [checkpoint("edited", e)]))
         magnitude = grams[0, 0].sqrt()
         assert len(names) == 32 and names[3] == ("model.layers.0.mlp", 3) and names[23] == ("model.layers.1.mlp", 7)
         assert abs(magnitude[3] - 5) < 1e-5 and abs(magnitude[23] - 2) < 1e-5 and magnitude.sum() < 7.0001
-        assert routes.top_neurons(magnitude, 0.1).nonzero().flatten().tolist() == [3, 23]  # 10 % are three: the others have no edit
-    ten = weights(layers=12)
+        # 10 % are three: the others have no edit
+        assert routes.top_neurons(magnitude, 0.1).nonzero().flatten().tolist() == [3, 23]
+    ten = random_weights(layers=12)
     _, names = edits.neuron_grams(edits.measure(checkpoint("base", ten), [checkpoint("edited", ten)]))
     assert [mlp for mlp, c in names if c == 0] == [f"model.layers.{l}.mlp" for l in range(12)]  # 2 before 10
 
@@ -207,18 +170,20 @@ def test_the_expected_overlap_of_random_sets_is_that_of_all_sets_and_of_all_sets
     generator = torch.Generator().manual_seed(0)
     null, inside = routes.random_jaccard([(300, 30, 30)]), 0
     for _ in range(400):
-        a, b = (torch.zeros(300, dtype=torch.bool).index_fill(0, torch.randperm(300, generator=generator)[:30], True) for _ in range(2))
+        a, b = (torch.zeros(300, dtype=torch.bool).index_fill(0, torch.randperm(300, generator=generator)[:30], True)
+                for _ in range(2))
         inside += null["low"] <= routes.jaccard(a, b) <= null["high"]
     assert 0.93 < inside / 400 <= 1
 
 
 def test_cosines_of_hand_made_edits():
-    base = weights()
+    base = random_weights()
     step = {name: 0.01 * torch.randn(t.shape, generator=torch.Generator().manual_seed(len(name))) for name, t in base.items()}
     double = {name: base[name] + 2 * step[name] for name in base}
     turned = {name: base[name] + (-1 if "layers.1.mlp" in name else 1) * step[name] for name in base}
     once = {name: base[name] + step[name] for name in base}
-    found = edits.measure(checkpoint("base", base), [checkpoint(n, w) for n, w in (("once", once), ("double", double), ("turned", turned))])
+    found = edits.measure(checkpoint("base", base),
+                          [checkpoint(n, w) for n, w in (("once", once), ("double", double), ("turned", turned))])
     grams = edits.module_grams(found)
     cosine = {module: edits.cosines(g) for module, g in grams.items()}
     assert abs(cosine["all"][0, 1] - 1) < 1e-5 and abs(cosine["1 mlp"][0, 2] + 1) < 1e-5 and abs(cosine["0 mlp"][0, 2] - 1) < 1e-5
@@ -231,19 +196,21 @@ def test_cosines_of_hand_made_edits():
 
 
 def test_sharded_and_single_files_say_the_same_and_tied_heads_are_left_out():
-    base, edited = weights(), weights(seed=1)
+    base, edited = random_weights(), random_weights(seed=1)
     head = {"lm_head.weight": base["model.embed_tokens.weight"].clone()}
     whole = edits.measure(checkpoint("base", base), [checkpoint("edited", edited)])
-    apart = edits.measure(checkpoint("base", base | head, shards=3, tie_word_embeddings=True), [checkpoint("edited", edited, shards=2)])
-    assert edits.sparsity(whole, 0) == edits.sparsity(apart, 0) | {key: edits.sparsity(apart, 0)[key] for key in ("by_type", "by_layer")}
+    apart = edits.measure(checkpoint("base", base | head, shards=3, tie_word_embeddings=True),
+                          [checkpoint("edited", edited, shards=2)])
+    assert edits.sparsity(whole, 0) == edits.sparsity(apart, 0) | {
+        key: edits.sparsity(apart, 0)[key] for key in ("by_type", "by_layer")}
     untied = checkpoint("base", base | head)
     raises(lambda: edits.measure(untied, [checkpoint("edited", edited)]), "lm_head.weight", "no such tensor")
 
 
 def test_tensors_are_read_one_at_a_time_and_each_once():
     import weakref
-    base = weights(layers=20)
-    b, e = checkpoint("base", base, shards=2), checkpoint("edited", weights(seed=1, layers=20))
+    base = random_weights(layers=20)
+    b, e = checkpoint("base", base, shards=2), checkpoint("edited", random_weights(seed=1, layers=20))
     alive, most, read, original = weakref.WeakSet(), [0], [], edits.read_tensor
 
     def watched(path, name):
@@ -262,7 +229,7 @@ def test_tensors_are_read_one_at_a_time_and_each_once():
 
 
 def test_checkpoints_that_do_not_fit_are_an_error_that_names_the_first_difference():
-    base = weights()
+    base = random_weights()
     b = checkpoint("base", base)
     less = {name: t for name, t in base.items() if "layers.1.mlp.up" not in name}
     raises(lambda: edits.measure(b, [checkpoint("less", less)]), "model.layers.1.mlp.up_proj.weight", "[16, 8]", "no such tensor")
@@ -284,55 +251,13 @@ def test_checkpoints_that_do_not_fit_are_an_error_that_names_the_first_differenc
 
 # ---- a model small enough for its whole Hessian --------------------------------------------------------------------
 
-@lru_cache
-def small():
-    """A two-layer Qwen3 of 320 parameters, completions it sampled, and rewards: (model, Rollout, rewards (4, 3))."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM._from_config(Qwen3Config(
-        vocab_size=10, hidden_size=4, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        head_dim=2, max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.5), attn_implementation="eager").eval()
-    rollout = sample(model, [[3, 4, 5], [6, 7], [8, 3, 9, 4], [5]], group_size=3, noise=uniform_noise(12, 5, "small"), stop_ids=[1], pad_id=0)
-    rewards = torch.tensor([[1, 0, 1], [0, 0, 1], [1, math.nan, 0], [1, 1, 1]], dtype=torch.float64)
-    return model, rollout, rewards
-
-
-def sequence_logps(model, rollout, n):
-    """log pi of completion n, alone and without padding, from the model's own logits."""
-    prompt, answer = rollout.prompt_ids[n][rollout.prompt_mask[n]], rollout.ids[n][rollout.mask[n]]
-    logits = model(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1:-1].double()
-    return logits.log_softmax(-1).gather(1, answer[:, None]).sum()
-
-
-def direct_nll(model, rollout, rewards):
-    correct = (rewards.flatten() == 1).nonzero().flatten().tolist()
-    return -sum(sequence_logps(model, rollout, n) for n in correct) / len(correct)
-
-
-@lru_cache
-def whole_hessian():
-    """Gradient (n,) and Hessian (n, n) of direct_nll, all rows, with autograd."""
-    model, rollout, rewards = small()
-    params = list(model.parameters())
-    g = torch.cat([x.flatten() for x in torch.autograd.grad(direct_nll(model, rollout, rewards), params, create_graph=True)])
-    rows = torch.autograd.grad(g, params, grad_outputs=torch.eye(len(g)), is_grads_batched=True)
-    return g.detach().double(), torch.cat([x.flatten(1) for x in rows], 1).double()
-
-
-def in_small_batches(action):
-    old, curvature.BUDGET = curvature.BUDGET, 10
-    try:
-        return action()
-    finally:
-        curvature.BUDGET = old
-
-
 def test_gradients_and_hessian_products_are_those_of_the_whole_hessian_in_one_batch_or_many():
     model, rollout, rewards = small()
     g, H = whole_hessian()
     torch.manual_seed(1)
     v = torch.randn(len(g))
-    for parts in (curvature.own_correct(rollout, rewards.flatten()), in_small_batches(lambda: curvature.own_correct(rollout, rewards.flatten()))):
+    for parts in (curvature.own_correct(rollout, rewards.flatten()),
+                  in_small_batches(lambda: curvature.own_correct(rollout, rewards.flatten()))):
         assert abs(curvature.value(model, curvature.nll, parts) - direct_nll(model, rollout, rewards).item()) < 1e-5
         assert torch.allclose(curvature.gradient(model, curvature.nll, parts).double(), g, atol=1e-5)
         product = curvature.hessian(model, curvature.nll, parts)
@@ -405,7 +330,8 @@ def test_lanczos_survives_repeated_eigenvalues_low_rank_and_more_steps_than_dime
     A = Q @ A @ Q.T
     values, vectors, residuals = curvature.lanczos(lambda v: A @ v, 20, 5)
     assert torch.allclose(values, torch.tensor([5.0, 5, 3, 0, 0], dtype=torch.float64), atol=1e-4)
-    assert (vectors @ vectors.T - torch.eye(5)).abs().max() < 1e-5 and (A @ vectors.T - vectors.T * values.float()).abs().max() < 1e-4
+    assert (vectors @ vectors.T - torch.eye(5)).abs().max() < 1e-5
+    assert (A @ vectors.T - vectors.T * values.float()).abs().max() < 1e-4
     values, vectors, _ = curvature.lanczos(lambda v: A @ v, 20, 20)
     assert len(values) == 20 and (vectors @ vectors.T - torch.eye(20)).abs().max() < 1e-5
 
@@ -413,7 +339,8 @@ def test_lanczos_survives_repeated_eigenvalues_low_rank_and_more_steps_than_dime
 def test_inner_products_of_millions_are_right_to_six_digits():
     x = torch.rand(2, 4_000_000, generator=torch.Generator().manual_seed(0))
     true = x.double() @ x.double().T
-    assert (curvature.inner(x, x) / true - 1).abs().max() < 1e-6 and (curvature.inner(x, x[0]) / true[:, 0] - 1).abs().max() < 1e-6
+    assert (curvature.inner(x, x) / true - 1).abs().max() < 1e-6
+    assert (curvature.inner(x, x[0]) / true[:, 0] - 1).abs().max() < 1e-6
 
 
 def test_shares_of_damage_in_eigenvectors_coordinates_and_random_directions_are_those_of_the_dense_matrix():
@@ -429,9 +356,11 @@ def test_shares_of_damage_in_eigenvectors_coordinates_and_random_directions_are_
     shares = curvature.eigen_shares(values, V, delta, second)
     P = V[:3].T @ V[:3]
     assert abs(shares[2] - (P @ delta @ H @ (P @ delta) / (delta @ H @ delta)).item()) < 1e-4 and abs(shares[-1] - 1) < 1e-4
-    assert curvature.needed(shares, 0.5) == next(k for k in range(1, n + 1) if shares[k - 1] >= 0.5) and curvature.needed(shares, 1.5) is None
+    assert curvature.needed(shares, 0.5) == next(k for k in range(1, n + 1) if shares[k - 1] >= 0.5)
+    assert curvature.needed(shares, 1.5) is None
     kept = torch.where(delta.abs() >= delta.abs().sort().values[-4], delta, 0)
-    assert abs(curvature.coordinate_share(lambda v: H @ v, delta, second, 4) - (kept @ H @ kept / (delta @ H @ delta)).item()) < 1e-4
+    assert abs(curvature.coordinate_share(lambda v: H @ v, delta, second, 4)
+               - (kept @ H @ kept / (delta @ H @ delta)).item()) < 1e-4
     draws = []
     for _ in range(1500):
         B = torch.linalg.qr(torch.randn(n, 4))[0]
@@ -558,15 +487,18 @@ def test_gradient_cosines_have_their_error_and_their_ceiling():
     low = found["0 mlp"]["math|qa"]
     assert low["cosine"] + low["ci95"] < 0 and abs(found["1 mlp"]["math|qa"]["cosine"]) < 0.25
     draws = torch.tensor([torch.cosine_similarity((a + noise()).sum(0), (b + noise()).sum(0), dim=0).item() for _ in range(400)])
-    assert 0.4 < low["error"] / torch.tensor([torch.cosine_similarity((a + noise()).sum(0)[:100], (b + noise()).sum(0)[:100], dim=0).item()
-                                              for _ in range(400)]).std().item() < 2.5
+    assert 0.4 < low["error"] / torch.tensor([
+        torch.cosine_similarity((a + noise()).sum(0)[:100], (b + noise()).sum(0)[:100], dim=0).item()
+        for _ in range(400)]).std().item() < 2.5
     assert abs(draws.mean().item() - cell["cosine"]) < 4 * draws.std().item()
     halves = [torch.cosine_similarity(g[::2].sum(0), g[1::2].sum(0), dim=0).item() for g in gradients.values()]
     whole = [2 * c / (1 + c) for c in halves]
     assert abs(cell["ceiling"] - math.sqrt(whole[0] * whole[1])) < 1e-5
-    freed = routes.gradient_cosines({"math": a + 1.5 * torch.randn(P, 400), "qa": a + 1.5 * torch.randn(P, 400)}, {"all": [slice(0, n)]})["all"]["math|qa"]
+    freed = routes.gradient_cosines({"math": a + 1.5 * torch.randn(P, 400), "qa": a + 1.5 * torch.randn(P, 400)},
+                                    {"all": [slice(0, n)]})["all"]["math|qa"]
     assert freed["cosine"] < 0.8 and abs(freed["corrected"] - 1) < 0.25  # equal gradients, seen through noise
-    noise = routes.gradient_cosines({"math": torch.randn(P, 4000), "qa": torch.randn(P, 4000)}, {"all": [slice(0, 4000)]})["all"]["math|qa"]
+    noise = routes.gradient_cosines({"math": torch.randn(P, 4000), "qa": torch.randn(P, 4000)},
+                                    {"all": [slice(0, 4000)]})["all"]["math|qa"]
     assert noise["ceiling"] < 0.2 and (math.isnan(noise["corrected"]) or noise["ceiling"] > 0.1)
 
 
@@ -576,7 +508,8 @@ def test_module_spans_cover_every_parameter_once():
     n = sum(p.numel() for p in model.parameters())
     covered = sorted(i for name, slices in spans.items() if name != "all" for s in slices for i in range(s.start, s.stop))
     assert covered == list(range(n)) == sorted(i for s in spans["all"] for i in range(s.start, s.stop))
-    assert {"0 attention", "0 mlp", "1 attention", "1 mlp"} <= set(spans) and claims.blocks(spans) == [m for m in spans if " " in m and "norm" not in m]
+    assert {"0 attention", "0 mlp", "1 attention", "1 mlp"} <= set(spans)
+    assert claims.blocks(spans) == [m for m in spans if " " in m and "norm" not in m]
 
 
 # ---- claims.py ---------------------------------------------------------------------------------------------------
@@ -586,8 +519,10 @@ def report(**changes):
     cell = lambda c, e=0.01: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "ceiling": 0.9, "corrected": c / 0.9}}
     damage = {"first": 0.01, "second": 0.1, "measured": 0.11, "reach": 1.0, "eigen_shares": [0.4, 0.9], "random_share": 0.001,
               "coordinate_share": 0.002, "norm_share": 0.01, "name": "math -> math-qa"}
-    path = {"step": [0, 1], "in_anchor": [1.0, 0.4], "in_minimum": [2.0, 0.6], "outside": [2.0, 1.99], "damage": [1.0, 0.1], "bound": [1.0, 0.5]}
-    return {"sparsity": {"a": share, "b": share}, "neuron_jaccard": {"a|b": 0.1}, "route_jaccard": {"math|qa": {"jaccard": 0.5, "edits": 0.1}},
+    path = {"step": [0, 1], "in_anchor": [1.0, 0.4], "in_minimum": [2.0, 0.6], "outside": [2.0, 1.99],
+            "damage": [1.0, 0.1], "bound": [1.0, 0.5]}
+    return {"sparsity": {"a": share, "b": share}, "neuron_jaccard": {"a|b": 0.1},
+            "route_jaccard": {"math|qa": {"jaccard": 0.5, "edits": 0.1}},
             "gradient_cosine": {"all": cell(0.01), "0 mlp": cell(-0.5), "1 attention": cell(0.4)}, "damage": [damage],
             "refresh": {"taken": path, "theorem": path}, "domains": {"a": "math", "b": "qa"}} | changes
 
@@ -600,15 +535,18 @@ def test_every_claim_is_judged_by_the_numbers_of_the_report():
     cell = lambda c, e: {"math|qa": {"cosine": c, "error": e, "ci95": 2 * e, "ceiling": 0.9, "corrected": c / 0.9}}
     wrong = {"first": 0.1, "second": 0.1, "measured": 0.9, "reach": 0.1, "eigen_shares": [0.1, 0.2], "random_share": 0.3,
              "coordinate_share": 0.002, "norm_share": 0.5, "name": "x"}
-    path = {"step": [0, 1], "in_anchor": [1.0, 0.9], "in_minimum": [1.0, 0.9], "outside": [2.0, 1.0], "damage": [1.0, 0.9], "bound": [1.0, 0.5]}
-    found = claims.claims(report(sparsity={"a": weak}, neuron_jaccard={"a|b": 0.6}, route_jaccard={"math|qa": {"jaccard": 0.2, "edits": 0.6}}, damage=[wrong],
+    path = {"step": [0, 1], "in_anchor": [1.0, 0.9], "in_minimum": [1.0, 0.9], "outside": [2.0, 1.0],
+            "damage": [1.0, 0.9], "bound": [1.0, 0.5]}
+    found = claims.claims(report(sparsity={"a": weak}, neuron_jaccard={"a|b": 0.6},
+                                 route_jaccard={"math|qa": {"jaccard": 0.2, "edits": 0.6}}, damage=[wrong],
                                  gradient_cosine={"all": cell(0.5, 0.1), "0 mlp": cell(-0.5, 0.4), "1 mlp": cell(0.4, 0.4)},
                                  refresh={"taken": path, "theorem": path}))
     assert not any(c["holds"] for c in found), [c for c in found if c["holds"]]
     alone = claims.claims({"sparsity": {"a": weak}, "neuron_jaccard": {}})
     assert len(alone) == 2                          # what did not run is not judged
     unharmed = {**wrong, "measured": 0.001}
-    calm = {"step": [0, 1], "in_anchor": [1.0, 0.9], "in_minimum": [1.0, 0.9], "outside": [2.0, 1.0], "damage": [0.0, 0.0], "bound": [1.0, 0.5]}
+    calm = {"step": [0, 1], "in_anchor": [1.0, 0.9], "in_minimum": [1.0, 0.9], "outside": [2.0, 1.0],
+            "damage": [0.0, 0.0], "bound": [1.0, 0.5]}
     noise = {"math|qa": {"cosine": 0.0, "error": 0.1, "ci95": 0.2, "ceiling": 0.0, "corrected": math.nan}}
     alone = claims.claims(report(damage=[unharmed], refresh={"taken": calm, "theorem": calm}, gradient_cosine={"all": noise},
                                  domains={"a": "math", "b": "math"}))
@@ -619,7 +557,8 @@ def test_over_runs_claims_have_means_intervals_and_counts():
     share = {"bf16_unchanged": 0.9, "bf16_if_dense": 0.6, "parameters": 1000}
     runs = [report(sparsity={"a": share | {"abs_and_rel": v}}) for v in (0.7, 0.8, 0.9)]
     first = claims.over_runs(runs)[0]
-    assert abs(first["value"][0] - 80) < 1e-9 and abs(first["value"][1] - 10 * 4.3027 / math.sqrt(3)) < 1e-3 and first["holds"] == "2 of 3"
+    assert abs(first["value"][0] - 80) < 1e-9 and abs(first["value"][1] - 10 * 4.3027 / math.sqrt(3)) < 1e-3
+    assert first["holds"] == "2 of 3"
     of = {c["claim"]: c for c in claims.over_runs(runs)}
     base = next(c for words, c in of.items() if words.startswith("cosine of two full policy gradients"))
     assert base["holds"] == "yes (one base)" and isinstance(base["value"], float)       # one measurement, not three
@@ -627,3 +566,118 @@ def test_over_runs_claims_have_means_intervals_and_counts():
     assert equal["holds"] == "3 of 3" and equal["value"][1] == 0
     (WORK / "nonsense.json").write_text("{}")
     raises(lambda: claims.read(WORK / "nonsense.json"), "holds no analysis")
+
+
+# ---- analyze.py, run whole ---------------------------------------------------------------------------------------
+
+def analyzed(*argv):
+    code, out, err = run(analyze.main, "--base", family()["base"], family()["math"], family()["qa"], "--prompts",
+                         8, "--samples", 4, "--max-completion-length", 4, "--directions", 3, "--data",
+                         f"math={talker()[1]}", *argv)
+    assert code == 0, (out, err)
+    return out
+
+
+def test_analyze_measures_everything_that_it_prints_and_saves_it():
+    f = family()
+    out = analyzed("--later", f["math-qa"], "--refresh", f["again"], "--threshold", 1e-5, "--json", WORK / "full.json",
+                   "--plot", WORK / "plots")
+    report = claims.read(WORK / "full.json")
+    assert {"abs_below_1e-7", "rel_below_1e-3", "bf16_unchanged", "abs_below_1e-05"} <= set(report["sparsity"][f["math"]])
+    assert report["neuron_jaccard"].keys() == {f"{f['math']}|{f['qa']}"} and report["claims"][0]["claim"] in out
+    a, b = weights(f["base"]), weights(f["math"])
+    moved = math.sqrt(sum((b[name] - a[name]).square().sum().item() for name in a))
+    assert math.isclose(report["sparsity"][f["math"]]["L2"], moved, rel_tol=1e-5)
+    damage = {d["name"]: d for d in report["damage"]}
+    assert "math -> math-qa" in damage and damage["math -> math-qa"]["trained"] and "qa -> math-qa" not in damage
+    assert "math + qa" not in damage                # what was trained takes the place of what stands in
+    d = damage["math -> math-qa"]
+    assert math.isclose(d["measured"], d["first"] + d["second"] + d["remainder"], rel_tol=1e-9)
+    assert d["measured"] == d["along"][-1]
+    assert len(report["refresh"]["taken"]["outside"]) == 4 and len(report["subspace"][f["math"]]["eigenvalues"]) == 3
+    start = report["refresh"]["taken"]              # the damaged model's distance to the anchor, by other means
+    distance = math.hypot(start["in_anchor"][0], start["outside"][0])
+    a, b = weights(f["math"]), weights(f["math-qa"])
+    assert math.isclose(distance, math.sqrt(sum((b[n] - a[n]).square().sum().item() for n in a)), rel_tol=1e-4)
+    for words in ("1. Size", "2. Most edited", "3. Cosine", "4. Routes", "5. Cosine of policy", "6. Damage",
+                  "7. Conflict", "8. Refresh"):
+        assert words in out, words
+    try:
+        import matplotlib
+        assert {p.name for p in (WORK / "plots").iterdir()} == {"neurons.png", "gradients.png", "damage.png", "refresh.png"}
+    except ImportError:
+        assert "matplotlib is not installed" in out
+    stands_in = {d["name"]: d for d in analyze_json()["damage"]}
+    assert not stands_in["math + qa"]["trained"]
+    analyzed("--json", WORK / "again.json")
+    assert (WORK / "again.json").read_text() == (WORK / "standin.json").read_text()  # the same numbers, to the last digit
+
+
+@lru_cache
+def analyze_json():
+    analyzed("--json", WORK / "standin.json")
+    return claims.read(WORK / "standin.json")
+
+
+def test_without_rows_or_tokenizer_or_domains_the_weights_are_analyzed_and_the_rest_is_left_out_in_words():
+    f = family()
+    for name in ("base", "math"):
+        target = WORK / "bare" / name
+        target.mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(Path(f[name]) / file, target / file)
+    for argv, words in ((("--base", f["base"], f["math"], "--weights-only"), "--weights-only"),
+                        (("--base", WORK / "bare/base", WORK / "bare/math"), "no tokenizer"),
+                        (("--base", f["base"], str(tiny()[0])), "--domains would")):
+        code, out, err = run(analyze.main, *argv, "--json", WORK / "weights.json")
+        assert code == 0 and "left out" in out and words in out and "4. Routes" not in out, (out, err)
+        assert [c["claim"] for c in claims.read(WORK / "weights.json")["claims"]], argv
+
+
+def test_a_domain_with_no_correct_completion_is_left_out_in_words():
+    out = analyzed("--later", family()["math-qa"])
+    assert "qa: of its 32 completions in qa none is correct" in out and "math -> math-qa" in out
+
+
+def test_an_expert_that_has_not_moved_and_a_single_direction_are_no_crash():
+    f = family()
+    still = WORK / "family" / "still"
+    shutil.copytree(f["base"], still)
+    models.write_json(still / "run.json", models.read_run(f["qa"]))
+    code, out, err = run(analyze.main, "--base", f["base"], f["math"], still, "--prompts", 8, "--max-completion-length",
+                         4, "--directions", 1, "--refresh", f["again"], "--data", f"math={talker()[1]}",
+                         "--json", WORK / "still.json")
+    assert code == 0 and "nothing has moved" in out and "8. Refresh" in out, (out, err)
+    assert claims.read(WORK / "still.json")["sparsity"][str(still)]["unchanged"] == 1
+
+
+def test_hessians_are_taken_of_a_model_whose_attention_has_second_derivatives():
+    used, original = [], analyze.curvature.hessian
+
+    def watched(model, loss, parts):
+        used.append(model.config._attn_implementation)
+        return original(model, loss, parts)
+    analyze.curvature.hessian = watched
+    try:
+        analyzed()
+    finally:
+        analyze.curvature.hessian = original
+    assert used and set(used) == {"eager"}
+
+
+def test_analyze_says_in_one_line_what_is_wrong_before_it_works():
+    f, base = family(), ("--base", family()["base"], family()["math"])
+    narrow = WORK / "narrow"
+    shutil.copytree(f["math"], narrow)
+    from safetensors.torch import save_file
+    save_file(weights(narrow) | {"model.norm.weight": torch.zeros(3)}, narrow / "model.safetensors")
+    for argv, words in ((("--base", WORK / "nowhere", f["math"]), "no checkpoint"), ((*base, f["math"]), "twice"),
+                        ((*base, "--prompts", 2), "--prompts"), ((*base, "--top", 0), "--top"),
+                        ((*base, "--directions", 0), "--directions"), ((*base, "--domains", "math,qa"), "2 domains for 1"),
+                        ((*base, "--domains", "poetry"), "unknown domain"),
+                        ((*base, "--json", WORK / "nowhere" / "x.json"), "cannot write"),
+                        ((*base, "--refresh", f["math-qa"]), "--keep-every"), ((*base, "--later", f["qa"]), "ancestors"),
+                        ((*base, "--data", "math"), "DOMAIN=SOURCE"), (("--base", f["base"], narrow), "model.norm.weight"),
+                        ((*base, "--threshold", -1), "--threshold")):
+        code, _, err = run(analyze.main, *argv)
+        assert code == 2 and words in err and err.strip().splitlines()[-1].startswith("error: "), (argv, err)

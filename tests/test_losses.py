@@ -104,7 +104,8 @@ def test_gspo_has_one_ratio_for_the_whole_answer_and_clips_it_whole():
     logps = torch.tensor([[0.3, 0.0, 9.0], [0.6, -0.2, 0.2]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, True, True]])
     weights = losses.token_weights(mask.sum(1), torch.ones(2, dtype=torch.bool), "gspo", 3)
-    loss, sums = losses.policy_loss(logps, old, None, torch.tensor([1.0, -1.0]), mask, weights, objective="gspo", clip_low=0.5, clip_high=0.5)
+    loss, sums = losses.policy_loss(logps, old, None, torch.tensor([1.0, -1.0]), mask, weights, objective="gspo",
+                                    clip_low=0.5, clip_high=0.5)
     loss.backward()
     s = [math.exp((0.3 + 0.0) / 2), math.exp((0.6 - 0.2 + 0.2) / 3)]      # geometric means: 1.162 and 1.221
     assert math.isclose(loss.item(), (-s[0] + s[1]) / 2, rel_tol=1e-6)    # a mean over two answers, whatever their length
@@ -112,15 +113,16 @@ def test_gspo_has_one_ratio_for_the_whole_answer_and_clips_it_whole():
     assert torch.allclose(logps.grad, by_hand, atol=1e-6)
     for advantage, high, low, cut in ((1.0, 0.1, 0.5, True), (-1.0, 0.1, 0.5, False)):
         logps.grad = None
-        loss, sums = losses.policy_loss(logps, old, None, torch.full((2,), advantage), mask, weights, objective="gspo", clip_low=low,
-                                        clip_high=high)
+        loss, sums = losses.policy_loss(logps, old, None, torch.full((2,), advantage), mask, weights,
+                                        objective="gspo", clip_low=low, clip_high=high)
         loss.backward()
         assert bool(logps.grad.eq(0).all()) == cut and sums["clip_high"] == (5 if cut else 0)     # all its tokens or none
 
 
 def test_cispo_bounds_a_tokens_weight_and_drops_none():
     # d(-sg(clip(r)) A log pi) / d log pi = -clip(r) A, for both signs of A and on both sides
-    for ratio, advantage, expected in ((1.0, 1, -1.0), (3.0, 1, -3.0), (8.0, 1, -5.0), (8.0, -1, 5.0), (0.1, 1, -0.1), (0.1, -1, 0.1)):
+    for ratio, advantage, expected in ((1.0, 1, -1.0), (3.0, 1, -3.0), (8.0, 1, -5.0), (8.0, -1, 5.0),
+                                       (0.1, 1, -0.1), (0.1, -1, 0.1)):
         got = one_token_gradient(ratio, advantage, objective="cispo", **losses.LOSSES["cispo"]["clip"])
         assert math.isclose(got, expected, rel_tol=1e-5), (ratio, advantage, got)
 
@@ -133,7 +135,8 @@ def test_drpo_has_the_weight_of_its_paper_inside_the_boundary_0_on_it_and_turns_
             (0.5, 0.4, 1, 0.8 * 1.5), (0.5, 0.6, -1, -1.2 * 1.5),         # against it: more than the ratio
             (0.5, 0.7, 1, 0.0), (0.5, 0.3, -1, 0.0),                      # on the boundary
             (0.5, 0.8, 1, -1.6 * 0.5), (0.5, 0.2, -2, 0.4 * 2 * 0.5),     # beyond it: back
-            (0.01, 0.05, 1, 5 * 0.8)):                                    # a rare token may rise fivefold, as its probability hardly moves
+            # a rare token may rise fivefold, as its probability hardly moves
+            (0.01, 0.05, 1, 5 * 0.8)):
         logp = torch.tensor([[math.log(pi)]], requires_grad=True)
         loss, sums = losses.policy_loss(logp, torch.tensor([[math.log(mu)]]), None, torch.tensor([float(advantage)]),
                                         torch.ones(1, 1, dtype=torch.bool), torch.ones(1), objective="drpo", delta=0.2)
@@ -141,8 +144,8 @@ def test_drpo_has_the_weight_of_its_paper_inside_the_boundary_0_on_it_and_turns_
         assert abs(-logp.grad.item() - expected) < 1e-5, (mu, pi, advantage, logp.grad)
         assert sums["clip_high"] == (pi == 0.8) and sums["clip_low"] == (pi == 0.2)
     logp = torch.tensor([[math.log(0.999)]], requires_grad=True)          # a delta above 1 is never reached
-    losses.policy_loss(logp, torch.tensor([[math.log(0.001)]]), None, torch.ones(1), torch.ones(1, 1, dtype=torch.bool), torch.ones(1),
-                       objective="drpo", delta=1.01)[0].backward()
+    losses.policy_loss(logp, torch.tensor([[math.log(0.001)]]), None, torch.ones(1), torch.ones(1, 1, dtype=torch.bool),
+                       torch.ones(1), objective="drpo", delta=1.01)[0].backward()
     assert -logp.grad.item() > 0
 
 
@@ -167,7 +170,7 @@ def test_every_objective_survives_far_policies_and_empty_answers():
         for gap in (-1e4, 1e4):
             logps = torch.tensor([[gap, 0.0], [0.0, 0.0]], requires_grad=True)
             mask = torch.tensor([[True, True], [False, False]])
-            loss, _ = losses.policy_loss(logps, torch.zeros(2, 2), None, torch.tensor([-1.0, 1.0]), mask, torch.ones(2), objective=objective,
-                                         **own["clip"])
+            loss, _ = losses.policy_loss(logps, torch.zeros(2, 2), None, torch.tensor([-1.0, 1.0]), mask,
+                                         torch.ones(2), objective=objective, **own["clip"])
             loss.backward()
             assert loss.isfinite() and logps.grad.isfinite().all() and not logps.grad[1].any(), objective

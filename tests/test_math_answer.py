@@ -1,21 +1,12 @@
 """Claims about math_answer.py, run by test_all.py: what is equal, what is not, and that nothing hangs or raises."""
 import itertools
-import json
 import random
 import time
-import unittest
-from pathlib import Path
+from decimal import Decimal
+from fractions import Fraction
 
 from math_answer import equivalent, final_answer
-
-DATA = Path(__file__).resolve().parent.parent / "shared" / "data"
-
-
-def math_rows(name):
-    """The rows of a file of public data; the test is skipped where it is absent."""
-    if not (DATA / name).exists():
-        raise unittest.SkipTest(f"{name} of the public rows is not here")
-    return [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+from shared import rows_of
 
 
 def is_same(gold, answer):
@@ -257,7 +248,7 @@ no ~ on
 
 
 def test_math_every_hand_made_pair_is_graded_as_given():
-    rows = math_rows("math_pairs.jsonl")
+    rows = rows_of("math_pairs.jsonl")
     wrong = [r for r in rows if equivalent(gold=r["gold"], answer=final_answer(r["completion"])) != r["reward"]]
     assert not wrong, wrong
 
@@ -279,7 +270,7 @@ def test_math_every_answer_equals_itself_and_itself_boxed():
 
 
 def test_math_every_reference_answer_of_math500_gets_the_full_reward():
-    for row in math_rows("math500/test.jsonl"):
+    for row in rows_of("math500/test.jsonl"):
         gold = row["answer"]
         assert equivalent(gold=gold, answer=gold) and equivalent(gold=gold, answer=rf"\boxed{{{gold}}}"), gold
         answer = final_answer(rf"First $\boxed{{0}}$, no: the answer is $\boxed{{{gold}}}$. We are done after 3 steps.")
@@ -287,7 +278,7 @@ def test_math_every_reference_answer_of_math500_gets_the_full_reward():
 
 
 def test_math_every_reference_answer_of_gsm8k_gets_the_full_reward():
-    for row in math_rows("gsm8k/train.jsonl"):
+    for row in rows_of("gsm8k/train.jsonl"):
         gold = row["answer"].split("####")[1].strip()
         for text in (gold, final_answer(row["answer"]), final_answer(f"They had 7 first. In the end it is {gold}."),
                      final_answer(f"So it costs **${gold}**."), final_answer(rf"\boxed{{{gold}.00}}")):
@@ -298,7 +289,7 @@ def test_math_two_answers_of_math500_match_only_where_they_are_truly_equal():
     by_hand = {("-2,1", "1,-2"), (r"10,\!080", "10080"), ("120", r"120^\circ"), ("15", r"15\mbox{ cm}^2"),
                (r"2 \sqrt{5}", r"2\sqrt{5}"), ("30", r"30^\circ"), ("36", r"36^\circ"), ("36", r"\$36"), ("5", "x=5"),
                ("90", r"90^\circ"), (r"\frac14", r"\frac{1}{4}")}
-    golds = sorted({row["answer"] for row in math_rows("math500/test.jsonl")})
+    golds = sorted({row["answer"] for row in rows_of("math500/test.jsonl")})
     found = {pair for pair in itertools.combinations(golds, 2) if equivalent(gold=pair[0], answer=pair[1])}
     assert not golds or found == by_hand, found ^ by_hand
 
@@ -337,18 +328,22 @@ def test_math_gold_and_answer_cannot_be_swapped():
 
 
 HOSTILE = [
-    "9^9^9^9^9", "9^{9^{9^{9^{9}}}}", "10^{10^{10}}", "2^{4095}" * 50, "1e999999999", "1e-999999999", "9" * 100_000, "0." + "3" * 1900,
-    "9" * 1900 + "^" + "9" * 90, "(" * 10_000 + "5" + ")" * 10_000, "{" * 900 + "5" + "}" * 900, "{" * 10_000, "[" * 1999,
-    r"\frac" * 399, r"\frac{1}{" * 200 + "1" + "}" * 200, r"\sqrt" * 390, r"\sqrt{" * 300 + "2" + "}" * 300, "-" * 1999 + "5",
-    "2^-" * 390 + "1", "|" * 1000, "|x" * 390, "5!" + "!" * 300, "99999!", "(10^6)!", "1,000" * 399, "1," * 999 + "1", "1 000 " * 300,
-    ",".join(str(k) for k in range(190)), ",".join(str(k) for k in range(190, 0, -1)), r"\{" * 190 + "1" + r"\}" * 190,
-    r"(\{\pm 1," * 60 + "1" + r"\})" * 60, r"\{(\pm1," * 10 + "1" + r")\}" * 10, r"\pm" * 399, "+".join(["x^{50}"] * 190),
-    "*".join(["(x+y+z)"] * 60), "(" + "+".join(f"x_{k}" for k in range(10)) + ")^{200}", "+".join(f"1/{k}" for k in range(10**4, 10**4 + 130)),
+    "9^9^9^9^9", "9^{9^{9^{9^{9}}}}", "10^{10^{10}}", "2^{4095}" * 50, "1e999999999", "1e-999999999",
+    "9" * 100_000, "0." + "3" * 1900, "9" * 1900 + "^" + "9" * 90, "(" * 10_000 + "5" + ")" * 10_000,
+    "{" * 900 + "5" + "}" * 900, "{" * 10_000, "[" * 1999, r"\frac" * 399, r"\frac{1}{" * 200 + "1" + "}" * 200,
+    r"\sqrt" * 390, r"\sqrt{" * 300 + "2" + "}" * 300, "-" * 1999 + "5",
+    "2^-" * 390 + "1", "|" * 1000, "|x" * 390, "5!" + "!" * 300, "99999!", "(10^6)!", "1,000" * 399,
+    "1," * 999 + "1", "1 000 " * 300, ",".join(str(k) for k in range(190)), ",".join(str(k) for k in range(190, 0, -1)),
+    r"\{" * 190 + "1" + r"\}" * 190, r"(\{\pm 1," * 60 + "1" + r"\})" * 60, r"\{(\pm1," * 10 + "1" + r")\}" * 10,
+    r"\pm" * 399, "+".join(["x^{50}"] * 190), "*".join(["(x+y+z)"] * 60),
+    "(" + "+".join(f"x_{k}" for k in range(10)) + ")^{200}", "+".join(f"1/{k}" for k in range(10**4, 10**4 + 130)),
     "*".join("abcdefghijkl" * 30), r"\sin" * 390, r"\sin x" * 190, "x=" * 390 + "x", "1<" * 390 + "1", ":".join("1" * 390),
-    r"\begin{pmatrix}" * 100, r"\begin{pmatrix}" + "1&" * 190 + r"1\end{pmatrix}", "&" * 1000, "\\" * 1999, "\\text{" * 390, " " * 1999,
-    r"\text{" + "a" * 1900 + "}", "5" + " " * 1900 + "5", "^" * 1999, "^ {" * 600, "a" * 1999, "a " * 999, "\x00\ud800\uffff", "٣", "５", "²" * 900,
-    "1" + "0" * 1200, "." * 1999, "5" + "." * 1990 + "x", "_" * 1999, "x_" * 390, "%" * 999, r"\overline{3}", r"5\overline{3}", "0.3\\overline{" + "3" * 1800 + "}",
-    "2" + r"\frac{1}" * 300, r"\log_" * 190, "5 cm^" * 190, "5 " + "per " * 390, "5 " + "square " * 300 + "cm", "nan", "inf", "-inf",
+    r"\begin{pmatrix}" * 100, r"\begin{pmatrix}" + "1&" * 190 + r"1\end{pmatrix}", "&" * 1000, "\\" * 1999,
+    "\\text{" * 390, " " * 1999, r"\text{" + "a" * 1900 + "}", "5" + " " * 1900 + "5", "^" * 1999, "^ {" * 600,
+    "a" * 1999, "a " * 999, "\x00\ud800\uffff", "٣", "５", "²" * 900,
+    "1" + "0" * 1200, "." * 1999, "5" + "." * 1990 + "x", "_" * 1999, "x_" * 390, "%" * 999, r"\overline{3}",
+    r"5\overline{3}", "0.3\\overline{" + "3" * 1800 + "}", "2" + r"\frac{1}" * 300, r"\log_" * 190, "5 cm^" * 190,
+    "5 " + "per " * 390, "5 " + "square " * 300 + "cm", "nan", "inf", "-inf",
     "__import__('os').system('true')", "f" + "()" * 390, "0^{-1}", "0/0", r"\ln 0", r"\tan\frac{\pi}{2}", "0^0", "1/0"]
 
 
@@ -374,7 +369,8 @@ def test_math_hostile_answers_cost_at_most_50_milliseconds():
 
 
 def test_math_final_answer_of_a_million_hostile_characters_is_linear():
-    for piece in ("9", "1,000", "1 1/", "{", "}", r"\boxed{", "-", "1 ", r"\frac{1}", "<think></think>", "(", "\\", "5 \\times ", "$"):
+    for piece in ("9", "1,000", "1 1/", "{", "}", r"\boxed{", "-", "1 ", r"\frac{1}", "<think></think>", "(",
+                  "\\", "5 \\times ", "$"):
         start = time.perf_counter()
         final_answer(piece * (300_000 // len(piece)))
         assert time.perf_counter() - start < 2, piece
@@ -382,8 +378,9 @@ def test_math_final_answer_of_a_million_hostile_characters_is_linear():
 
 def test_math_five_thousand_random_strings_never_raise_and_equal_themselves():
     alphabet = r"""0 1 2 3 12 1.5 .25 1,000 x y n e i \pi \infty + - * / ^ _ ( ) [ ] \{ \} { } , ; : = < > \le \ge \ne \in | ! %
-        \% \$ $ \frac \dfrac \sqrt \sqrt[ \sin \cos^2 \ln \log_ \exp \cdot \times \pm \mp \cup \binom \left( \right) \text{cm} \text{or}
-        \text{east} \begin{pmatrix} \end{pmatrix} & \\ ^\circ apples km per or \boxed{ \overline{3} 9^9 ^{99} . \emptyset \theta ~ \,""".split()
+        \% \$ $ \frac \dfrac \sqrt \sqrt[ \sin \cos^2 \ln \log_ \exp \cdot \times \pm \mp \cup \binom \left( \right)
+        \text{cm} \text{or} \text{east} \begin{pmatrix} \end{pmatrix} & \\ ^\circ apples km per or \boxed{ \overline{3}
+        9^9 ^{99} . \emptyset \theta ~ \,""".split()
     rng = random.Random(0)
     texts = ["".join(rng.choice(alphabet) + rng.choice(("", "", " ")) for _ in range(rng.randint(1, 24))) for _ in range(5000)]
     pairs = [(text, text) for text in texts] + list(zip(texts, texts[1:]))
@@ -392,7 +389,27 @@ def test_math_five_thousand_random_strings_never_raise_and_equal_themselves():
     for text, other in zip(texts, texts[1:]):
         is_same(text, other)
         final_answer(text)
-    assert all(equivalent(gold=t, answer=t) for t in texts if any(c.isalnum() for c in t) and "boxed" not in t and "text" not in t)
+    assert all(equivalent(gold=t, answer=t) for t in texts
+               if any(c.isalnum() for c in t) and "boxed" not in t and "text" not in t)
+
+
+def test_math_a_random_number_equals_itself_in_every_form_and_no_other_number_in_any():
+    rng = random.Random(1)
+    for _ in range(150):
+        value = Fraction(rng.randint(-9999, 9999), rng.choice((1, 2, 4, 5, 8, 25, 40, 125)))      # has a finite decimal
+        other = value + Fraction(rng.choice((-1, 1)), rng.choice((1, value.denominator, 1000)))
+        both = [[f"{v.numerator}/{v.denominator}", rf"\frac{{{v.numerator}}}{{{v.denominator}}}", str(decimal(v)), f"{decimal(v):,}",
+                 f"x = {decimal(v)}", f"${decimal(v)}$", rf"\frac{{{3 * v.numerator}}}{{{3 * v.denominator}}}",
+                 f"{v.numerator * 7} \\div {v.denominator * 7}"] for v in (value, other)]
+        for one, two in itertools.product(both[0], both[0]):
+            assert is_same(one, two), (one, two)
+        for one, two in itertools.product(both[0][:4], both[1][:4]):
+            assert not is_same(one, two), (one, two)
+
+
+def decimal(value):
+    """A Fraction as a Decimal, exactly: its denominator has to divide a power of ten."""
+    return Decimal(value.numerator) / Decimal(value.denominator)
 
 
 def test_math_sample_points_have_both_signs_and_sizes_below_and_above_one():

@@ -1,0 +1,269 @@
+"""Claims about domains.py, rows.py, extract.py and judge.py: rows, rewards, and what a completion is taken to say.
+
+Run by test_all.py.
+"""
+import itertools
+import json
+import math
+import random
+import time
+
+import domains
+import judge
+import rows as rows_module
+import sandbox
+from shared import WORK, rows_of, settings, shared, tiny
+
+
+def test_every_reward_reaches_its_maximum_on_the_reference_answer():
+    for domain in domains.DOMAINS:
+        rows = domains.synthetic(domain, "train", 60, seed=1)
+        assert domains.reward(domain, [row["reference"] for row in rows], rows) == [1.0] * 60, domain
+        wrong = domains.reward(domain, ["" for _ in rows], rows)
+        assert wrong == [0.0] * 60, domain
+
+
+def test_train_and_held_out_rows_are_disjoint_by_construction_and_functions_of_the_seed():
+    for domain in domains.DOMAINS:
+        train_rows = domains.synthetic(domain, "train", 400, seed=0)
+        parts = [{domains.prompt(domain, r) for r in rows} for rows in
+                 (train_rows, *(domains.synthetic(domain, split, 100, seed=0) for split in ("validation", "test")))]
+        assert not any(a & b for a, b in itertools.combinations(parts, 2))
+        held_out = [row["id"] for row in rows_module.evaluation_rows(domain, None, "", 200, "test")]
+        assert len(set(held_out)) == len(held_out) > 100    # a prompt that came twice would count twice
+        assert train_rows == domains.synthetic(domain, "train", 400, seed=0) != domains.synthetic(domain, "train", 400, seed=1)
+
+
+def test_canonical_rows_written_by_hand_are_graded():
+    row = {"question": "1/2 + 1/4?", "answer": "3/4"}
+    assert domains.reward("math", ["so 0.75", "\\boxed{\\frac34}", "It is 3", ""], [row] * 4) == [1, 1, 0, 0]
+    row = {"prompt": "add", "tests": ["assert add(1, 2) == 3"], "entry_point": "add"}
+    good, bad = "```python\ndef add(a, b):\n    return a + b\n```", "def add(a, b): return 3 - a"
+    assert domains.reward("code", [good, bad, "sorry"], [row] * 3) == [1, 0, 0]
+    row = {"prompt": "double", "tests": [{"stdin": "4\n", "stdout": "8\n"}]}
+    assert domains.reward("code", ["print(2 * int(input()))", "print(8)", "print(7)"], [row] * 3) == [1, 1, 0]
+    row = {"question": "Capital of France?", "options": ["Rome", "Paris"], "answer": "B"}
+    assert domains.reward("qa", ["B", "A", "Paris"], [row] * 3) == [1, 0, 0]
+    row = {"prompt": "Write about a fox.", "keywords": ["fox"]}
+    assert domains.reward("cw", ["The fox slept all day.", "fox"], [row] * 2) == [1, 0]
+    for domain, row in (("code", {"prompt": "p", "tests": []}), ("math", {"question": "q", "answer": None}),
+                        ("qa", {"question": "q", "options": ["x", "y"], "answer": None})):
+        assert math.isnan(domains.reward(domain, ["x"], [row])[0])
+    for domain in domains.DOMAINS:                   # thinking that does not end has not answered
+        rows = domains.synthetic(domain, "train", 5, seed=2)
+        assert domains.reward(domain, ["<think>" + r["reference"] for r in rows], rows) == [0] * 5, domain
+
+
+def test_a_number_inside_an_unboxed_formula_is_not_the_answer():
+    for gold, text, right in (("3", "It is $2\\sqrt{3}$.", 0), ("2\\sqrt{3}", "It is $2\\sqrt{3}$.", 1),
+                              ("4", "It is $(3,4)$", 0), ("(3,4)", "It is \\((3,4)\\).", 1), ("5", "so $x = 5$.", 1),
+                              ("12", "She pays $12 and gets $3 back, so $12.", 1),
+                              ("\\frac{3}{4}", "The answer is $\\frac{3}{4}$.", 1), ("2", "$\\frac{-1}{2}$", 0),
+                              ("7", "costs $5 + $2 = $7", 1)):
+        assert domains.reward("math", [text], [{"question": "q", "answer": gold}]) == [right], (gold, text)
+
+
+CHOICES = [  # completion, number of options, letter or None
+    ("B", 4, "B"), ("b", 4, "B"), ("(B)", 4, "B"), ("**B**", 4, "B"), ("B.", 4, "B"), ("B) Paris", 4, "B"), ("b)", 4, "B"),
+    ("The answer is B.", 4, "B"), ("the answer is (b).", 4, "B"), ("Answer: C", 4, "C"), ("**Answer:** C", 4, "C"),
+    ("Answer: **D**", 4, "D"), ("\\boxed{C}", 4, "C"), ("\\boxed{\\text{(C)}}", 4, "C"), ("$\\boxed{D}$", 4, "D"),
+    ("I would happily go with option C, thank you for asking!", 4, "C"), ("My choice would be D", 4, "D"),
+    ("I think the correct answer is option B: Paris.", 4, "B"), ("It must be C, since A good reason exists.", 4, "C"),
+    ("<think>A? B? maybe A</think>The answer is C", 4, "C"), ("Let me see... C", 4, "C"), ("The correct option is (A)", 4, "A"),
+    ("A", 4, "A"), ("A cat would choose C", 4, "C"), ("J", 10, "J"), ("The answer is I.", 10, "I"),
+    ("The answer is A) Rome", 4, "A"), ("Answer: A\n\nRome is a city.", 4, "A"), ("The correct answer is:\n\nB. Paris", 4, "B"),
+    ("", 4, None), ("Paris", 4, None), ("A or B", 4, None), ("The answer is A or B", 4, None), ("A, B", 4, None),
+    ("Both A and C", 4, None), ("The answer is A. The answer is B.", 4, None), ("\\boxed{A} \\boxed{B}", 4, None),
+    ("\\boxed{A, B}", 4, None), ("A B C D", 4, None), ("A) Rome B) Paris", 4, None), ("Answer: B and C", 4, None),
+    ("I do not know.", 4, None), ("A mystery", 4, None), ("the answer is a mystery", 4, None), ("\\boxed{}", 4, None),
+    ("The answer is not A, it is B.", 4, "B"), ("The answer isn't A; it's B.", 4, "B"), ("B is correct.", 4, "B"),
+    ("A is wrong, C is wrong, D is wrong. Therefore B is correct.", 4, "B"), ("A is correct.", 4, "A"),
+    ("I think A is right.", 4, "A"), ("B\n\nExplanation: A is Rome, C is Oslo, D is Bonn.", 4, "B"), ("D. 128°F", 4, "D"),
+    ("B) Paris\n\nA) is wrong because Rome is in Italy.", 4, "B"), ("\\boxed{B. 19.50 g}", 10, "B"), ("'B'", 4, "B"),
+    ("The answer is 'B'.", 4, "B"), ('{"answer": "B"}', 4, "B"), ("<answer>B</answer>", 4, "B"), ("I'd say B", 4, "B"),
+    ("F) At pH = 12, H_2N dominates", 10, "F"), ("The answer I get is C", 10, "C"), ("\uff22", 4, "B"),
+    ("Option A is Rome which is wrong. Option C is Oslo which is wrong. So B.", 4, "B"), ("\\boxed{option B}", 4, "B"),
+    ("The answer is not B.", 4, None), ("B is incorrect", 4, None), ("B is wrong.", 4, None), ("It is not B.", 4, None),
+    ("Not B", 4, None), ("Anything but B", 4, None), ("\\boxed{\\text{not B}}", 4, None), ("Why should I?", 10, None),
+    ("The answer is B or maybe A", 4, None), ("Answer: B, also C", 4, None), ("Answer: B;C", 4, None), ("B | C", 4, None),
+    ("B + C", 4, None), ("The answer is B as well as C", 4, None), ("The answer is B. Or C.", 4, None), ("<think>B", 4, None),
+    ("The answer is B. C is also correct.", 4, None), ("(b) or (c)", 4, None), ("B\nC", 4, None), ("\\boxed{B. C}", 4, None),
+    ("E", 4, None), ("The answer is B/C", 4, None), ("(A) (B)", 4, None), ("A. B. C. D.", 4, None)]
+
+
+def test_option_letters_are_read_however_politely_and_two_letters_or_none_are_no_choice():
+    wrong = [(text, expected, domains.option_letter(text, n)) for text, n, expected in CHOICES
+             if domains.option_letter(text, n) != expected]
+    assert not wrong, wrong
+
+
+def test_hostile_lengths_do_not_stall_the_option_parser():
+    start = time.perf_counter()
+    for text in ("answer" + " " * 100_000, "option " * 20_000, "A" * 100_000, "(" * 100_000, "not " * 30_000,
+                 "answer is " * 20_000, "B " * 50_000, "\\boxed{" * 20_000, "\n" * 100_000, "A is " * 20_000,
+                 "answer A or " * 10_000):
+        domains.option_letter(text, 10)
+    assert time.perf_counter() - start < 20          # quadratic patterns took minutes
+
+
+def test_option_parser_agrees_with_the_letter_it_was_given_in_any_phrase():
+    rng = random.Random(0)
+    phrases = ["{}", "({})", "{}.", "{})", "Answer: {}", "The answer is {}.", "the correct option is **{}**", "\\boxed{{{}}}",
+               "I would pick {}", "Surely {}", "Final answer: ({})", "I choose {}!", "option {}", "So it's {}."]
+    for _ in range(500):
+        n = rng.randint(2, 10)
+        letter = rng.choice(domains.LETTERS[:n])
+        text = rng.choice(phrases).format(letter)
+        assert domains.option_letter(text, n) == letter, text
+        other = rng.choice([l for l in domains.LETTERS[:n] if l != letter])
+        assert domains.option_letter(f"{letter} or {other}", n) is None
+        assert domains.option_letter(f"The answer is {letter}, the answer is {other}", n) is None
+
+
+def test_junk_never_raises_the_reward():
+    junk = ["", " lol", "\n\nor maybe 7", " " + "A B C D " * 3, "\\boxed{1}", " 12345", "```python\nx\n```", "!" * 500]
+    for domain in domains.DOMAINS:
+        rows = domains.synthetic(domain, "train", 10, seed=5)
+        for text in junk:
+            wrong = ["0" if domain == "math" else "" for _ in rows]
+            before = domains.reward(domain, wrong, rows)
+            after = domains.reward(domain, [w + text for w in wrong], rows)
+            lucky = sum(b > a for a, b in zip(before, after))
+            assert lucky == 0, (domain, text)
+
+
+def test_programs_are_found_in_blocks_in_bare_text_and_behind_the_humaneval_head():
+    row = {"prompt": "p", "entry_point": "f"}
+    assert domains.program("```python\ndef f(): return 1\n```\nUse it:\n```python\nf()\n```", row) == "def f(): return 1\n"
+    assert domains.program("text\n```\nx = 1\n```", {"prompt": "p"}) == "x = 1\n"
+    assert domains.program("```py\ndef f(): return 1", row) == "def f(): return 1"  # cut off before the closing fence
+    assert domains.program("<think>```python\nbad\n```</think>x = 2", {"prompt": "p"}) == "x = 2"
+    row = {"prompt": "p", "entry_point": "f", "tests": ["assert f(1) == 2"]}
+    for text in ("1. Like this:\n   ```python\n   def f(x):\n       return x + 1\n   ```",
+                 "~~~python\ndef f(x): return x + 1\n~~~", "```python title=\"f.py\"\ndef f(x): return x + 1\n```",
+                 "```python\nf = lambda x: x + 1\n```\n```python\nf(1)\n```",
+                 "```python\nimport math\n```\n```python\ndef f(x): return x + math.isqrt(1)\n```",
+                 "Here it is:\n\ndef f(x):\n    return x + 1\n\nThis function adds one."):
+        assert domains.reward("code", [text], [row]) == [1], text
+    row = {"prompt": "p", "tests": [{"stdin": "1", "stdout": "2"}]}
+    program = "```python\nprint(int(input()) + 1)\nexit()\n```\nOutput:\n```\n2\n```"
+    assert domains.reward("code", [program], [row]) == [1]
+    head = {"prompt": "import math\ndef f(x):\n    \"\"\"doc\"\"\"\n", "entry_point": "f", "tests": ["assert f(4) == 2"]}
+    assert domains.reward("code", ["return math.sqrt(x)", "  y = x\n  return math.sqrt(y)",
+                                   "```python\nreturn math.sqrt(x)\n```", "if x:\n        x = x\n    return math.sqrt(x)",
+                                   "```python\nfrom __future__ import annotations\ndef f(x): return math.sqrt(x)\n```"],
+                          [head] * 5) == [1] * 5
+    assert domains.reward("code", ["    return math.sqrt(x)", "```python\ndef f(x):\n    return math.sqrt(x)\n```"],
+                          [head] * 2) == [1, 1]
+
+
+ADAPTED = [  # domain, record as published, what its canonical row must hold
+    ("math", {"question": "q", "answer": "so 48/2 = <<48/2=24>>24\n#### 1,024"}, {"question": "q", "answer": "1,024"}),
+    ("math", {"prompt": "q", "answer": 70}, {"question": "q", "answer": "70"}),
+    ("math", {"problem": "q", "solution": "thus \\boxed{\\frac{1}{2}}", "answer": "\\frac{1}{2}"},
+     {"question": "q", "answer": "\\frac{1}{2}"}),
+    ("math", {"problem": "q", "solution": "thus \\boxed{3}"}, {"question": "q", "answer": "3"}),
+    ("qa", {"question": "q", "options": ["x", "y"], "answer": "y", "answer_letter": "B"}, {"options": ["x", "y"], "answer": "B"}),
+    ("qa", {"question": "q", "choices": ["x", "y"], "answer": 1}, {"options": ["x", "y"], "answer": "B"}),
+    ("qa", {"question": "q", "options": ["10", "20"], "answer": "20"}, {"answer": "B"}),
+    ("qa", {"question": "q", "A": "x", "B": "y", "C": "z", "answer": "C"}, {"options": ["x", "y", "z"], "answer": "C"}),
+    ("code", {"text": "t", "code": "def g(a): return a", "test_list": ["assert g(1) == 1", "assert g(2) == 2"],
+              "test_setup_code": "import math"},
+     {"entry_point": "g", "tests": ["import math\nassert g(1) == 1", "import math\nassert g(2) == 2"]}),
+    ("code", {"prompt": "def f(x):\n", "entry_point": "f", "test": "def check(candidate):\n    assert candidate(1) == 2"},
+     {"prompt": "def f(x):\n", "entry_point": "f",
+      "tests": ["def f(x):\n\ndef check(candidate):\n    assert candidate(1) == 2\ncheck(f)"]}),
+    ("code", {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": json.dumps(
+        {"inputs": ["1\n"], "outputs": ["2\n"]}), "style": "rule"}},
+     {"prompt": "p", "tests": [{"stdin": "1\n", "stdout": "2\n"}]}),
+    ("code", {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": json.dumps(
+        {"functional": "assert f(1) == 2"})}}, {"entry_point": "f", "tests": ["assert f(1) == 2"]}),
+    ("code", {"question": "p", "tests": json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}])},
+     {"tests": [{"stdin": "1", "stdout": "2"}]}),
+    ("code", {"question": "p", "input_output": json.dumps({"fn_name": "f", "inputs": [[1, 2]], "outputs": [[3]]})},
+     {"entry_point": "f", "tests": ["assert f(*[1, 2]) in ([3], 3)"]}),
+    ("cw", {"prompt": "p", "response": "r"}, {"prompt": "p", "reference": "r"}),
+    ("cw", {"instruction": "p", "keywords": "a, b"}, {"prompt": "p", "keywords": ["a", "b"]})]
+
+
+def test_published_rows_of_each_style_become_canonical_through_datasets():
+    for i, (domain, record, expected) in enumerate(ADAPTED):
+        path = WORK / f"adapted{i}.jsonl"
+        path.write_text(json.dumps(record) + "\n")
+        row, = rows_module.load_rows(domain, str(path))
+        assert {key: row[key] for key in expected} == expected, (record, row)
+
+
+def test_csv_parquet_and_named_fields_are_read():
+    import datasets
+    table = datasets.Dataset.from_list([{"Frage": f"{i}+1=", "Antwort": str(i + 1)} for i in range(30)])
+    table.to_csv(str(WORK / "rows.csv"))
+    table.to_parquet(str(WORK / "rows.parquet"))
+    for name in ("rows.csv", "rows.parquet"):
+        rows = rows_module.load_rows("math", str(WORK / name), "all", "question=Frage,answer=Antwort")
+        assert [r["answer"] for r in rows] == [str(i + 1) for i in range(30)]
+        parts = [rows_module.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort")
+                 for split in ("train", "validation", "test")]
+        assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in rows)   # each in one part
+
+
+def test_a_local_directory_is_read_like_a_hub_name_with_its_splits():
+    folder = WORK / "a_dataset"
+    folder.mkdir()
+    for split, n in (("train", 5), ("test", 2)):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps({"problem": f"p{i}", "answer": str(i)}) + "\n"
+                                                       for i in range(n)))
+    assert [len(rows_module.load_rows("math", f"{folder}{suffix}")) for suffix in ("", ":train", ":test")] == [5, 5, 2]
+
+
+def test_public_files_are_read_and_their_references_earn_the_full_reward():
+    rows = rows_module.load_rows("math", str(shared("gsm8k/train.jsonl")))
+    assert len(rows) == 7473 and domains.reward("math", [f"It is {r['answer']}." for r in rows[:500]], rows[:500]) == [1] * 500
+    assert len(rows_module.load_rows("math", str(shared("math500/test.jsonl")))) == 500
+    assert len(rows_module.load_rows("math", str(shared("aime25/test.jsonl")))) == 30
+    rows = rows_module.load_rows("qa", str(shared("mmlu_pro/sample.jsonl")))
+    assert len(rows) == 120 and domains.reward("qa", [f"The answer is ({r['answer']})." for r in rows], rows) == [1] * 120
+    rows, raw = rows_module.load_rows("code", str(shared("humaneval/HumanEval.jsonl"))), rows_of("humaneval/HumanEval.jsonl")
+    assert domains.reward("code", [r["canonical_solution"] for r in raw], rows) == [1] * 164
+    rows, raw = rows_module.load_rows("code", str(shared("mbpp/mbpp.jsonl"))), rows_of("mbpp/mbpp.jsonl")
+    # Task 123 computes for most of the 4 seconds that a program has: on a slow machine for longer.
+    slow = next(i for i, r in enumerate(raw) if r["task_id"] == 123)
+    assert slow < 200 and sandbox.run_tests([{"program": raw[slow]["code"], "tests": rows[slow]["tests"]}], timeout=30) == [1]
+    some = [i for i in range(200) if i != slow]
+    assert domains.reward("code", [f"```python\n{raw[i]['code']}\n```" for i in some], [rows[i] for i in some]) == [1] * 199
+
+
+def test_the_rubric_scores_what_its_lines_say():
+    row = {"prompt": "Write: fox, sea", "keywords": ["fox", "sea"]}
+    for text, score in (("The fox saw the sea.", 1), ("The fox saw the moon.", 0.5), ("The sea and the fox", 0.5),
+                        ("fox, sea", 0), ("The owl saw the moon.", 0), ("", 0), ("fox fox fox sea sea sea", 0.0),
+                        ("Fox sea fox sea fox sea fox sea.", 0.5)):
+        assert judge.rubric(["Write: fox, sea"], [text], [row]) == [score], text
+    row = {"prompt": "Describe a stormy harbour at midnight"}
+    good = "Midnight came, and the harbour was stormy and black; nobody dared to describe what the waves had taken."
+    assert judge.rubric([row["prompt"]], [good], [row]) == [1.0]
+    assert judge.rubric([row["prompt"]], ["I like cats."], [row]) == [0.0]
+
+
+def test_the_judges_answer_is_parsed_strictly_and_nonsense_is_no_score():
+    for answer, score in (("1", 1), ("0.5", 0.5), ("0", 0), (" Score: 1. ", 1), ("<think>well, 0?</think>\n0.5", 0.5),
+                          ("**1**", 1)):
+        assert judge.parse_score(answer) == score, answer
+    for answer in ("", "2", "10", "0.7", "1 or 0", "I give it 1", "0.5/1", "one", "-1", "1e0", "nan"):
+        assert math.isnan(judge.parse_score(answer)), answer
+    scores = judge.llm_judge(tiny()[0])(["p", "p"], ["a", "b"], [{}, {}])  # random weights answer nonsense
+    assert len(scores) == 2 and all(math.isnan(s) for s in scores)
+
+
+def test_validation_rows_are_neither_trained_on_nor_those_of_the_test():
+    path = WORK / "splits.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i}+1=", "answer": i + 1}) + "\n" for i in range(200)))
+    held = lambda **changes: {row["id"] for row in rows_module.held_out_rows(settings(**changes))["math"]}
+    part = lambda split: {row["id"] for row in rows_module.load_rows("math", str(path), split)}
+    assert held(data={"math": str(path)}) == part("validation") and len(part("validation")) > 5
+    assert held(data={"math": "synthetic"}, eval_data={"math": str(path)}, eval_prompts=999) == part("all")
+    for changes in ({"data": {"math": "synthetic"}}, {"data": {"math": str(path)}, "eval_data": {"math": "synthetic"}}):
+        assert all(domains.in_split(id, "validation") for id in held(**changes))
+    args = settings(data={"math": str(path)}, eval_data={"math": "synthetic"})
+    assert not rows_module.has_own_validation(args, "math")                    # so its own tenth stays out of training
+    assert set(rows_module.held_out_rows(settings(data={"math": str(path)}, eval_domains=["math", "qa"]))) == {"math"}

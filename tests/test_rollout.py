@@ -1,0 +1,287 @@
+"""Claims about model.py, warmup.py and rollout.py: what is saved, sampled and scored.
+
+Run by test_all.py.
+"""
+import math
+import os
+
+import torch
+
+import model as models
+import policy as policies
+import rollout as rollouts
+import warmup
+from shared import WORK, a_rollout, direct_logps, run, same_weights, tiny, weights
+
+
+# ---- model.py and warmup.py --------------------------------------------------------------------------------------
+
+def test_a_saved_checkpoint_loads_without_this_repository():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    directory, model, tokenizer = tiny()
+    assert {"config.json", "model.safetensors", "tokenizer.json", "run.json"} <= set(os.listdir(directory))
+    again = AutoModelForCausalLM.from_pretrained(directory)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    assert AutoTokenizer.from_pretrained(directory).chat_template == tokenizer.chat_template
+    run = models.read_run(directory)
+    assert set(run["versions"]) == {"torch", "transformers", "datasets"}
+
+
+def test_tied_weights_are_saved_and_counted_once():
+    directory, model, _ = tiny()
+    names = list(weights(directory))
+    assert "model.embed_tokens.weight" in names and "lm_head.weight" not in names
+    policy = policies.Policy(models.load(directory)[0], torch.bfloat16)
+    assert sum(m.numel() for m in policy.masters) == sum(t.numel() for t in weights(directory).values())
+    out = WORK / "tied"
+    models.save(policy.model, tiny()[2], out, {}, policy.state_dict())
+    assert list(weights(out)) == names and same_weights(out, directory)  # fp32 masters, not their bf16 shadow
+
+
+def test_a_crash_while_saving_keeps_the_previous_checkpoint():
+    directory, model, tokenizer = tiny()
+    out = WORK / "crash"
+    models.save(model, tokenizer, out, {"steps": 1})
+    policy = policies.Policy(models.load(directory)[0], torch.float32)
+    policy.save_state(out / "resume.safetensors", {"steps": 1})
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+    for patched, name, attempt in (
+            (os, "replace", lambda: models.save(model, tokenizer, out, {"steps": 2})),
+            (type(model), "save_pretrained", lambda: models.save(model, tokenizer, out, {"steps": 2})),
+            (os, "fsync", lambda: policy.save_state(out / "resume.safetensors", {"steps": 2})),
+            (os, "replace", lambda: models.write_json(out / "run.json", {"steps": 2}))):
+        original = getattr(patched, name)
+        setattr(patched, name, full_disk)
+        try:
+            attempt()
+            raise AssertionError("the full disk was not noticed")
+        except OSError as error:
+            assert error.errno == 28
+        finally:
+            setattr(patched, name, original)
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert not [p for p in WORK.iterdir() if p.name.startswith(".crash")]  # and no litter beside it
+
+
+def test_end_ids_are_those_of_the_tokenizer_and_of_the_model():
+    from transformers import GenerationConfig
+    _, model, tokenizer = tiny()
+    old = model.generation_config
+    try:
+        for theirs, union in (([5, 7], [1, 5, 7]), (7, [1, 7]), (None, [1])):
+            model.generation_config = GenerationConfig(eos_token_id=theirs)
+            assert models.end_ids(model, tokenizer) == union
+    finally:
+        model.generation_config = old
+
+
+def test_warm_up_gives_the_same_bytes_twice_and_any_text_survives_its_tokenizer():
+    steps, warmup.STEPS = warmup.STEPS, 2
+    try:
+        for name in ("warm1", "warm2"):
+            assert run(warmup.main, "--out", WORK / name)[0] == 0
+    finally:
+        warmup.STEPS = steps
+    assert (WORK / "warm1/model.safetensors").read_bytes() == (WORK / "warm2/model.safetensors").read_bytes()
+    tokenizer = warmup.byte_tokenizer()
+    for text in ("2+2=4", "def f(a):\n return a", "naïve \u4f60\u597d \U0001f40d\x00\t", ""):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+    model, _ = models.load(str(WORK / "warm1"))
+    assert type(model).__name__ == "Qwen3ForCausalLM" and sum(p.numel() for p in model.parameters()) < 1_000_000
+
+
+# ---- rollout.py --------------------------------------------------------------------------------------------------
+
+def test_greedy_sampling_equals_transformers_generate():
+    _, model, tokenizer = tiny()
+    rollout = a_rollout(temperature=0.0, tokens=20, noise=torch.zeros(9, 20))
+    for n in range(9):
+        prompt = rollout.prompt_ids[n][rollout.prompt_mask[n]][None]
+        expected = model.generate(prompt, do_sample=False, max_new_tokens=20, eos_token_id=[1, 70], pad_token_id=0,
+                                  attention_mask=torch.ones_like(prompt))[0, prompt.shape[1]:]
+        assert rollout.ids[n][rollout.mask[n]].tolist() == expected.tolist()
+
+
+def test_logprobs_are_of_the_distribution_that_was_sampled():
+    _, model, _ = tiny()
+    for temperature, top_p in ((1.0, 1.0), (0.7, 1.0), (1.3, 0.6)):
+        rollout = a_rollout(temperature=temperature, top_p=top_p)
+        scored = rollouts.token_logps(model, rollout, temperature=temperature, top_p=top_p)
+        assert torch.allclose(scored, rollout.logps, atol=1e-5)
+        for n in range(len(scored)):
+            logprobs, ids = direct_logps(model, rollout, n, temperature)
+            for t, token in enumerate(ids):
+                p, order = logprobs[t].exp().sort(descending=True)
+                nucleus = order[: int((p.cumsum(0) < top_p).sum()) + 1] if top_p < 1 else order
+                assert token in nucleus
+                expected = logprobs[t][token] - logprobs[t][nucleus].logsumexp(0)
+                assert abs(scored[n, t] - expected) < 1e-4
+                own = logprobs[t][nucleus] - logprobs[t][nucleus].logsumexp(0)
+                assert abs(rollout.entropy[n, t] + (own.exp() * own).sum()) < 1e-4
+
+
+def test_samples_follow_the_models_distribution():
+    _, model, _ = tiny()
+    N = 4000
+    rollout = a_rollout(prompts=["a"], group_size=N, tokens=1, noise=torch.rand(N, 1, generator=torch.Generator().manual_seed(1)))
+    logits = model(rollout.prompt_ids[:1]).logits[0, -1]
+    expected = logits.softmax(-1) * N
+    counts = torch.bincount(rollout.ids[:, 0], minlength=len(expected))
+    often = expected > 20                            # chi-squared over these cells; mean k, deviation sqrt(2 k)
+    k = int(often.sum())
+    assert k >= 10
+    chi2 = ((counts - expected) ** 2 / expected)[often].sum().item()
+    assert chi2 < k + 5 * math.sqrt(2 * k), (chi2, k)
+
+
+def test_a_completion_does_not_depend_on_the_other_rows_of_its_batch():
+    together = a_rollout(prompts=("ab", "abcde", "x"), tokens=12)
+    noise = rollouts.uniform_noise(9, 12, "test")
+    alone = a_rollout(prompts=("abcde",), tokens=12, noise=noise[3:6])
+    assert torch.equal(together.ids[3:6], alone.ids) and torch.equal(together.mask[3:6], alone.mask)
+    limit, rollouts.LOGIT_ELEMENTS = rollouts.LOGIT_ELEMENTS, 261 * 3       # memory for one prompt's rows at a time
+    try:
+        in_batches = a_rollout(prompts=("ab", "abcde", "x"), tokens=12)
+    finally:
+        rollouts.LOGIT_ELEMENTS = limit
+    for name in ("ids", "mask", "prompt_ids", "prompt_mask", "stopped"):
+        assert torch.equal(getattr(together, name), getattr(in_batches, name)), name
+    assert torch.allclose(together.logps, in_batches.logps, atol=1e-5)
+
+
+def test_no_two_samples_of_a_group_share_noise_and_neither_do_two_steps():
+    noise = torch.cat([rollouts.uniform_noise(64, 8, 0, "rollout", step) for step in range(4)])
+    assert len(torch.unique(noise, dim=0)) == 256
+    assert torch.equal(rollouts.uniform_noise(4, 4, 0, "a", 1), rollouts.uniform_noise(4, 4, 0, "a", 1))
+    assert not torch.equal(rollouts.uniform_noise(4, 4, 0, "a", 1), rollouts.uniform_noise(4, 4, 1, "a", 1))
+
+
+def test_the_end_token_is_inside_the_loss_mask_even_where_it_is_the_padding_too():
+    rollout = a_rollout(tokens=60, group_size=8, stop_ids=[70, 71, 72, 73], pad_id=70)
+    ended = [n for n in range(24) if rollout.stopped[n]]
+    assert len(ended) >= 3
+    for n in ended:
+        length = int(rollout.mask[n].sum())
+        assert rollout.mask[n, :length].all() and rollout.ids[n, length - 1] in (70, 71, 72, 73)
+        assert not any(rollout.ids[n, t] in (70, 71, 72, 73) for t in range(length - 1))
+        assert rollout.logps[n, length - 1] < 0
+
+
+def test_a_prompt_that_contains_the_end_token_is_fully_attended():
+    _, model, tokenizer = tiny()
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.eos_token_id in ids
+    rollout = rollouts.sample(model, [ids, [5]], group_size=2, noise=rollouts.uniform_noise(4, 3, 0),
+                              stop_ids=[1], pad_id=1)
+    assert rollout.prompt_mask[0].all() and rollout.prompt_mask[2].tolist() == [False] * (len(ids) - 1) + [True]
+    logprobs, completion = direct_logps(model, rollout, 0)
+    assert torch.allclose(rollout.logps[0, :len(completion)], logprobs.gather(1, completion[:, None])[:, 0], atol=1e-5)
+
+
+def test_all_rows_get_the_same_new_token_budget_however_long_their_prompt():
+    rollout = a_rollout(prompts=("x", "y" * 60), tokens=9, stop_ids=[])
+    assert rollout.mask.sum(1).tolist() == [9] * 6 and not rollout.stopped.any()
+
+
+def test_sampling_ignores_the_models_generation_config():
+    from transformers import GenerationConfig
+    _, model, _ = tiny()
+    plain, old = a_rollout(), model.generation_config
+    model.generation_config = GenerationConfig(temperature=0.01, top_k=1, do_sample=True, repetition_penalty=5.0)
+    try:
+        assert torch.equal(a_rollout().ids, plain.ids)
+    finally:
+        model.generation_config = old
+
+
+def test_scoring_is_invariant_to_extra_padding_and_leaves_its_inputs_unchanged():
+    _, model, _ = tiny()
+    rollout = a_rollout()
+    N = len(rollout.ids)
+    wide = rollouts.Rollout(
+        rollout.group,
+        torch.cat([torch.zeros(N, 7, dtype=torch.long), rollout.prompt_ids], 1),
+        torch.cat([torch.zeros(N, 7, dtype=torch.bool), rollout.prompt_mask], 1),
+        torch.cat([rollout.ids, torch.zeros(N, 5, dtype=torch.long)], 1),
+        torch.cat([rollout.mask, torch.zeros(N, 5, dtype=torch.bool)], 1), rollout.logps, rollout.entropy, rollout.stopped)
+    copy = [t.clone() for t in vars(wide).values()]
+    narrow, padded = rollouts.token_logps(model, rollout), rollouts.token_logps(model, wide)
+    assert torch.allclose(narrow, padded[:, :narrow.shape[1]], atol=1e-5) and not padded[:, narrow.shape[1]:].any()
+    assert all(torch.equal(a, b) for a, b in zip(copy, vars(wide).values()))
+    trimmed = wide.select([1, 2])
+    assert trimmed.prompt_ids.shape[1] == int(rollout.prompt_mask[1:3].sum(1).max())
+    assert torch.allclose(rollouts.token_logps(model, trimmed), narrow[1:3, :trimmed.ids.shape[1]], atol=1e-5)
+
+
+def test_scoring_in_chunks_changes_neither_values_nor_gradients():
+    _, model, _ = tiny()
+    rollout, results = a_rollout(), []
+    limit = rollouts.LOGIT_ELEMENTS
+    for elements in (limit, 261 * 5):
+        rollouts.LOGIT_ELEMENTS = elements
+        try:
+            logps = rollouts.token_logps(model, rollout, temperature=0.8)
+            model.zero_grad()
+            (logps * torch.arange(logps.numel()).view_as(logps)).sum().backward()
+            results.append([logps.detach()] + [p.grad.clone() for p in model.parameters()])
+        finally:
+            rollouts.LOGIT_ELEMENTS = limit
+            model.zero_grad()
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results))
+
+
+def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads_it_once():
+    model = models.load(tiny()[0])[0]
+    rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3).select([8, 0, 1, 3, 4, 5, 7])  # groups broken up
+    results, read = [], []
+    model.model.register_forward_pre_hook(lambda _, args, kw: read.append(kw["input_ids"].numel()), with_kwargs=True)
+    for alone in (False, True):                      # once as groups, once with every row a group of its own
+        rollout.group = torch.arange(7) if alone else rollout.group
+        logps = rollouts.token_logps(model, rollout, temperature=0.7)
+        logps.square().sum().backward()
+        results.append((logps.detach(), [p.grad.clone() for p in model.parameters()]))
+        model.zero_grad()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    logps = rollouts.token_logps(model.train(), rollout, temperature=0.7)   # keeps no cache: prompt and answer in one piece
+    logps.square().sum().backward()
+    results.append((logps.detach(), [p.grad for p in model.parameters()]))
+    for logps, gradients in results[1:]:
+        assert torch.allclose(logps, results[0][0], atol=1e-5)
+        assert all(torch.allclose(a, b, atol=1e-4 * b.abs().max().item() + 1e-7) for a, b in zip(gradients, results[0][1]))
+    P, T = rollout.prompt_ids.shape[1], rollout.ids.shape[1]
+    assert read == [3 * P, 7 * T, 7 * P, 7 * T, 7 * (P + T)]
+    even = a_rollout(prompts=("abc", "xyz"), group_size=4, tokens=3)     # no padding anywhere: no mask is built either
+    even = even.select(even.mask.all(1).nonzero().squeeze(1).tolist())
+    assert len(even.ids) > 2 and len(even.group.unique()) == 2
+    logits = model.eval()(input_ids=torch.cat([even.prompt_ids, even.ids], 1)).logits.log_softmax(-1)
+    expected = logits[:, even.prompt_ids.shape[1] - 1:-1].gather(-1, even.ids[..., None]).squeeze(-1)
+    assert torch.allclose(rollouts.token_logps(model, even), expected, atol=1e-5)
+
+
+def test_no_logits_of_the_prompt_are_computed_while_scoring():
+    _, model, _ = tiny()
+    rollout, seen = a_rollout(), []
+    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
+    rollouts.token_logps(model, rollout)
+    hook.remove()
+    assert sum(seen) == int(rollout.mask.sum())
+
+
+def test_a_rendered_prompt_has_one_bos_and_ends_where_the_answer_begins():
+    _, _, tokenizer = tiny()
+    ids = rollouts.encode(tokenizer, ["hi"], 100)[0]
+    assert tokenizer.decode(ids) == "<|user|>hi<|assistant|>"
+    with_bos = warmup.byte_tokenizer()
+    with_bos.bos_token = "<|system|>"
+    with_bos.chat_template = "{{ bos_token }}" + with_bos.chat_template
+    ids = rollouts.encode(with_bos, ["hi"], 100)[0]
+    assert ids.count(with_bos.bos_token_id) == 1
+    try:
+        rollouts.encode(tokenizer, ["hi", "x" * 99], 100)
+        raise AssertionError("a prompt over the limit passed")
+    except models.UserError as error:
+        assert "101 tokens" in str(error)
