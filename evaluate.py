@@ -382,10 +382,10 @@ def main():
     """Print the table of scores, and with --compare that of differences; write --json and --samples-file."""
     args = parse()
     with alone(args.json) if args.json else contextlib.nullcontext():   # two runs would each write their own scores alone
-        measure(args)
+        run(args)
 
 
-def measure(args):
+def run(args):
     """`main`, with --json for itself alone."""
     entries = {name: stored(name) for name in args.compare if ".json:" in name}  # before the long work
     report = evaluate_all(args) if args.checkpoints else {}
