@@ -245,7 +245,7 @@ def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads
         logps.square().sum().backward()
         results.append((logps.detach(), [p.grad.clone() for p in model.parameters()]))
         model.zero_grad()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    policies.Policy(model, torch.float32, gradient_checkpointing=True)       # turns it on
     logps = rollouts.token_logps(model.train(), rollout, temperature=0.7)   # keeps no cache: prompt and answer in one piece
     logps.square().sum().backward()
     results.append((logps.detach(), [p.grad for p in model.parameters()]))
