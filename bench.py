@@ -77,8 +77,8 @@ def reward(prompts, completions, rows):
 
 def settings(work, path):
     """The arguments of train_grpo.py for this work, an entry of WORK, on the model at `path`."""
-    return measured(path, "--prompts-per-step", work["B"], "--group-size", work["G"], "--max-completion-length", work["warmup_T"],
-                    "--lr", LEARNING_RATE)
+    return measured(path, "--prompts-per-step", work["B"], "--group-size", work["G"], "--max-completion-length",
+                    work["warmup_T"], "--lr", LEARNING_RATE)
 
 
 def long_rows(n):
@@ -89,7 +89,7 @@ def long_rows(n):
 
 
 def make_model(name, path):
-    """Write random weights of a SHAPE to `path`, with the tokenizer of the tiny model: ids above its vocabulary decode to nothing."""
+    """Write random weights of a SHAPE to `path`, with the tiny model's tokenizer: ids above its vocabulary are no text."""
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(0)
     width, channels, layers, heads, kv_heads = SHAPES[name]

@@ -91,7 +91,8 @@ def claims(report):
                 claim(words, "low-dimensional", 100 * carried, "%", carried > 0.5)
         if curved:
             moved = median([d["norm_share"] for d in curved])
-            claim(f"share of the squared norm of delta_B inside these {K} directions: below 5 %", "-", 100 * moved, "%", moved < 0.05)
+            claim(f"share of the squared norm of delta_B inside these {K} directions: below 5 %", "-", 100 * moved, "%",
+                  moved < 0.05)
             control = median([max(d["random_share"], d["coordinate_share"]) for d in curved])
             claim(f"share of the damage that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control,
                   "%", control < 0.05)

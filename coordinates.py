@@ -122,7 +122,8 @@ def read(path):
             chosen = {name: file.get_tensor(name) for name in file.keys()}
         sizes = {name: torch.Size(shape).numel() for name, shape in about["shapes"].items()}
         sound = isinstance(about["score"], str) and isinstance(about["fraction"], float | int) and all(
-            index.ndim == 1 and index.dtype in (torch.int32, torch.int64) and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())
+            index.ndim == 1 and index.dtype in (torch.int32, torch.int64)
+            and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         sound = False
     if not sound:
@@ -171,7 +172,8 @@ def read_fisher(path, shapes, where):
     F = both[0].values()
     if not all(both) or not all(t.is_floating_point() and t.isfinite().all() for some in both for t in some.values()) \
             or min(t.min() for t in F) < 0:
-        raise UserError(f"{path} holds no Fisher information, which is nowhere negative: write it with rollback.py --save-fisher")
+        raise UserError(f"{path} holds no Fisher information, which is nowhere negative: write it with rollback.py "
+                        "--save-fisher")
     for some in both:
         check_equal(path, {name: t.shape for name, t in some.items()}, where, shapes)
     return both

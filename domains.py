@@ -223,5 +223,5 @@ def row_id(domain, row):
 
 
 def in_split(id, split):
-    """Whether the row of this row_id belongs to a split: "train" (eight parts of PARTS), "validation", "test" (one each) or "all"."""
+    """Whether the row of this row_id is in a split: "train" (eight parts of PARTS), "validation", "test" (one) or "all"."""
     return split in ("all", {0: "test", 1: "validation"}.get(int(id, 16) % PARTS, "train"))

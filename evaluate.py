@@ -40,7 +40,8 @@ import domains
 import ranks
 from intervals import average, compare, detectable, mean_ci, pass_at
 from judge import llm_judge, rubric
-from model import BASE, UserError, check_directory, check_writable, cli, end_ids, load, nan_for_null, read_run, write_json, write_text
+from model import (BASE, UserError, check_directory, check_writable, cli, end_ids, load, nan_for_null, read_run, write_json,
+                   write_text)
 from resume import alone, fingerprint
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources

@@ -202,7 +202,7 @@ def check_writable(file):
 
 
 def save_tensors(tensors, path, metadata):
-    """Write {name: tensor} and metadata, {str: str}, as a safetensors file: a crash leaves either the old file or the new one."""
+    """Write {name: tensor} and metadata, {str: str}, as a safetensors file: a crash leaves the old file or the new one."""
     from safetensors.torch import save_file
     tmp = f"{path}.tmp"
     try:
@@ -240,12 +240,12 @@ def nan_for_null(value):
 
 
 def write_json(path, value):
-    """Write a value as JSON likewise."""
+    """Write a value as JSON, with null for numbers that are not finite: a crash leaves either the old file or the new one."""
     write_text(path, json.dumps(json_safe(value), indent=1) + "\n")
 
 
 def read_run(path):
-    """The lineage (run.json) of a checkpoint of ours, a dict; {} for a model from elsewhere. UserError if it is no JSON object."""
+    """The lineage (run.json) of a checkpoint of ours, a dict; {} for a model from elsewhere. UserError: see check_run."""
     file = Path(path) / "run.json"
     try:
         run = json.loads(file.read_text()) if file.is_file() else {}

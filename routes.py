@@ -83,7 +83,8 @@ def random_jaccard(sizes):
     for n, a, b in sizes:
         x = torch.arange(min(a, b) + 1, dtype=torch.float64)
         possible = b - x <= n - a
-        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(b, dtype=torch.float64))
+        all_of_them = log_choose(n, torch.tensor(b, dtype=torch.float64))       # in fp32 they would not sum to 1
+        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - all_of_them
         pmf = torch.where(possible, logs.exp(), 0.0)
         likely = (pmf > 1e-16).nonzero().flatten()             # of thousands a hundred: sums of many layers stay short
         pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])

@@ -21,8 +21,8 @@ from rows import sources
 # What two runs of one recipe have in common, whatever their seeds: interference.py refuses to average others. Of the rest,
 # domains, steps and what holds a run back stand in the recipe itself, and no number depends on paths and --save-every.
 SAME_RECIPE = ("data", "fields", "judge", "prompts_per_step", "group_size", "max_prompt_length", "max_completion_length",
-               "temperature", "top_p", "loss", "advantage_scale", "clip_low", "clip_high", "delta", "beta", "mask_truncated", "lr",
-               "warmup_steps", "inner_updates", "max_grad_norm")
+               "temperature", "top_p", "loss", "advantage_scale", "clip_low", "clip_high", "delta", "beta", "mask_truncated",
+               "lr", "warmup_steps", "inner_updates", "max_grad_norm")
 
 
 def add_settings(parser):
@@ -70,7 +70,8 @@ def add_settings(parser):
     group.add_argument("--clip-high", type=float, default=None, help=f"eps_high (default: {bounds('clip_high')})")
     group.add_argument("--delta", type=float, default=None, help="of drpo: how far a token's probability may move "
                        "(default 0.2)")
-    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL(pi || reference), estimated by k3 (default 0: none)")
+    group.add_argument("--beta", type=float, default=0.0, help="weight of the KL(pi || reference), estimated by k3 "
+                       "(default 0: none)")
     group.add_argument("--ref", default=None, metavar="CKPT", help="the reference of --beta (default: the starting model)")
     group.add_argument("--l2", type=float, default=0.0, help="L2-SP: weight of the squared distance to the start "
                        "(default 0)")

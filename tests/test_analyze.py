@@ -164,6 +164,12 @@ def test_the_expected_overlap_of_random_sets_is_that_of_all_sets_and_of_all_sets
         assert abs(routes.random_jaccard(strata)["expected"] - brute(strata)) < 1e-9, strata
     large = routes.random_jaccard([(9728, 973, 973)] * 36)             # the layers of a 4B model, in little memory
     assert abs(large["expected"] - 0.1 / 1.9) < 1e-4 and large["high"] - large["low"] < 0.01
+    for strata in ([(86016, 8602, 8602)], [(9728, 900 + i, 973 + 2 * i) for i in range(36)]):     # the normal approximation
+        many, wide = routes.random_jaccard(strata), sum(k + m for _, k, m in strata)
+        middle = sum(k * m / n for n, k, m in strata)
+        spread = math.sqrt(sum(k * m * (n - k) * (n - m) / n**2 / (n - 1) for n, k, m in strata))
+        for end, x in (("low", middle - 1.96 * spread), ("high", middle + 1.96 * spread)):
+            assert abs(many[end] - x / (wide - x)) < 1e-4, (strata[0], end, many[end], x / (wide - x))
     null = routes.random_jaccard([(10_000, 1000, 1000)])
     assert abs(null["expected"] - 0.0527) < 2e-4                      # the paper's two random 10 % sets: about 0.053
     assert null["low"] < null["expected"] < null["high"]
