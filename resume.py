@@ -159,8 +159,10 @@ def interruptions():
             raise KeyboardInterrupt
         received.append(number)
 
-    wanted = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    handlers = {number: signal.signal(number, note) for number in wanted}      # nohup ignores SIGHUP, and so it stays
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:       # nohup ignores it, and so it stays
+        wanted.append(signal.SIGHUP)
+    handlers = {number: signal.signal(number, note) for number in wanted}
     try:
         yield received
     finally:
