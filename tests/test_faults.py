@@ -403,6 +403,18 @@ def one_line(main, *argv, code=2):
     return lines[0]
 
 
+def pulled_in(step):
+    """A reward like that of math, for `with_reward`, with which a run dies in a step, counted from 1."""
+    calls = []
+
+    def dies(domain, completions, rows):
+        calls.append(1)
+        if len(calls) == step:
+            raise models.UserError("pulled the plug")
+        return [float(text == row["answer"]) for text, row in zip(completions, rows)]
+    return dies
+
+
 def test_no_option_lets_a_run_replace_what_it_reads_or_what_is_not_its_own():
     good, data = talker()
     foreign, parent = WORK / "no-run-of-ours", WORK / "with-steps"
@@ -434,14 +446,7 @@ def test_an_overwrite_killed_between_its_two_renames_is_mended_by_the_next_run()
     out, old, new = (WORK / name for name in ("torn", ".torn.old", ".torn.new"))
     shutil.copytree(undisturbed(), old)              # what stood there; the new one has its first checkpoint, and no name yet
     command = grpo_command(new)[2:]
-    calls = []
-
-    def dies(domain, completions, rows):
-        calls.append(1)
-        if len(calls) == 4:
-            raise models.UserError("pulled the plug")
-        return [float(text == row["answer"]) for text, row in zip(completions, rows)]
-    with_reward(dies, lambda: run(train_grpo.main, *command))
+    with_reward(pulled_in(4), lambda: run(train_grpo.main, *command))
     assert (new / resume.STATE).is_file() and not out.exists()
     command = grpo_command(out, "--resume")[2:]
     with resume.alone(out):
@@ -497,14 +502,7 @@ def test_damaged_states_logs_and_reports_are_named_and_a_cut_line_costs_no_other
     half = WORK / "all-seven"
     run(train_grpo.main, *grpo_command(half)[2:])                  # a whole run, of which the state at step 4 is kept
     command = grpo_command(WORK / "partway")[2:]
-    calls = []
-
-    def dies(domain, completions, rows):
-        calls.append(1)
-        if len(calls) == 6:
-            raise models.UserError("pulled the plug")
-        return [float(text == row["answer"]) for text, row in zip(completions, rows)]
-    with_reward(dies, lambda: run(train_grpo.main, *command))
+    with_reward(pulled_in(6), lambda: run(train_grpo.main, *command))
     state = WORK / "partway" / resume.STATE
     with safe_open(state, "pt") as file:
         tensors, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
