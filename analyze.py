@@ -435,7 +435,7 @@ def main():
             "no run.json says which domain an expert was trained on (--domains would)"
         print(f"Routes, gradients, damage, subspace and refresh need rows and are left out: {why}\n")
     else:
-        judge = cw_judge(args.judge, args.device)
+        judge = cw_judge(args.judge, domains, args.device)
         if len(domains) > 1:
             routes_and_gradients(args, judge, domains, neurons, report)
         else:

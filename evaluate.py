@@ -25,7 +25,6 @@ Every checkpoint gets the same prompts and the same sampling noise. The interval
 samples, not about another training seed: for that, train several, and see interference.py.
 """
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -39,10 +38,10 @@ import torch
 import domains
 import ranks
 from intervals import average, compare, detectable, mean_ci, pass_at
-from judge import llm_judge, rubric
+from judge import cw_judge, rubric
 from model import (BASE, UserError, check_directory, check_writable, cli, end_ids, load, nan_for_null, read_run, write_json,
                    write_text)
-from resume import alone, fingerprint
+from resume import alone, fingerprint, weights_on_disk
 from rollout import decode, encode, sample, uniform_noise
 from rows import evaluation_rows, sources
 
@@ -284,20 +283,13 @@ def stored(name):
     return report[checkpoint]
 
 
-def weights_on_disk(checkpoint):
-    """Bytes and time of last change of a checkpoint's weights: another training run shows in them."""
-    files = [file.stat() for file in os.scandir(checkpoint) if file.name.endswith((".safetensors", ".bin"))] \
-        if os.path.isdir(checkpoint) else []
-    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
-
-
 def evaluate_all(args):
     """Evaluate what --json does not have as it is now; print and write the scores. args: of `parse`.
 
     Returns {checkpoint: entry}, of all that --json has too. An entry has a `summary` per domain, "average", "evaluated" and
     "weights" (what the scores belong to), and of run.json "seed", "recipe" and, as "training", "settings".
     """
-    judge = llm_judge(args.judge, args.device) if args.judge and "cw" in args.domains else rubric
+    judge = cw_judge(args.judge, args.domains, args.device)
     rows = {d: evaluation_rows(d, args.data.get(d), args.fields, args.prompts,
                                "test" if args.held_out or args.data.get(d) in (None, "synthetic") else "all")
             for d in args.domains}
@@ -382,7 +374,7 @@ def print_comparison(names, entries, found):
 def main():
     """Print the table of scores, and with --compare that of differences; write --json and --samples-file."""
     args = parse()
-    with alone(args.json) if args.json else contextlib.nullcontext():   # two runs would each write their own scores alone
+    with alone(args.json):                          # two runs would each write their own scores alone
         run(args)
 
 

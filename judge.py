@@ -65,9 +65,9 @@ def parse_score(answer):
     return float(match[1]) if match else float("nan")
 
 
-def cw_judge(name_or_dir, device=None):
-    """The judge that --judge names: llm_judge's, or without a name the rubric."""
-    return llm_judge(name_or_dir, device) if name_or_dir else rubric
+def cw_judge(name_or_dir, domains, device=None):
+    """The judge that --judge names: llm_judge's; without a name, or where cw is none of the domains, the rubric."""
+    return llm_judge(name_or_dir, device) if name_or_dir and "cw" in domains else rubric
 
 
 def llm_judge(name_or_dir, device=None):

@@ -30,7 +30,6 @@ once per weight.
 import argparse
 import math
 import os
-from contextlib import nullcontext
 from functools import partial, reduce
 from itertools import takewhile
 from pathlib import Path
@@ -182,7 +181,7 @@ def sweep(args, files, model, tokenizer):
     NaN.
     """
     rows = {d: evaluation_rows(d, args.data.get(d), "", args.prompts, "train") for d in args.data or DOMAINS}
-    judge = cw_judge(args.judge, args.device)
+    judge = cw_judge(args.judge, rows, args.device)
     found = {}
     for weight in tqdm(args.weight, desc="sweep", unit="weight", leave=False, delay=3):
         put(model, partial(merged, args, files, weight))
@@ -285,7 +284,7 @@ def parse():
 def main():
     """With several weights print the table of a sweep; with --out write the merged checkpoint."""
     args = parse()
-    with alone(args.out) if args.out else nullcontext():
+    with alone(args.out):
         run(args)
 
 

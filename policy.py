@@ -137,7 +137,7 @@ class Policy:
 
     def finite(self):
         """Whether all weights are numbers: a step that is far too large leaves others, and a loss that was still finite."""
-        return all(sum(ranks.everyone(int(local(m.detach()).isfinite().all()))) == ranks.world() for m in self.masters)
+        return all(ranks.everyone(all(local(m.detach()).isfinite().all().item() for m in self.masters)))
 
     def state_dict(self):
         """The model's weights, {Hugging Face name: fp32 tensor}. All ranks call this; on the leader it is whole."""

@@ -26,7 +26,7 @@ from domains import DOMAINS
 from intervals import paired
 from model import UserError, cli, load
 from ranks import leader
-from settings import add_settings, check
+from settings import add_settings, check, check_place
 from train_grpo import train
 
 
@@ -46,6 +46,7 @@ def parse():
         if not args.eval_prompts:
             raise UserError("--until-recovered needs validation rows: give --eval-prompts a number above 0")
     args = check(args)
+    check_place(args.out, [args.until_recovered])
     if args.until_recovered and not set(args.domains) <= set(args.eval_domains):
         raise UserError("--until-recovered watches the refreshed domains: name them in --eval-domains too")
     return args

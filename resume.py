@@ -80,8 +80,11 @@ def open_out(args):
 
 @contextlib.contextmanager
 def alone(out):
-    """Within, no other run can write to this directory or file: UserError if one does. A killed process holds no lock."""
-    if not leader():
+    """Within, no other run can write to this directory or file: UserError if one does. A killed process holds no lock.
+
+    out: its path; with None nothing is written, and so nothing locked.
+    """
+    if out is None or not leader():
         yield
         return
     out = Path(os.path.realpath(out))
@@ -144,6 +147,13 @@ def fingerprint(rows):
     for row in rows or []:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())
     return "synthetic" if rows is None else f"{len(rows)} rows, {digest.hexdigest()[:16]}"
+
+
+def weights_on_disk(checkpoint):
+    """Bytes and time of last change of a checkpoint's weights: another training run shows in them."""
+    files = [file.stat() for file in os.scandir(checkpoint) if file.name.endswith((".safetensors", ".bin"))] \
+        if os.path.isdir(checkpoint) else []
+    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
 
 
 @contextlib.contextmanager

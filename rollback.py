@@ -43,7 +43,6 @@ import argparse
 import os
 import time
 from collections import Counter
-from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -216,7 +215,8 @@ def pick(args, model, A, B, answers, parts, later, seed):
 
 def sampling(args):
     """How all answers here are sampled and graded, as keywords of `respond` and `evaluate`; loads the judge, if one is named."""
-    return {"temperature": 1.0, "max_completion_length": args.max_completion_length, "judge": cw_judge(args.judge, args.device)}
+    judge = cw_judge(args.judge, [args.domain, *(args.data or DOMAINS)], args.device)
+    return {"temperature": 1.0, "max_completion_length": args.max_completion_length, "judge": judge}
 
 
 def answers(args, model, tokenizer, domain, split, sampling):
@@ -370,7 +370,7 @@ def main():
         return save_fisher(args)
     files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *args.beside.values())}
     edits.check_same_shape((args.anchor, files[args.anchor]), list(files.items())[1:])
-    with alone(args.out) if args.out else nullcontext():
+    with alone(args.out):
         report = recover(args, files)
     if args.json:
         write_json(args.json, report)

@@ -182,8 +182,7 @@ def check(args):
             raise UserError(f"{flag} {file}: there is no such file; rollback.py writes one")
     for name in filter(None, (args.ref, args.judge)):
         check_directory(name)
-    check_place(args.out, [args.init, args.ref, getattr(args, "until_recovered", None), args.ewc, args.protect, args.judge,
-                           *args.data.values(), *args.eval_data.values()])
+    check_place(args.out, [args.init, args.ref, args.ewc, args.protect, args.judge, *args.data.values(), *args.eval_data.values()])
     return args
 
 

@@ -41,13 +41,13 @@ from tqdm import tqdm
 import coordinates
 import domains
 import ranks
-from evaluate import evaluate, sample_and_grade, weights_on_disk
+from evaluate import evaluate, sample_and_grade
 from intervals import paired
-from judge import llm_judge, rubric
+from judge import cw_judge
 from losses import group_advantages, policy_loss, token_weights
 from model import BASE, UserError, cli, load, nan_for_null, read_run, save
 from policy import Policy
-from resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log
+from resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log, weights_on_disk
 from rollout import encode, micro_batches, token_logps, uniform_noise
 from rows import has_own_validation, held_out_rows, load_rows, rows_for_step
 from settings import SAME_RECIPE, add_settings, check, check_prompt_lengths, stage_name
@@ -226,7 +226,7 @@ def train_alone(args, stop):
         args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
     check_prompt_lengths(args, model.config, tokenizer, [(domain, row) for some in (rows, held_out)
                                                          for domain in some for row in some[domain] or []])
-    judge = llm_judge(args.judge, device) if args.judge and "cw" in [*args.domains, *held_out] else rubric
+    judge = cw_judge(args.judge, [*rows, *held_out], device)
     reference = None
     if args.beta > 0:
         held["--ref"] = weights_on_disk(args.ref or args.init)

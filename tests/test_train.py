@@ -15,6 +15,7 @@ import coordinates
 import domains
 import forgetting
 import interference
+import judge
 import losses
 import model as models
 import policy as policies
@@ -24,8 +25,8 @@ import rollout as rollouts
 import rows as rows_module
 import settings as settings_module
 import train_grpo
-from shared import (SYNTHETIC, WORK, a_rollout, direct_logps, family, lively, read_jsonl, run, same_weights, settings,
-                    talker, tiny, train, undisturbed, weights, with_reward)
+from shared import (SYNTHETIC, WORK, a_rollout, direct_logps, family, lively, read_jsonl, replaced, run, same_weights,
+                    settings, talker, tiny, train, undisturbed, weights, with_reward)
 
 
 # ---- advantages, loss, update, mixing ----------------------------------------------------------------------------
@@ -322,6 +323,11 @@ def test_l2_ewc_kl_and_replay_keep_a_run_nearer_to_where_it_shall_stay():
     assert all(set(line["reward_by_domain"]) == {"cw", "math"} for line in read_jsonl(mixed / "log.jsonl"))
     assert models.read_run(mixed)["recipe"][-1] == "math:mix-1-cw 2"
     assert interference.label(("base", "math:mix-1-cw 2"), 2) == "math:mix-1-cw"
+    asked = []                                       # a replayed domain has the judge of --judge as well
+    with replaced(train_grpo, cw_judge=lambda name, domains, device: asked.append((name, set(domains))) or judge.rubric):
+        train(WORK / "judged", *sums, "--init", init, "--steps", 1, "--eval-prompts", 0, "--mix", "cw:0.25", "--data", "cw=synthetic",
+              f"math={data}", "--judge", init)
+    assert asked == [(init, {"math", "cw"})] and judge.cw_judge("nowhere", ["math"]) is judge.rubric
     dead = train(WORK / "dead", "--domain", "cw", "--init", init, "--steps", 2, "--ewc", WORK / "talker.fisher",
                  "--ewc-weight", 10, "--l2", 1)
     assert read_jsonl(dead / "log.jsonl")[0]["zero_variance_groups"] == 1     # no gradient of its own
