@@ -1,5 +1,8 @@
 """The directory of a run: what may be replaced, what may go on, and how an interruption leaves it.
 
+    python train_grpo.py --domain math                # Ctrl-C, kill -9, a full disk, ...
+    python train_grpo.py --domain math --resume       # ... and on from the last checkpoint
+
 A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own
 files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that
 file and the number of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit

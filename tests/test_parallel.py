@@ -2,6 +2,7 @@
 
 Run by test_all.py.
 """
+import json
 import math
 import os
 import subprocess
@@ -18,6 +19,7 @@ import model as models
 import policy as policies
 import ranks
 import rollout as rollouts
+import roofline
 import train_grpo
 from shared import (ROOT, WORK, a_rollout, raised, read_jsonl, replaced, run, talker, tiny, torchrun, weights,
                     with_reward)
@@ -211,3 +213,24 @@ def test_the_benchmark_does_the_same_work_by_each_method_and_mistakes_are_one_li
     for argv in (("--models", "big"), ("--repeats", 0), ("--json", "./nowhere/bench.json")):
         code, _, err = run(bench.main, *argv)
         assert code == 2 and err.count("\n") == 1, err
+
+
+def test_the_roofline_counts_the_operations_that_the_mathematics_needs():
+    work = {"B": 2, "G": 3, "T": 5, "warmup": 1, "steps": 1, "warmup_T": 5}
+    with replaced(roofline, machine=lambda *_: (1e12, 1e10)):
+        code, out, err = run(lambda: bench.worker("limits", "tiny", tiny()[0], "cpu", work))
+    assert code == 0, err
+    found, (_, model, tokenizer) = json.loads(out), tiny()
+    config, rows = model.config, bench.long_rows(2)["cw"]
+    lengths = [len(ids) for ids in rollouts.encode(tokenizer, [row["prompt"] for row in rows], 2048)]
+    n = sum(p.numel() for p in model.parameters())
+    head = config.vocab_size * config.hidden_size
+    attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    token = lambda before, logits: 2 * (n - head) + 2 * head * logits + attended * (before + 1)     # one token behind others
+    read = sum(token(i, False) for p in lengths for i in range(p))
+    fed = sum(token(p + t, True) for p in lengths for t in range(4)) * 3             # the fifth token is not fed again
+    scored = sum(token(p + t, True) for p in lengths for t in range(5)) * 3
+    for part, flops in (("prefill", read + 2 * head * 2), ("decoding", fed), ("update", 3 * (read + scored))):
+        assert math.isclose(found["parts"][part]["flops"], flops), part
+        assert found["parts"][part]["seconds"] > 0 and found["parts"][part]["limit"] in ("compute", "memory")
+    assert found["peak_flops"] == 1e12 and found["parts"]["prefill"]["bytes"] == 4 * n
