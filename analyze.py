@@ -31,17 +31,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import curvature
-import edits
-from claims import blocks, claims, plot, show_claims
+from theory import curvature
+from theory import edits
+from reports.claims import blocks, claims, plot, show_claims
 from domains import DOMAINS, check_domain
 from evaluate import respond
-from intervals import mean_ci
-from judge import cw_judge
+from reports.intervals import mean_ci
+from domains.judge import cw_judge
 from model import UserError, check_directory, check_writable, cli, load, read_run, stage, write_json
-from routes import PARTS, activity, gradient_cosines, module_spans, overlap, policy_gradients, top_neurons
-from rows import evaluation_rows, sources
-from tables import show
+from theory.routes import PARTS, activity, gradient_cosines, module_spans, overlap, policy_gradients, top_neurons
+from domains.rows import evaluation_rows, sources
+from reports.tables import show
 
 TIMES = [i / 16 for i in range(1, 17)]  # where the loss is measured on the way from theta_A to theta_A + delta_B
 DESCENT = 50                            # steps of gradient descent on L_A

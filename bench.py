@@ -44,14 +44,14 @@ from tqdm import tqdm
 import domains
 import evaluate
 import train_grpo
-import warmup
-from memory import peak_resident, resident
+from grpo import warmup
+from reports.memory import peak_resident, resident
 from model import BASE, UserError, check_writable, cli, end_ids, load, save, write_json
-from policy import Policy
-from rollout import encode
-from roofline import limits, synchronize
-from rows import rows_for_step
-from settings import measured
+from grpo.policy import Policy
+from grpo.rollout import encode
+from reports.roofline import limits, synchronize
+from domains.rows import rows_for_step
+from grpo.settings import measured
 
 # ---- settings: B prompts x G completions of at most T tokens per step
 METHODS = ("ours", "trl", "generate")

@@ -36,14 +36,14 @@ from queue import SimpleQueue
 import torch
 
 import domains
-import ranks
-from intervals import average, compare, detectable, mean_ci, pass_at
-from judge import cw_judge, rubric
+from grpo import ranks
+from reports.intervals import average, compare, detectable, mean_ci, pass_at
+from domains.judge import cw_judge, rubric
 from model import (BASE, UserError, check_directory, check_writable, cli, end_ids, load, nan_for_null, read_run, write_json,
                    write_text)
-from resume import alone, fingerprint, weights_on_disk
-from rollout import decode, encode, sample, uniform_noise
-from rows import evaluation_rows, sources
+from grpo.resume import alone, fingerprint, weights_on_disk
+from grpo.rollout import decode, encode, sample, uniform_noise
+from domains.rows import evaluation_rows, sources
 
 
 def sample_and_grade(model, tokenizer, batch, *, group_size, noise, temperature, top_p, max_prompt_length, judge,

@@ -37,16 +37,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import coordinates
-import edits
+from theory import coordinates
+from theory import edits
 from domains import DOMAINS
 from evaluate import evaluate
-from intervals import average
-from judge import cw_judge
+from reports.intervals import average
+from domains.judge import cw_judge
 from model import UserError, check_directory, cli, load, put, read_run, save
-from resume import alone
-from rows import evaluation_rows, sources
-from tables import mean_pm, show
+from grpo.resume import alone
+from domains.rows import evaluation_rows, sources
+from reports.tables import mean_pm, show
 
 USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"], "negate": ["base", "damaged", "weight"],
         "ties": ["base", "weight", "density"], "dare": ["base", "weight", "drop", "seed"],

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 NOT_FINITE = (float("inf"), float("-inf"))
 FLOATS = ("F64", "F32", "F16", "BF16")  # what weights may be stored as
 OURS = ("resume.safetensors", "coordinates.safetensors")  # beside the weights of a checkpoint, and none
-BASE = "checkpoints/base"  # the embedded default model; warmup.py makes it
+BASE = "checkpoints/base"  # the embedded default model; grpo/warmup.py makes it
 
 
 class UserError(Exception):
@@ -72,9 +72,10 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
 
     if os.path.normpath(name_or_dir) == BASE and not os.path.isdir(BASE):
         # A process of its own: its random numbers and threads leave those of the caller alone.
-        made = subprocess.run([sys.executable, str(Path(__file__).with_name("warmup.py")), "--out", BASE])
+        made = subprocess.run([sys.executable, "-m", "grpo.warmup", "--out", BASE],
+                              env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)})
         if made.returncode:
-            raise UserError(f"{BASE} could not be made (the reason stands above); try `python warmup.py`")
+            raise UserError(f"{BASE} could not be made (the reason stands above); try `python -m grpo.warmup`")
     check_directory(name_or_dir)
     check_weights(name_or_dir)
     if device is None:

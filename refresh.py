@@ -23,10 +23,10 @@ stays, beside the theorem's own steps. What is added here: when to stop, and the
 import argparse
 
 from domains import DOMAINS
-from intervals import paired
+from reports.intervals import paired
 from model import UserError, cli, load
-from ranks import leader
-from settings import add_settings, check, check_place
+from grpo.ranks import leader
+from grpo.settings import add_settings, check, check_place
 from train_grpo import train
 
 

@@ -50,18 +50,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import coordinates
-import curvature
-import edits
-from conflict import CONTROLS, SCORES, fisher, leading, on_route, quadratic_slopes, rescored, slopes
+from theory import coordinates
+from theory import curvature
+from theory import edits
+from theory.conflict import CONTROLS, SCORES, fisher, leading, on_route, quadratic_slopes, rescored, slopes
 from domains import DOMAINS, check_domain
 from evaluate import evaluate, respond
-from judge import cw_judge
+from domains.judge import cw_judge
 from model import UserError, check_directory, check_writable, cli, load, put, read_run, save, stage, write_json
-from recovery import FULL, tables
-from resume import alone
-from routes import activity
-from rows import evaluation_rows, sources
+from reports.recovery import FULL, tables
+from grpo.resume import alone
+from theory.routes import activity
+from domains.rows import evaluation_rows, sources
 
 
 def parse():

@@ -18,18 +18,18 @@ from pathlib import Path
 
 import analyze
 import bench
-import claims
+from reports import claims
 import evaluate
-import forgetting
-import interference
-import memory
+from reports import forgetting
+from reports import interference
+from reports import memory
 import merge
-import methods
+from reports import methods
 import model as models
-import recovery
+from reports import recovery
 import refresh
 import rollback
-import warmup
+from grpo import warmup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "tests"))
 from shared import ROOT, SKIP, WORK, grpo_command, run, same_weights, talker, undisturbed
@@ -55,9 +55,9 @@ for module in (test_analyze, test_domains, test_evaluate, test_faults, test_loss
 
 
 def test_every_flag_is_read_somewhere():
-    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "interference.py", "analyze.py", "claims.py",
-                   "rollback.py", "recovery.py", "merge.py", "methods.py", "forgetting.py", "warmup.py"):
-        source = "".join((ROOT / name).read_text() for name in (script, "settings.py", "train_grpo.py", "resume.py", "rows.py"))
+    for script in ("train_grpo.py", "refresh.py", "evaluate.py", "reports/interference.py", "analyze.py", "reports/claims.py",
+                   "rollback.py", "reports/recovery.py", "merge.py", "reports/methods.py", "reports/forgetting.py", "grpo/warmup.py"):
+        source = "".join((ROOT / name).read_text() for name in (script, "grpo/settings.py", "train_grpo.py", "grpo/resume.py", "domains/rows.py"))
         for flag in re.findall(r'add_argument\("--([a-z-]+)"', source):
             name = flag.replace("-", "_")
             assert re.search(rf'args\.{name}\b', source), (script, flag)
@@ -88,7 +88,7 @@ def test_every_script_runs_end_to_end_from_the_command_line():
             done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, cwd=WORK)
             code, err = done.returncode, done.stderr
         else:                                        # in this process: importing torch and transformers once more takes seconds
-            code, _, err = run(sys.modules[argv[0].removesuffix(".py")].main, *argv[1:])
+            code, _, err = run(globals()[argv[0].removesuffix(".py")].main, *argv[1:])
         assert code in (0, None) and "Traceback" not in err, (argv, err)
     for script in (evaluate, refresh, interference, analyze, claims, rollback, recovery, merge, methods,
                    forgetting, warmup, bench, memory):
@@ -97,8 +97,13 @@ def test_every_script_runs_end_to_end_from_the_command_line():
 
 
 def test_nothing_imports_in_circles_and_requirements_are_the_four():
-    imports = {p.stem: set(re.findall(r"^(?:from|import) (\w+)", p.read_text(), re.MULTILINE))
-               for p in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")]}
+    files = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p.read_text()
+             for p in [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")]}
+    imports = {name: set() for name in files}
+    for name, text in files.items():
+        for package, names in re.findall(r"^(?:from ([\w.]+) )?import ([\w, ]+)", text, re.MULTILINE):
+            imports[name] |= {package, *(f"{package}.{one}".strip(".") for one in re.split(r", | as ", names))}
+        imports[name].discard(name)
 
     def reaches(name, seen):
         assert name not in seen, f"circle: {seen} {name}"

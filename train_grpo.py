@@ -38,19 +38,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import coordinates
+from theory import coordinates
 import domains
-import ranks
+from grpo import ranks
 from evaluate import evaluate, sample_and_grade
-from intervals import paired
-from judge import cw_judge
-from losses import group_advantages, policy_loss, token_weights
+from reports.intervals import paired
+from domains.judge import cw_judge
+from grpo.losses import group_advantages, policy_loss, token_weights
 from model import BASE, UserError, cli, load, nan_for_null, read_run, save
-from policy import Policy
-from resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log, weights_on_disk
-from rollout import encode, micro_batches, token_logps, uniform_noise
-from rows import has_own_validation, held_out_rows, load_rows, rows_for_step
-from settings import SAME_RECIPE, add_settings, check, check_prompt_lengths, stage_name
+from grpo.policy import Policy
+from grpo.resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log, weights_on_disk
+from grpo.rollout import encode, micro_batches, token_logps, uniform_noise
+from domains.rows import has_own_validation, held_out_rows, load_rows, rows_for_step
+from grpo.settings import SAME_RECIPE, add_settings, check, check_prompt_lengths, stage_name
 
 
 def parse():

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-import curvature
+from theory import curvature
 import domains
 import model as models
 import refresh
-import rollout as rollouts
+from grpo import rollout as rollouts
 import train_grpo
-import warmup
+from grpo import warmup
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 import analyze
-import claims
-import curvature
-import edits
+from reports import claims
+from theory import curvature
+from theory import edits
 import model as models
-import rollout as rollouts
-import routes
+from grpo import rollout as rollouts
+from theory import routes
 from shared import (WORK, checkpoint, direct_nll, family, in_small_batches, raises, random_weights, run,
                     sequence_logps, small, talker, tiny, weights, whole_hessian)
 

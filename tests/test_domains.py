@@ -9,9 +9,9 @@ import random
 import time
 
 import domains
-import judge
-import rows as rows_module
-import sandbox
+from domains import judge
+from domains import rows as rows_module
+from domains import sandbox
 from shared import WORK, rows_of, settings, shared, tiny
 
 

@@ -13,8 +13,8 @@ import torch
 
 import domains
 import evaluate
-import interference
-import intervals
+from reports import interference
+from reports import intervals
 import refresh
 from shared import WORK, raised, refresh_command, run, talker, tiny
 

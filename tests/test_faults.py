@@ -18,18 +18,18 @@ from pathlib import Path
 import torch
 
 import analyze
-import claims
+from reports import claims
 import domains
 import evaluate
-import interference
+from reports import interference
 import merge
 import model as models
-import recovery
+from reports import recovery
 import refresh
-import resume
+from grpo import resume
 import rollback
-import rollout as rollouts
-import rows as rows_module
+from grpo import rollout as rollouts
+from domains import rows as rows_module
 import train_grpo
 from shared import (REFRESH, ROOT, WORK, grpo_command, lively, raised, read_jsonl, refresh_command, run, same_weights,
                     snapshot, talker, tiny, train, undisturbed, undisturbed_refresh, weights, with_reward)

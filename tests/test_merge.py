@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 import domains
-import edits
-import interference
+from theory import edits
+from reports import interference
 import merge
 import model as models
 import shared
-import warmup
+from grpo import warmup
 from shared import SKIP, checkpoint, raises, weights
 
 WORK = shared.WORK / "merge"

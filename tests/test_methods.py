@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-import forgetting
-import methods
+from reports import forgetting
+from reports import methods
 import shared
 from model import UserError, write_json
 

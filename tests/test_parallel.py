@@ -11,15 +11,15 @@ import sys
 import torch
 
 import bench
-import coordinates
+from theory import coordinates
 import domains
 import evaluate
-import memory
+from reports import memory
 import model as models
-import policy as policies
-import ranks
-import rollout as rollouts
-import roofline
+from grpo import policy as policies
+from grpo import ranks
+from grpo import rollout as rollouts
+from reports import roofline
 import train_grpo
 from shared import (ROOT, WORK, a_rollout, raised, read_jsonl, replaced, run, talker, tiny, torchrun, weights,
                     with_reward)
@@ -193,7 +193,7 @@ def test_predicted_memory_counts_parameters_and_what_autograd_keeps_and_is_near_
     assert memory.predict(config, 1e4, processes=4, **lengths)["update"]["optimizer"] == 4 * n
     code, out, err = run(memory.main, tiny()[0], "--prompt", 64, "--completion", 64)
     assert code == 0 and len(out.splitlines()) == 6, (out, err)
-    done = subprocess.run([sys.executable, ROOT / "memory.py", tiny()[0], "--prompt", "512", "--completion", "3584", "--measure"],
+    done = subprocess.run([sys.executable, "-m", "reports.memory", tiny()[0], "--prompt", "512", "--completion", "3584", "--measure"],
                           capture_output=True, text=True)
     predicted, measured = map(float, done.stdout.split()[-2:])
     assert 0.5 * measured < predicted < 2 * measured, done

@@ -12,11 +12,11 @@ import torch
 
 import domains
 import evaluate
-import interference
-import intervals
+from reports import interference
+from reports import intervals
 import model as models
 import refresh
-import resume
+from grpo import resume
 import train_grpo
 from shared import (REFRESH, WORK, grpo_command, refresh_command, run, same_weights, snapshot, talker, tiny,
                     undisturbed_refresh)

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 
-import conflict
-import coordinates
-import curvature
-import edits
+from theory import conflict
+from theory import coordinates
+from theory import curvature
+from theory import edits
 import evaluate
-import interference
+from reports import interference
 import model as models
-import policy as policies
-import recovery
+from grpo import policy as policies
+from reports import recovery
 import rollback
-import rows as rows_module
-from routes import activity
+from domains import rows as rows_module
+from theory.routes import activity
 from shared import (WORK, checkpoint, family, in_small_batches, lively, raises, random_weights, run, same_weights,
                     sequence_logps, small, talker, tiny, train, weights, whole_hessian, with_reward)
 

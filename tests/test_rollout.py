@@ -8,9 +8,9 @@ import os
 import torch
 
 import model as models
-import policy as policies
-import rollout as rollouts
-import warmup
+from grpo import policy as policies
+from grpo import rollout as rollouts
+from grpo import warmup
 from shared import WORK, a_rollout, direct_logps, run, same_weights, tiny, weights
 
 

@@ -10,8 +10,8 @@ import tempfile
 import threading
 import time
 
-import sandbox
-from sandbox import run_tests
+from domains import sandbox
+from domains.sandbox import run_tests
 from shared import rows_of, shared
 
 ADD = ["assert add(1, 2) == 3", "assert add(-5, 5) == 0"]

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import torch
 
-import coordinates
+from theory import coordinates
 import domains
-import forgetting
-import interference
-import judge
-import losses
+from reports import forgetting
+from reports import interference
+from domains import judge
+from grpo import losses
 import model as models
-import policy as policies
-import resume
+from grpo import policy as policies
+from grpo import resume
 import rollback
-import rollout as rollouts
-import rows as rows_module
-import settings as settings_module
+from grpo import rollout as rollouts
+from domains import rows as rows_module
+from grpo import settings as settings_module
 import train_grpo
 from shared import (SYNTHETIC, WORK, a_rollout, direct_logps, family, lively, read_jsonl, replaced, run, same_weights,
                     settings, talker, tiny, train, undisturbed, weights, with_reward)

@@ -20,9 +20,9 @@ import types
 
 import torch
 
-import ranks
+from grpo import ranks
 from model import UserError, save_tensors
-from rollout import token_logps
+from grpo.rollout import token_logps
 
 
 class Policy:

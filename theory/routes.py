@@ -20,11 +20,11 @@ from itertools import combinations
 import torch
 from tqdm import tqdm
 
-from curvature import BUDGET, gradient, parameters
-from edits import cosines, module_of
-from intervals import t_quantile
-from losses import group_advantages, policy_loss, token_weights
-from rollout import micro_batches, token_logps
+from theory.curvature import BUDGET, gradient, parameters
+from theory.edits import cosines, module_of
+from reports.intervals import t_quantile
+from grpo.losses import group_advantages, policy_loss, token_weights
+from grpo.rollout import micro_batches, token_logps
 
 PARTS = 8  # of a batch, for the sampling error of its gradient
 

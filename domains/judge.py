@@ -14,9 +14,9 @@ import re
 
 import torch
 
-from math_answer import after_thinking
+from domains.answers import after_thinking
 from model import end_ids, load
-from rollout import decode, encode, sample
+from grpo.rollout import decode, encode, sample
 
 JUDGE_TOKENS = 1024  # room for a judge that thinks before it answers; one that doesn't stops after the score
 MAX_PROMPT = 32768

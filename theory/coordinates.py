@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from edits import check_equal
+from theory.edits import check_equal
 from model import UserError, save_tensors
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from intervals import mean_ci, t_quantile
+from reports.intervals import mean_ci, t_quantile
 from model import UserError, cli, nan_for_null
-from routes import PARTS
-from tables import pyplot, show
+from theory.routes import PARTS
+from reports.tables import pyplot, show
 
 HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
 

@@ -28,7 +28,7 @@ product: a function v -> H v, (n,) -> (n,). theta, delta: (n,). Losses and damag
 import torch
 from tqdm import tqdm
 
-from rollout import micro_batches, token_logps
+from grpo.rollout import micro_batches, token_logps
 
 BUDGET = 16384         # padded tokens of a micro-batch
 

@@ -30,7 +30,7 @@ import torch
 from tqdm import tqdm
 
 from model import UserError, check_directory, cli
-from rollout import LOGIT_ELEMENTS, Rollout, cache_bytes, rows_that_fit
+from grpo.rollout import LOGIT_ELEMENTS, Rollout, cache_bytes, rows_that_fit
 
 GB = 1e9
 # width, MLP channels, layers, heads, key-value heads of Qwen3, as published; 128 per head, vocabulary 151,936, tied
@@ -131,8 +131,8 @@ def measure(config, *, prompt, completion, checkpointing):
     several measurements in one process, those after the largest are too high.
     """
     import train_grpo
-    from policy import Policy
-    from settings import measured
+    from grpo.policy import Policy
+    from grpo.settings import measured
     on_gpu = torch.cuda.is_available()
     # On a CPU: the most that the process has had of main memory, less what it has now, with all that it imports.
     before = 0 if on_gpu else resident()

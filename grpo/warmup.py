@@ -10,7 +10,7 @@ In the last 50 steps a share of the rows carries the answer of another row, as s
 model that can do the tasks (greedy, it mostly does) and, sampled at temperature 1, shows it about half of the time:
 a base with something to gain from reinforcement learning, and something to lose.
 
-    python warmup.py                  # about a minute on 2 CPU cores; the same weights every time
+    python -m grpo.warmup             # about a minute on 2 CPU cores; the same weights every time
 """
 import argparse
 import math
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import domains
 from model import BASE, UserError, cli, save
-from rollout import encode
+from grpo.rollout import encode
 
 # ---- settings
 SEED = 0

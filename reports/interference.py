@@ -26,9 +26,9 @@ import torch
 
 from domains import DOMAINS
 from evaluate import read_scores
-from intervals import change, score_row, won_back
+from reports.intervals import change, score_row, won_back
 from model import UserError, cli, stage
-from tables import check_picture, mean_pm, pyplot, show
+from reports.tables import check_picture, mean_pm, pyplot, show
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
 

@@ -20,8 +20,8 @@ import time
 
 import torch
 
-from policy import Policy
-from rollout import cache_bytes, sample, token_logps, uniform_noise
+from grpo.policy import Policy
+from grpo.rollout import cache_bytes, sample, token_logps, uniform_noise
 
 
 def synchronize():

@@ -27,11 +27,11 @@ model computes in fp32.
 import torch
 from tqdm import tqdm
 
-import coordinates
-import curvature
-import edits
+from theory import coordinates
+from theory import curvature
+from theory import edits
 from model import UserError
-from routes import top_neurons
+from theory.routes import top_neurons
 
 SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
 CONTROLS = ("largest", "random")

@@ -23,14 +23,14 @@ import argparse
 import torch
 from tqdm import tqdm
 
-from claims import read
+from reports.claims import read
 from domains import DOMAINS
 from evaluate import respond
-from intervals import mean_ci
+from reports.intervals import mean_ci
 from model import UserError, check_directory, check_writable, cli, load, read_run, write_json
-from rollout import micro_batches, token_logps
-from rows import evaluation_rows, sources
-from tables import check_picture, pyplot, show
+from grpo.rollout import micro_batches, token_logps
+from domains.rows import evaluation_rows, sources
+from reports.tables import check_picture, pyplot, show
 
 BUDGET = 16384     # padded tokens per forward pass
 PREDICTORS = {"KL on the new task, from before": "kl_new", "KL on the new task, from after": "kl_new_reverse",

@@ -22,11 +22,11 @@ import random
 import threading
 import warnings
 
-import judge as judges
-from extract import LETTERS, option_letter, parses, program
-from math_answer import after_thinking, equivalent, final_answer
+from domains import judge as judges
+from domains.extract import LETTERS, option_letter, parses, program
+from domains.answers import after_thinking, equivalent, final_answer
 from model import UserError
-from sandbox import run_tests
+from domains.sandbox import run_tests
 
 DOMAINS = ("math", "code", "qa", "cw")
 FINAL_ANSWER = ("math", "qa")  # the domains whose answers can be equal, and so be voted on

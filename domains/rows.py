@@ -22,10 +22,10 @@ import torch
 from tqdm import tqdm
 
 from domains import DOMAINS, check_domain, in_split, row_id, synthetic
-from extract import LETTERS
-from math_answer import final_answer
+from domains.extract import LETTERS
+from domains.answers import final_answer
 from model import UserError
-from rollout import uniform_noise
+from grpo.rollout import uniform_noise
 
 
 def sources(items, names):

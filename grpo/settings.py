@@ -13,10 +13,10 @@ import re
 import torch
 
 import domains
-from losses import LOSSES
+from grpo.losses import LOSSES
 from model import UserError, check_directory, read_run
-from rollout import encode
-from rows import sources
+from grpo.rollout import encode
+from domains.rows import sources
 
 # What two runs of one recipe have in common, whatever their seeds: interference.py refuses to average others. Of the rest,
 # domains, steps and what holds a run back stand in the recipe itself, and no number depends on paths and --save-every.

@@ -14,7 +14,7 @@ import textwrap
 import unicodedata
 import warnings
 
-from math_answer import after_thinking
+from domains.answers import after_thinking
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

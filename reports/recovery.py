@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from conflict import CONTROLS, SCORES
+from theory.conflict import CONTROLS, SCORES
 from domains import DOMAINS
-from intervals import change, score_row, won_back
+from reports.intervals import change, score_row, won_back
 from model import UserError, cli, nan_for_null
-from tables import check_picture, mean_pm, pyplot, show
+from reports.tables import check_picture, mean_pm, pyplot, show
 
 FULL = "full rollback: the anchor"
 

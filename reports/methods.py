@@ -30,10 +30,10 @@ import torch
 
 from domains import DOMAINS, check_domain
 from evaluate import read_scores
-from intervals import change, mean_ci, score_row, won_back
+from reports.intervals import change, mean_ci, score_row, won_back
 from model import UserError, check_directory, cli, read_run
-from resume import read_log
-from tables import mean_pm, show
+from grpo.resume import read_log
+from reports.tables import mean_pm, show
 
 
 def row(entries, pattern):
