@@ -10,7 +10,7 @@
 
 on two models: `tiny`, the embedded checkpoints/base, which stops at its end token, and `100m`, random weights in the
 shape of SmolLM2-135M, whose completions practically all have full length. Then the machine's own limits and what the
-100m model gets of them (roofline.py), and how time and memory of `ours` grow.
+100m model gets of them (reports/roofline.py), and how time and memory of `ours` grow.
 
 Fair: same prompts in the same order, same token ids (checked), group size, completion length, reward, AdamW, learning
 rate, clipping, precision (fp32 on a CPU, bf16 compute with fp32 weights on a GPU), threads as torch chooses them.
@@ -18,40 +18,21 @@ The reward is a hash of the completion, so that no group is of equal rewards: ou
 Samples differ by method and with them the tokens of the tiny model: compare tokens/s too, and see tokens/completion.
 Every measurement is a fresh process, with warm-up steps that do not count; methods take turns, so that a slow minute of
 the machine hits all. Ratios are medians over neighbouring runs, the smallest and largest in brackets: above 1, theirs takes
-more time or memory than ours. "peak" is the process's, libraries included; "growth" what the steps add to it after loading.
-On two cores one other busy process can cost a factor of ten, as the threads of a matmul wait for each other: how many
-cores others took during the timed steps is measured too ("others"), and should be close to 0.
+more time or memory than ours. "peak" is the process's, libraries included; "growth" is how much the steps add to it after
+loading. On two cores one other busy process can cost a factor of ten, because the threads of a matmul wait for each other:
+how many cores others took during the timed steps is measured too ("others"), and should be close to 0.
+
+Will a model fit? The peak of a training step is predicted from the model's shape (reports/memory.py):
+
+    python bench.py --memory Qwen3-0.6B Qwen3-1.7B Qwen3-4B          # 2k + 8k tokens on a GPU of 80 GB: which flags fit?
+    python bench.py --memory checkpoints/math --prompt 256 --completion 1024 --group-size 16
+    python bench.py --memory checkpoints/base --prompt 64 --completion 64 --measure      # and what an update takes here
 """
 import argparse
-import contextlib
 import json
-import os
-import platform
-import random
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-import zlib
-from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-import domains
-import evaluate
-import train_grpo
-from grpo import warmup
-from reports.memory import peak_resident, resident
-from model import BASE, UserError, check_writable, cli, end_ids, load, save, write_json
-from grpo.policy import Policy
-from grpo.rollout import encode
-from reports.roofline import limits, synchronize
-from domains.rows import rows_for_step
-from grpo.settings import measured
+from grpo.settings import at_least, checkpoint, new_file, parser, positive
+from model import BASE, UserError, cli
 
 # ---- settings: B prompts x G completions of at most T tokens per step
 METHODS = ("ours", "trl", "generate")
@@ -68,66 +49,125 @@ GROWTH = {"group size": [("14m", {"G": g}) for g in (4, 8, 16)],            # al
           "parameters": [(name, {}) for name in SHAPES]}
 
 
+def parse(argv=None):
+    """The command line; UserError for a model or number that cannot be measured, and for options that do not go together."""
+    made = parser(__doc__)
+    made.add_argument("--models", default=",".join(WORK), help="tiny, 100m or both with a comma (default both); limits "
+                      "and growth are measured with the random models, so only where 100m is among them")
+    made.add_argument("--repeats", type=at_least(1), default=3, help="runs of each method on each model (default 3)")
+    made.add_argument("--steps", type=at_least(1), help="timed steps per run (default on a CPU: " + ", ".join(
+        f"{work['steps']} of {name}" for name, work in WORK.items()) + ")")
+    made.add_argument("--device", choices=["cpu", "cuda"], help="(default: the GPU if there is one)")
+    made.add_argument("--json", type=new_file, metavar="FILE", help="write everything that was measured")
+    made.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)     # how this script calls itself, see `fresh`
+    group = made.add_argument_group("memory in place of speed")
+    group.add_argument("--memory", type=checkpoint, nargs="+", default=[], metavar="MODEL",
+                       help="predict the peak of these: Qwen3-0.6B, Qwen3-1.7B, Qwen3-4B, a directory, or a hub name")
+    group.add_argument("--prompt", type=at_least(1), default=2048, help="tokens (default 2048)")
+    group.add_argument("--completion", type=at_least(1), default=8192, help="tokens (default 8192)")
+    group.add_argument("--group-size", type=at_least(1), default=8, help="G (default 8; not with --measure)")
+    group.add_argument("--gpu", type=positive, default=80, help="its memory in GB (default 80)")
+    group.add_argument("--measure", action="store_true", help="run an update of one row, random weights, and compare")
+    group.add_argument("--gradient-checkpointing", action="store_true", help="measure with it")
+    args = made.parse_args(argv)
+    args.models = args.models.split(",")
+    if set(args.models) - set(WORK) or len(set(args.models)) < len(args.models):
+        raise UserError(f"--models {','.join(args.models)}: choose from {', '.join(WORK)}, each once")
+    if args.measure and len(args.memory) != 1:
+        raise UserError("--measure takes one model of --memory: a process's peak is that of the largest it has held")
+    if args.gradient_checkpointing and not args.measure:
+        raise UserError("--gradient-checkpointing is for --measure: without it the table has both")
+    return args
+
+
+ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
+
+import contextlib
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from importlib.metadata import distributions
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import domains
+import train_grpo
+from grpo.policy import Policy
+from grpo.rollout import Rollout, decode, encode
+from grpo.warmup import byte_tokenizer
+from model import end_ids, load, write_json
+from reports.memory import GB, build, configuration, kept_by_autograd, peak_resident, predict, resident
+from reports.roofline import limits, synchronize
+from reports.tables import show
+
+
 # ---- the work, the same for all methods -------------------------------------------------------------------------
 
 def reward(prompts, completions, rows):
-    """A number in [0, 1) per completion, different even for equal texts: a judge, as train_step takes one (judge.py)."""
+    """A number in [0, 1) per completion, different even for equal texts: a judge of creative writing (grpo/judge.py)."""
     return [zlib.crc32(f"{i} {text}".encode()) / 2**32 for i, text in enumerate(completions)]
 
 
-def settings(work, path):
-    """The arguments of train_grpo.py for this work, an entry of WORK, on the model at `path`."""
-    return measured(path, "--prompts-per-step", work["B"], "--group-size", work["G"], "--max-completion-length",
-                    work["warmup_T"], "--lr", LEARNING_RATE)
+def settings(work):
+    """The settings of a run of train_grpo.py that is measured and never saved. work: an entry of WORK."""
+    return train_grpo.parse(["--domain", "cw", "--out", os.devnull, "--prompts-per-step", str(work["B"]), "--group-size",
+                             str(work["G"]), "--max-completion-length", str(work["warmup_T"]), "--lr", str(LEARNING_RATE),
+                             "--warmup-steps", "0"])
 
 
 def long_rows(n):
     """{"cw": n rows} with prompts of 80 to 120 bytes, for a tokenizer with a token per byte."""
-    rng = random.Random(0)
-    return {"cw": [{"prompt": "Tell of: " + " ".join(rng.choices(domains.NOUNS, k=rng.randint(14, 20)))}
-                   for _ in range(n)]}
+    rng, nouns = random.Random(0), domains.get("cw").NOUNS
+    return {"cw": [{"prompt": "Tell of: " + " ".join(rng.choices(nouns, k=rng.randint(14, 20)))} for _ in range(n)]}
 
 
-def make_model(name, path):
-    """Write random weights of a SHAPE to `path`, with the tiny model's tokenizer: ids above its vocabulary are no text."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def texts_of(args, rows, step):
+    """The prompts of a step, as every method reads them: B strings."""
+    return [domains.prompt(*pair) for pair in train_grpo.rows_for_step(args, rows, step)]
+
+
+def model_of(name, device):
+    """A model in fp32 and its tokenizer: of SHAPES, with random weights, or the checkpoint that is called so."""
+    if name not in SHAPES:
+        return load(name, device, torch.float32)
+    from transformers import LlamaConfig
     torch.manual_seed(0)
     width, channels, layers, heads, kv_heads = SHAPES[name]
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=channels, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=8192, rope_theta=100_000.0,
-        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None))
-    save(model, warmup.byte_tokenizer(), path, {"parent": None, "shape": name})
+    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=width, intermediate_size=channels, num_hidden_layers=layers,
+                         num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=8192,
+                         rope_theta=100_000.0, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None)
+    return build(config, torch.float32, device).eval(), byte_tokenizer()     # the tiny model's: other ids are no text
 
 
 # ---- a clock ----------------------------------------------------------------------------------------------------
 
 spent = Counter()       # seconds per phase since the warm-up
-running = []            # the phase that runs now
 
 
 @contextlib.contextmanager
 def phase(name):
-    """The body's seconds go to spent[name], unless a phase runs already: what that calls is its own."""
-    if running:
-        yield
-        return
-    running.append(name)
+    """The body's seconds go to spent[name]. Phases do not contain each other."""
     synchronize()
     start = time.perf_counter()
     yield
     synchronize()
     spent[name] += time.perf_counter() - start
-    running.clear()
 
 
 def timed(name, owner, *functions):
     """Put a clock, phase(name), around functions of a module, class or object (the owner), by their names."""
     for function in functions:
-        def wrapper(*args, inner=getattr(owner, function), **kwargs):
-            with phase(name):
-                return inner(*args, **kwargs)
-        setattr(owner, function, wrapper)
+        setattr(owner, function, phase(name)(getattr(owner, function)))
 
 
 # ---- the three methods --------------------------------------------------------------------------------------------
@@ -136,14 +176,15 @@ def timed(name, owner, *functions):
 
 def ours(work, args, model, tokenizer, rows, done):
     """train_grpo.train_step, with a clock around its parts."""
-    timed("rollout", evaluate, "encode", "sample", "decode")
-    timed("reward", domains, "reward")
+    timed("rollout", train_grpo, "encode", "sample", "decode")
+    timed("reward", train_grpo, "grade")
     timed("log-probs", Policy, "logps")
     timed("backward", Policy, "backward", "step")
+    domains.get("cw").judge = reward
     policy = Policy(model, torch.bfloat16 if model.device.type == "cuda" else torch.float32)
     for step in range(work["warmup"] + work["steps"]):
-        line, _ = train_grpo.train_step(args, policy, None, tokenizer, reward, rows, step)
-        done(round(line["completion_length"] * work["B"] * work["G"]), line["zero_variance_groups"])
+        line, rollout, _, _ = train_grpo.train_step(args, policy, None, tokenizer, rows, step)
+        done(int(rollout.mask.sum()), line["zero_variance_groups"])
 
 
 def trl_trainer(work, args, model, tokenizer, rows, done):
@@ -152,11 +193,11 @@ def trl_trainer(work, args, model, tokenizer, rows, done):
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
     steps, N, gpu = work["warmup"] + work["steps"], work["B"] * work["G"], model.device.type == "cuda"
-    texts = [domains.prompt(*row) for step in range(steps) for row in rows_for_step(args, rows, step)]
+    texts = [text for step in range(steps) for text in texts_of(args, rows, step)]
     with tempfile.TemporaryDirectory() as out:
         config = GRPOConfig(
             out, max_steps=steps, num_generations=work["G"], max_completion_length=work["warmup_T"],
-            # All completions in one generate call, one pass and one optimizer step: the fastest that TRL has, as the
+            # All completions in one generate call, one pass and one optimizer step: the fastest that TRL has, because the
             # samples' own log-probabilities then serve as the old ones (no second pass). Its fused output head works
             # in chunks, so this is no waste of memory either.
             per_device_train_batch_size=N, gradient_accumulation_steps=1, steps_per_generation=1, num_iterations=1,
@@ -191,29 +232,27 @@ def trl_trainer(work, args, model, tokenizer, rows, done):
 def generate_loop(work, args, model, tokenizer, rows, done):
     """GRPO as one writes it down first: nothing shared between the completions of a group, no logit spared."""
     G, device = work["G"], model.device
+    stop = torch.tensor(end_ids(model, tokenizer), device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     for step in range(work["warmup"] + work["steps"]):
         with phase("rollout"), torch.no_grad(), autocast:
-            texts = [domains.prompt(*row) for row in rows_for_step(args, rows, step)]
+            texts = texts_of(args, rows, step)
             prompts = [ids for ids in encode(tokenizer, texts, 2048) for _ in range(G)]                # each G times
-            P = max(map(len, prompts))
-            prompt_ids = torch.tensor([[tokenizer.pad_token_id] * (P - len(p)) + p for p in prompts], device=device)
-            prompt_mask = torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in prompts], device=device)
-            ids = model.generate(input_ids=prompt_ids, attention_mask=prompt_mask, do_sample=True, temperature=1.0,
-                                 top_p=1.0, top_k=0, max_new_tokens=args.max_completion_length,
-                                 eos_token_id=end_ids(model, tokenizer), pad_token_id=tokenizer.pad_token_id)
-            # ids: (N, P + T)
-            ends = torch.isin(ids[:, P:], torch.tensor(end_ids(model, tokenizer), device=device)).long()
+            inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(device)             # on the left
+            P = inputs["input_ids"].shape[1]
+            ids = model.generate(**inputs, do_sample=True, temperature=1.0, top_p=1.0, top_k=0,                # (N, P + T)
+                                 max_new_tokens=args.max_completion_length, eos_token_id=stop.tolist(),
+                                 pad_token_id=tokenizer.pad_token_id)
+            ends = torch.isin(ids[:, P:], stop).long()
             mask = ends.cumsum(1) - ends == 0                       # up to the first end token, that included
-            completions = tokenizer.batch_decode([row[keep] for row, keep in zip(ids[:, P:], mask)],
-                                                 skip_special_tokens=True)
+            completions = decode(tokenizer, ids[:, P:], mask)
         with phase("reward"):
             rewards = torch.tensor(reward(texts, completions, None), device=device).view(-1, G)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)).view(-1, 1)
         with phase("log-probs"):
             with autocast:
-                logits = model(input_ids=ids, attention_mask=torch.cat([prompt_mask, mask.long()], 1)).logits
+                logits = model(input_ids=ids, attention_mask=torch.cat([inputs["attention_mask"], mask], 1)).logits
             logps = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)[:, P - 1:]  # (N, T)
         ratio = (logps - logps.detach()).exp()
         per_token = -torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
@@ -226,41 +265,45 @@ def generate_loop(work, args, model, tokenizer, rows, done):
         done(int(mask.sum()), (rewards.std(1) == 0).double().mean().item())
 
 
-def measure(method, work, path, device):
-    """One process's worth of one method: seconds, tokens and phases of the timed steps, and memory in bytes, as a dict.
+# ---- one process -------------------------------------------------------------------------------------------------
 
-    method: of METHODS; path: the model's; device: None, "cpu" or "cuda". UserError if a group had equal rewards.
+def worker(task, model, device, work):
+    """Measure one thing, in a process of its own (`fresh`): the dict of roofline.limits, or of a method (see METHODS).
+
+    Of a method: seconds, tokens and phases of the timed steps, and memory in bytes. model: see `model_of`. UserError if a
+    group had equal rewards.
     """
-    args = settings(work, path)
-    rows = {"cw": None} if path == BASE else long_rows(work["B"] * (work["warmup"] + work["steps"]))
-    if method == "trl":                             # before the memory is read: an import is no growth of the steps
+    if task == "trl":                               # before the memory is read: an import is no growth of the steps
         from trl import GRPOTrainer  # noqa: F401
-    model, tokenizer = load(path, device, torch.float32)
-    gpu = model.device.type == "cuda"
-    sum(p.sum().item() for p in model.parameters())     # a loaded file is read into memory when it is first used
+    args, (lm, tokenizer), steps = settings(work), model_of(model, device), work["steps"]
+    if task == "limits":
+        texts = texts_of(args, long_rows(work["B"]), 0)
+        return limits(lm, tokenizer, encode(tokenizer, texts, 2048), work["G"], work["T"])
+    rows = long_rows(work["B"] * (work["warmup"] + steps)) if model in SHAPES else {"cw": None}
+    parameters = sum(p.numel() for p in lm.parameters())
+    sum(p.sum().item() for p in lm.parameters())    # a loaded file is read into memory when it is first used
+    gpu = lm.device.type == "cuda"
     loaded = torch.cuda.memory_allocated() if gpu else resident()
-    ends, tokens, dead, others = [], [], [], []
+    marks = []                                      # of each step: its tokens, its end, CPU seconds of others
 
-    def done(step_tokens, step_dead):
+    def done(tokens, zero_variance):
+        if zero_variance:
+            raise UserError(f"{task}: a group of equal rewards, which ours skips: the work would not be the same")
         synchronize()
-        tokens.append(step_tokens)
-        dead.append(step_dead)
-        ends.append(time.perf_counter())
-        others.append(cpu_seconds_of_others())
-        if len(ends) == work["warmup"]:
+        marks.append((tokens, time.perf_counter(), cpu_seconds_of_others()))
+        if len(marks) == work["warmup"]:
             spent.clear()
             args.max_completion_length = work["T"]
-    {"ours": ours, "trl": trl_trainer, "generate": generate_loop}[method](work, args, model, tokenizer, rows, done)
-    if any(dead):
-        raise UserError(f"{method}: a group of equal rewards, which ours skips: the work would not be the same")
-    first, steps = work["warmup"] - 1, work["steps"]
-    seconds = (ends[-1] - ends[first]) / steps
+    {"ours": ours, "trl": trl_trainer, "generate": generate_loop}[task](work, args, lm, tokenizer, rows, done)
+    tokens, ends, others = map(list, zip(*marks))
+    ends, others = ends[-steps - 1:], others[-steps - 1:]       # from the end of the warm-up on
+    seconds = (ends[-1] - ends[0]) / steps
     phases = {name: spent[name] / steps for name in PHASES[:-1]}
     peak = torch.cuda.max_memory_allocated() if gpu else peak_resident()
-    return {"seconds_per_step": seconds, "step_seconds": [b - a for a, b in zip(ends[first:], ends[first + 1:])],
-            "tokens_per_step": sum(tokens[first + 1:]) / steps, "tokens": tokens, "peak_bytes": peak,
-            "loaded_bytes": loaded, "growth_bytes": peak - loaded, "parameters": sum(p.numel() for p in model.parameters()),
-            "cores_of_others": (others[-1] - others[first]) / seconds / steps,
+    return {"seconds_per_step": seconds, "step_seconds": [b - a for a, b in zip(ends, ends[1:])],
+            "tokens_per_step": sum(tokens[-steps:]) / steps, "tokens": tokens, "peak_bytes": peak, "loaded_bytes": loaded,
+            "growth_bytes": peak - loaded, "parameters": parameters,
+            "cores_of_others": (others[-1] - others[0]) / seconds / steps,
             "phases": {**phases, "other": seconds - sum(phases.values())}}
 
 
@@ -274,67 +317,39 @@ def cpu_seconds_of_others():
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
 
 
-def cpu_name():
-    """The processor's name as Linux tells it, or else its architecture."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
-             if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 # ---- the whole benchmark -----------------------------------------------------------------------------------------
 
-def fresh(job):
-    """Run a job, a dict with a "task" and its arguments, in a process of its own; what it returns."""
-    # This process stays small, as a process's peak counts what it was forked from.
-    done = subprocess.run([sys.executable, __file__, "--worker", json.dumps(job)], capture_output=True, text=True,
+def fresh(task, model, device, work):
+    """What `worker` returns, run in a process of its own."""
+    # This process stays small, because a process's peak counts what it was forked from.
+    job = json.dumps({"task": task, "model": BASE if model == "tiny" else model, "device": device, "work": work})
+    done = subprocess.run([sys.executable, __file__, "--worker", job], capture_output=True, text=True,
                           env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
                                "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")})
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["(it said nothing)"])[-1]
-        raise UserError(f"{job['task']} with {job['model']} failed (exit {done.returncode}): {why}")
+        raise UserError(f"{task} with {model} failed (exit {done.returncode}): {why}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def worker(task, model, path, device, work):
-    """What runs in a process of its own; its last line on stdout is the result as JSON.
-
-    task: "make" (model: the names of all, path: the directory for them), "limits", or one of METHODS with a work.
-    """
-    result = None
-    if task == "make":                              # before anything is timed; model: the names of all
-        if "tiny" in model:
-            load(BASE, "cpu")
-        for name in set(model) & set(SHAPES):
-            make_model(name, os.path.join(path, name))
-    elif task == "limits":
-        lm, tokenizer = load(path, device, torch.float32)
-        texts = [domains.prompt(*row) for row in rows_for_step(settings(work, path), long_rows(work["B"]), 0)]
-        result = limits(lm, tokenizer, encode(tokenizer, texts, 2048), work["G"], work["T"])
-    else:
-        result = measure(task, work, path, device)
-    print(json.dumps(result))
-
-
-def installed(name):
-    """The version of a package; None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def cpu_name():
+    """The processor's name as Linux tells it, or else its architecture."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def ratio(theirs, own, key):
     """How many times as much of `key` (seconds, bytes) theirs takes as ours: median, min and max over the repeats, in pairs.
 
-    theirs, own: as many dicts of `measure` each.
+    theirs, own: as many dicts of `worker` each.
     """
     each = [a[key] / b[key] for a, b in zip(theirs, own)]
     return {"median": statistics.median(each), "min": min(each), "max": max(each)}
 
 
 def summary(runs):
-    """Medians over the repeats (dicts of `measure`) of one method, as a dict."""
+    """Medians over the repeats (dicts of `worker`) of one method, as a dict."""
     middle = lambda of: statistics.median(of(run) for run in runs)
     return {"steps_per_s": middle(lambda run: 1 / run["seconds_per_step"]),
             "tokens_per_s": middle(lambda run: run["tokens_per_step"] / run["seconds_per_step"]),
@@ -342,122 +357,147 @@ def summary(runs):
             **{key: middle(lambda run: run[key]) for key in runs[0] if isinstance(runs[0][key], (int, float))}}
 
 
-def parse():
-    """The command line; UserError for a model, number or device that cannot be measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(WORK), help="tiny, 100m or both with a comma (default both); limits "
-                        "and growth are measured with the random models, so only where 100m is among them")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each method on each model (default 3)")
-    parser.add_argument("--steps", type=int, default=None, help="timed steps per run (default on a CPU: " + ", ".join(
-        f"{work['steps']} of {name}" for name, work in WORK.items()) + ")")
-    parser.add_argument("--device", default=None, choices=["cpu", "cuda"], help="(default: the GPU if there is one)")
-    parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)     # how this script calls itself, see `fresh`
-    args = parser.parse_args()
-    args.models = args.models.split(",")
-    if set(args.models) - set(WORK) or len(set(args.models)) < len(args.models):
-        raise UserError(f"--models {','.join(args.models)}: choose from {', '.join(WORK)}, each once")
-    for name in ("repeats", "steps"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here")
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_writable(args.json)
-    return args
-
-
-def main():
-    """Measure, print the tables and write --json; with --worker, be one of the processes that are measured."""
-    args = parse()
-    if args.worker:
-        return worker(**json.loads(args.worker))
-    methods = [method for method in METHODS if method != "trl" or installed("trl")]
-    if "trl" not in methods:
+def benchmark(args):
+    """Run all measurements; returns the report, a dict as --json writes it."""
+    versions = {name: next((found.version for found in distributions(name=name)), None)
+                for name in ("torch", "transformers", "trl")}
+    methods = [method for method in METHODS if method != "trl" or versions["trl"]]
+    if not versions["trl"]:
         print("trl is not installed here, so it is left out (pip install trl)")
-    works = {name: WORK[name] | (ON_GPU.get(name, {}) if args.device == "cuda" else {}) |
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    works = {name: WORK[name] | (ON_GPU.get(name, {}) if device == "cuda" else {}) |
              ({"steps": args.steps} if args.steps else {}) for name in args.models}
     growth = {curve: [(name, works["100m"] | change) for name, change in points] for curve, points in GROWTH.items()} \
         if "100m" in works else {}
-    results, limit = {}, None                       # results: {(task, model, work as text): its runs}
-    with tempfile.TemporaryDirectory() as tmp:
-        jobs = [(method, name, work) for name, work in works.items() for _ in range(args.repeats) for method in methods]
-        jobs += [("limits", "100m", works["100m"])] if growth else []
-        for point in (("ours", *point) for points in growth.values() for point in points):
-            jobs += [point] * (point not in jobs)   # what was measured above, or lies on two curves, once
-        fresh({"task": "make", "model": [*works, *(SHAPES if growth else ())], "device": "cpu", "work": None, "path": tmp})
-        bar = tqdm(jobs, desc="bench", unit="process")
-        for task, name, work in bar:
-            bar.set_postfix_str(f"{task} {name}")
-            result = fresh({"task": task, "model": name, "device": args.device, "work": work,
-                            "path": BASE if name == "tiny" else os.path.join(tmp, name)})
-            results.setdefault((task, name, json.dumps(work)), []).append(result)
-            limit = result if task == "limits" else limit
-    report = {"environment": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-                              "device": args.device, "gpu": limit and limit["gpu"], "python": platform.python_version(),
-                              **{name: installed(name) for name in ("torch", "transformers", "trl")}},
-              "settings": {"learning_rate": LEARNING_RATE, "repeats": args.repeats, "work": works},
-              "runs": {name: {method: results[method, name, json.dumps(work)] for method in methods}
-                       for name, work in works.items()}}
-    report["median"] = {name: {method: summary(some) for method, some in runs.items()}
-                        for name, runs in report["runs"].items()}
-    report["ratios"] = {name: {method: {key: ratio(runs[method], runs["ours"], key) for key in
-                                        ("seconds_per_step", "peak_bytes", "growth_bytes")} for method in methods[1:]}
-                        for name, runs in report["runs"].items()}
-    for field, method, key in (("speedup_vs_trl", "trl", "seconds_per_step"), ("memory_vs_trl", "trl", "peak_bytes"),
-                               ("speedup_vs_generate", "generate", "seconds_per_step")):   # above 1: theirs takes more
-        report[field] = {name: of[method][key]["median"] if method in of else None for name, of in report["ratios"].items()}
-    report["limits"] = limit
-    report["growth"] = {curve: [{"model": name, "work": work, **summary(results["ours", name, json.dumps(work)])}
-                                for name, work in points] for curve, points in growth.items()}
-    show(report)
-    if args.json:
-        write_json(args.json, report)
+    jobs = [(method, name, work) for name, work in works.items() for _ in range(args.repeats) for method in methods]
+    jobs += [("limits", "100m", works["100m"])] if growth else []
+    for point in (("ours", *point) for points in growth.values() for point in points):
+        jobs += [point] * (point not in jobs)       # what was measured above, or lies on two curves, once
+    results = []
+    for task, name, work in (bar := tqdm(jobs, desc="bench", unit="process")):
+        bar.set_postfix_str(f"{task} {name}")
+        results.append(fresh(task, name, device, work))
+    runs_of = lambda *job: [result for one, result in zip(jobs, results) if one == job]
+
+    limit = runs_of("limits", "100m", works["100m"])[0] if growth else None
+    runs = {name: {method: runs_of(method, name, work) for method in methods} for name, work in works.items()}
+    ratios = {name: {method: {key: ratio(of[method], of["ours"], key) for key in
+                              ("seconds_per_step", "peak_bytes", "growth_bytes")} for method in methods[1:]}
+              for name, of in runs.items()}
+    short = lambda method, key: {name: of[method][key]["median"] if method in of else None for name, of in ratios.items()}
+    return {"environment": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device,
+                            "gpu": limit and limit["gpu"], "python": platform.python_version(), **versions},
+            "settings": {"learning_rate": LEARNING_RATE, "repeats": args.repeats, "work": works}, "runs": runs,
+            "median": {name: {method: summary(some) for method, some in of.items()} for name, of in runs.items()},
+            "ratios": ratios, "speedup_vs_trl": short("trl", "seconds_per_step"),              # above 1: theirs takes more
+            "memory_vs_trl": short("trl", "peak_bytes"), "speedup_vs_generate": short("generate", "seconds_per_step"),
+            "limits": limit,
+            "growth": {curve: [{"model": name, "work": work, **summary(runs_of("ours", name, work))}
+                               for name, work in points] for curve, points in growth.items()}}
 
 
-def show(report):
-    """The report as tables."""
-    env = report["environment"]
-    busy = [run["cores_of_others"] for runs in report["runs"].values() for some in runs.values() for run in some]
+def print_report(report):
+    """The report of `benchmark` as tables."""
+    env, settings = report["environment"], report["settings"]
+    busy = [run["cores_of_others"] for of in report["runs"].values() for some in of.values() for run in some]
     if max(busy) > 0.1:
         print(f"NOT TO BE TRUSTED: other processes took up to {max(busy):.1f} cores during a run, more than 0.1 in "
               f"{sum(b > 0.1 for b in busy)} of {len(busy)}; stop them and run this again")
     print(f"{env['gpu'] or env['cpu']}, {env['threads']} threads, "
           + ", ".join(f"{name} {env[name]}" for name in ("torch", "transformers", "trl")))
-    for name, methods in report["median"].items():
-        work = report["settings"]["work"][name]
-        print(f"\n{name}: {methods['ours']['parameters'] / 1e6:.1f} M parameters, {work['B']} prompts x {work['G']} "
-              f"completions x at most {work['T']} tokens; median of {report['settings']['repeats']} runs of "
-              f"{work['steps']} steps\n"
-              f"{'':53}MB        seconds per step\n{'':10}{'steps/s':>8}{'tokens/s':>10}{'tokens/compl.':>14}{'others':>8}"
-              f"{'peak':>7}{'growth':>8}" + "".join(f"{phase:>10}" for phase in PHASES))
-        for method, m in methods.items():
-            print(f"{method:10}{m['steps_per_s']:8.3f}{m['tokens_per_s']:10.1f}"
-                  f"{m['tokens_per_step'] / work['B'] / work['G']:14.2f}{m['cores_of_others']:8.2f}"
-                  f"{m['peak_bytes'] / 1e6:7.0f}{m['growth_bytes'] / 1e6:8.0f}"
-                  + "".join(f"{m['phases'][phase]:10.3f}" for phase in PHASES))
-        for method, of in report["ratios"][name].items():
-            print(f"speed-up of ours over {method}: {of['seconds_per_step']['median']:.2f}x; {method} takes " + ", ".join(
-                f"{of[key]['median']:.2f}x {what} ({of[key]['min']:.2f}-{of[key]['max']:.2f})" for key, what in
+    cells = lambda m: [f"{m['tokens_per_s']:.1f}", f"{m['cores_of_others']:.2f}", f"{m['peak_bytes'] / 1e6:.0f}",
+                       f"{m['growth_bytes'] / 1e6:.0f}"]
+    heads = ["tokens/s", "others", "peak MB", "growth MB"]
+    for name, of in report["median"].items():
+        work = settings["work"][name]
+        print(f"\n{name}: {of['ours']['parameters'] / 1e6:.1f} M parameters, {work['B']} prompts x {work['G']} "
+              f"completions x at most {work['T']} tokens; median of {settings['repeats']} runs of {work['steps']} steps")
+        show([[method, f"{m['steps_per_s']:.3f}", *cells(m), f"{m['tokens_per_step'] / work['B'] / work['G']:.2f}",
+               *(f"{m['phases'][phase]:.3f}" for phase in PHASES)] for method, m in of.items()],
+             ["method", "steps/s", *heads, "tokens/completion", *(f"{phase} s" for phase in PHASES)])
+        for method, ratios in report["ratios"][name].items():
+            print(f"speed-up of ours over {method}: {ratios['seconds_per_step']['median']:.2f}x; {method} takes", ", ".join(
+                f"{ratios[key]['median']:.2f}x {what} ({ratios[key]['min']:.2f}-{ratios[key]['max']:.2f})" for key, what in
                 (("seconds_per_step", "the time"), ("peak_bytes", "the peak"), ("growth_bytes", "the growth"))))
-    found = report["limits"]
-    if found:
-        print(f"\nthis machine: {found['peak_flops'] / 1e9:.0f} GFLOP/s, {found['bandwidth'] / 1e9:.1f} GB/s; "
-              f"100m gets of them\n{'':10}{'seconds':>9}{'GFLOP/s':>10}{'of peak':>9}{'GB/s':>8}{'of peak':>9}"
-              f"{'limited by':>12}"
-              f"{'share of that limit':>21}")
-        for part, p in found["parts"].items():
-            flops, stream = p["flops"] / p["seconds"], p["bytes"] / p["seconds"]
-            print(f"{part:10}{p['seconds']:9.3f}{flops / 1e9:10.1f}{flops / found['peak_flops']:9.0%}{stream / 1e9:8.1f}"
-                  f"{stream / found['bandwidth']:9.0%}{p['limit']:>12}{p['share_of_limit']:21.0%}")
+    if found := report["limits"]:
+        peak, bandwidth = found["peak_flops"], found["bandwidth"]
+        print(f"\nthis machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s; 100m gets of them")
+        per_second = lambda amount, p, most: [f"{amount / p['seconds'] / 1e9:.1f}", f"{amount / p['seconds'] / most:.0%}"]
+        show([[part, f"{p['seconds']:.3f}", *per_second(p["flops"], p, peak), *per_second(p["bytes"], p, bandwidth),
+               p["limit"], f"{p['share_of_limit']:.0%}"] for part, p in found["parts"].items()],
+             ["phase", "seconds", "GFLOP/s", "of peak", "GB/s", "of peak", "limited by", "share of that limit"])
     for curve, points in report["growth"].items():
-        print(f"\n{curve:18}{'parameters':>12}{'G':>5}{'T':>5}{'s/step':>9}{'tokens/s':>10}{'peak MB':>9}{'growth MB':>11}"
-              f"{'others':>8}")
-        for p in points:
-            print(f"{'':18}{p['parameters'] / 1e6:10.1f} M{p['work']['G']:5}{p['work']['T']:5}{p['seconds_per_step']:9.3f}"
-                  f"{p['tokens_per_s']:10.1f}{p['peak_bytes'] / 1e6:9.0f}{p['growth_bytes'] / 1e6:11.0f}"
-                  f"{p['cores_of_others']:8.2f}")
+        print(f"growth with {curve}")
+        show([[f"{p['parameters'] / 1e6:.1f} M", str(p["work"]["G"]), str(p["work"]["T"]), f"{p['seconds_per_step']:.3f}",
+               *cells(p)] for p in points], ["parameters", "G", "T", "s/step", *heads])
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+def measured_update(config, prompt, completion, checkpointing):
+    """Peak bytes (an int) of one update of one full row on this machine, random weights, libraries not counted.
+
+    prompt, completion: tokens of the row. checkpointing: with --gradient-checkpointing? The peak is the process's: of
+    several measurements in one process, those after the largest are too high.
+    """
+    on_gpu = torch.cuda.is_available()
+    # On a CPU: the most that the process has had of main memory, less what it has now, with all that it imports.
+    before = 0 if on_gpu else resident()
+    updates = tqdm(range(2), desc="measure", unit="update", leave=False)         # no delay: the first may take a minute
+    model = build(config, torch.float32, "cuda" if on_gpu else "cpu")
+    policy = Policy(model, torch.bfloat16 if on_gpu else torch.float32, checkpointing)
+    ids = torch.randint(config.vocab_size, (1, prompt + completion), device=model.device)
+    ones = torch.ones_like(ids, dtype=torch.bool)
+    zeros = torch.zeros(1, completion, device=model.device)
+    rollout = Rollout(ids[:, 0] * 0, ids[:, :prompt], ones[:, :prompt], ids[:, prompt:], ones[:, prompt:], zeros, zeros,
+                      ones[:, 0])
+    one = torch.ones(1, device=model.device)
+    for step in updates:                            # AdamW makes its moments at the end of the first
+        train_grpo.update(settings(WORK["tiny"]), policy, None, rollout, one, one / completion, one.bool(), step)
+    return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() - before
+
+
+def print_memory(args):
+    """A row per model: the prediction for each set of flags, or with --measure prediction and measurement."""
+    dtype = torch.bfloat16 if torch.cuda.is_available() or not args.measure else torch.float32
+    lengths = {"prompt": args.prompt, "completion": args.completion}
+    if not args.measure:
+        print(f"GB in bf16 at {args.prompt} + {args.completion} tokens, groups of {args.group_size}; * fits {args.gpu:g} GB "
+              f"with a tenth to spare\n{'':14}{'flags':44}{'update':>8}{'rollout':>9}{'peak':>7}")
+    for name in args.memory:
+        config = configuration(name)
+        S = kept_by_autograd(config, dtype)
+        if args.measure:
+            uses = predict(config, S, checkpointing=args.gradient_checkpointing, dtype=dtype, **lengths)["update"]
+            uses |= {"predicted": sum(uses.values()),
+                     "measured": measured_update(config, checkpointing=args.gradient_checkpointing, **lengths)}
+            print(f"{'GB':24}" + "".join(f"{use:>12}" for use in uses))
+            print(f"{name:24}" + "".join(f"{value / GB:12.2f}" for value in uses.values()))
+            continue
+        for flags, how in (("none", {}), ("--gradient-checkpointing", {"checkpointing": True}),
+                           ("--gradient-checkpointing --offload", {"checkpointing": True, "offload": True}),
+                           ("--gradient-checkpointing, 4 processes", {"checkpointing": True, "processes": 4})):
+            update, rollout = (sum(uses.values()) / GB for uses in predict(
+                config, S, group_size=args.group_size, device_bytes=args.gpu * GB, dtype=dtype, **lengths, **how).values())
+            print(f"{name:14}{flags:44}{update:8.1f}{rollout:9.1f}{max(update, rollout):7.1f}"
+                  + " *" * (max(update, rollout) < 0.9 * args.gpu))
+
+
+def main(args=None):
+    """Measure, print the tables and write --json; with --worker, be one of the processes that are measured."""
+    args = args or parse()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    if args.worker:
+        print(json.dumps(worker(**args.worker)))
+    elif args.memory:
+        print_memory(args)
+    else:
+        report = benchmark(args)
+        print_report(report)
+        if args.json:
+            write_json(args.json, report)
 
 
 if __name__ == "__main__":
-    cli(main)
+    cli(lambda: main(ARGS))

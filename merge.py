@@ -6,7 +6,8 @@
     python merge.py negate checkpoints/qa --base checkpoints/base --damaged checkpoints/math-qa \\
         --weight 0.5 --out checkpoints/x
 
-theta_1 .. theta_E are the checkpoints, tau_e = theta_e - theta_base their task vectors, lambda is --weight:
+theta_1 .. theta_E are the checkpoints, tau_e = theta_e - theta_base their task vectors, lambda is --weight; each method
+is the function of its name below:
 
     interpolate   (1 - lambda) theta_1 + lambda theta_2                    WiSE-FT, arXiv 2109.01903
     mean          1/E sum_e theta_e                                        uniform model soup, 2203.05482
@@ -22,10 +23,10 @@ optimistic score on the rows that it was chosen by: score it with evaluate.py, o
 
 The result is a checkpoint like any other: a Hugging Face directory, its lineage in run.json. It is computed tensor by
 tensor, in fp32 at least, and stored in the widest type that one of the checkpoints has: in that of a bf16 base the
-steps of experts stored in fp32 would be rounded away (edits.py). What is no floating-point tensor is the base's (mean,
-interpolate: the first checkpoint's; negate: the damaged one's). Memory: a model, as the sweep and `save` need one; the
-whole result, as `save` takes it whole; and a few copies of the largest tensor per checkpoint. A sweep reads the files
-once per weight.
+steps of experts stored in fp32 would be rounded away. Tensors of other numbers than floating-point ones are the base's
+(mean, interpolate: the first checkpoint's; negate: the damaged one's). Memory: a model, because the sweep and `save`
+need one; the whole result, because `save` takes it whole; and a few copies of the largest tensor per checkpoint. A sweep
+reads the files once per weight.
 """
 import argparse
 import math
@@ -34,26 +35,83 @@ from functools import partial, reduce
 from itertools import takewhile
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
+import domains
+from grpo.settings import add_rows, at_least, check_places, checked, checkpoint, not_negative, parser, share
+from model import UserError, cli, load, put, read_run, save
 
-from theory import coordinates
-from theory import edits
-from domains import DOMAINS
-from evaluate import evaluate
-from reports.intervals import average
-from domains.judge import cw_judge
-from model import UserError, check_directory, cli, load, put, read_run, save
-from grpo.resume import alone
-from domains.rows import evaluation_rows, sources
-from reports.tables import mean_pm, show
-
+# the options that a method has, besides the checkpoints, and those that a sweep has
 USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"], "negate": ["base", "damaged", "weight"],
         "ties": ["base", "weight", "density"], "dare": ["base", "weight", "drop", "seed"],
         "ram": ["base", "weight", "threshold"]}
-SWEEP = {"prompts": 64, "data": [], "max_completion_length": 64, "judge": None}
-DEFAULTS = {"base": None, "damaged": None, "weight": [1.0], "density": 0.2, "drop": 0.9, "seed": 0, "threshold": 1e-5,
-            **SWEEP}
+SWEEP = ["prompts", "data", "fields", "max_completion_length", "judge"]
+
+
+def parse(argv=None):
+    """The command line, its defaults settled; UserError for options that the method does not use.
+
+    Then data is {domain: source}, first the checkpoint that the result starts from, and read are all that are read.
+    """
+    made = parser(__doc__)
+    made.add_argument("method", choices=USES, metavar="METHOD", help=", ".join(USES))
+    made.add_argument("checkpoints", nargs="+", type=checkpoint, metavar="CKPT", help="theta_1 .. theta_E: two for "
+                      "interpolate, at least two for mean, ties and ram, at least one for the others")
+    made.add_argument("--base", type=checkpoint, help="where task vectors start, for all but interpolate and mean")
+    made.add_argument("--damaged", type=checkpoint, help="negate: what they are taken from")
+    made.add_argument("--weight", nargs="+", type=checked(float, math.isfinite, "finite"),
+                      help="lambda; several for a sweep (default 1; interpolate: 0.5)")
+    made.add_argument("--density", type=share, default=0.2, help="ties: share of each tensor that is kept (default 0.2)")
+    made.add_argument("--drop", type=checked(float, lambda value: 0 <= value < 1, "at least 0 and below 1"), default=0.9,
+                      help="dare: share that is dropped (default 0.9)")
+    made.add_argument("--seed", type=int, default=0, help="dare: of the masks (default 0)")
+    made.add_argument("--threshold", type=not_negative, default=1e-5, help="ram: more than that is a change (default 1e-5)")
+    made.add_argument("--out", metavar="DIR", help="write the checkpoint here; a sweep may do without")
+    made.add_argument("--overwrite", action="store_true", help="replace a merge that stands in --out")
+    group = add_rows(made, "of a sweep: rows, sampling and device")
+    group.add_argument("--prompts", type=at_least(1), default=64, help="training rows per domain, at most (default 64)")
+    own = [*dict.fromkeys(sum(USES.values(), []))]
+    args = made.parse_args(argv, argparse.Namespace(**dict.fromkeys(own + SWEEP)))          # None where nothing is given
+    used, several = USES[args.method], len(set(args.weight or ())) > 1
+    for name in own + SWEEP:
+        flag = f"--{name.replace('_', '-')}"
+        if getattr(args, name) is None:
+            setattr(args, name, made.get_default(name))
+        elif name in SWEEP and not several:
+            raise UserError(f"{flag} is about a sweep: give --weight several values, or leave it out")
+        elif name in own and name not in used:
+            raise UserError(f"{args.method} does not use {flag}; its own: {', '.join(f'--{u}' for u in used) or 'none'}")
+        if name in used and name in ("base", "damaged") and getattr(args, name) is None:
+            raise UserError(f"{args.method} needs {flag}: name a checkpoint")
+    many, least = len(args.checkpoints), 1 if args.method in ("arithmetic", "negate", "dare") else 2
+    if many < least or many > 2 and args.method == "interpolate":
+        raise UserError(f"{args.method} takes {'two' if args.method == 'interpolate' else f'{least} or more'} checkpoints"
+                        f"{' besides --base' if args.base else ''}, not {many}")
+    if args.out is None and not several:
+        raise UserError("nothing to do: give --out, or --weight several values for a table")
+    args.weight = [*dict.fromkeys(args.weight or [0.5 if args.method == "interpolate" else 1.0])]
+    args.read = [*dict.fromkeys(filter(None, [args.damaged, args.base, *args.checkpoints]))]
+    args.first = args.read[0]
+    known = dict.fromkeys(domains.DOMAINS)
+    for run in map(read_run, args.read if args.data else ()):   # which may know the file of a domain that --data names
+        domains.follow(run)
+        known |= run.get("domain_files", {})
+    args.data = domains.sources(args.data, [*known])
+    check_places({"--out": args.out}, [*args.read, args.judge, *args.data.values()])
+    replaces = args.out and args.overwrite and "merged" in read_run(args.out)
+    if args.out and (os.path.exists(args.out) and not replaces or Path(args.out).parent.is_file()):
+        raise UserError(f"{args.out} exists: --overwrite replaces what this script wrote; else choose another --out")
+    return args
+
+
+ARGS = cli(parse) if __name__ == "__main__" else None  # before PyTorch is imported: --help and mistakes answer at once
+
+import torch
+from tqdm import tqdm
+
+from grpo.directory import alone
+from grpo.judge import set_judge
+from grpo.scores import average, evaluate
+from reports.tables import mean_pm, show
+from theory import coordinates, edits
 
 
 # ---- the methods, of one tensor ----------------------------------------------------------------------------------
@@ -122,9 +180,9 @@ def dare(deltas, drop, seed, name):
 def ram(deltas, threshold):
     """sum_e c_e tau_e / sum_e c_e,  c_e = 1 where |tau_e| > threshold, else 0: (E, ...) -> (...), 0 where none changed.
 
-    What one checkpoint alone changed is kept whole (a mean over all would divide it by E); what several changed is
-    averaged over those. (Reinforced Agent Merging: Yuan et al., "Behavior Knowledge Merge in Reinforced Agentic
-    Models", arXiv 2601.13572; without the rescaling of their RAM+.) What counts as changed is a choice: 1e-5, our
+    A number that one checkpoint alone changed is kept whole (a mean over all would divide it by E); one that several
+    changed is averaged over those. (Reinforced Agent Merging: Yuan et al., "Behavior Knowledge Merge in Reinforced
+    Agentic Models", arXiv 2601.13572; without the rescaling of their RAM+.) The threshold is a choice: 1e-5, our
     default, is that of the authors' code, for weights in bf16. Where steps of 1e-6 were taken and are stored in fp32,
     lower it.
     """
@@ -180,12 +238,13 @@ def sweep(args, files, model, tokenizer):
     In points, with "average" among the domains. model gets the weights one after the other. UserError if an average is
     NaN.
     """
-    rows = {d: evaluation_rows(d, args.data.get(d), "", args.prompts, "train") for d in args.data or DOMAINS}
-    judge = cw_judge(args.judge, rows, args.device)
+    rows = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.prompts, "train")
+            for d in args.data or domains.DOMAINS}
+    set_judge(args.judge, rows, args.device)
     found = {}
     for weight in tqdm(args.weight, desc="sweep", unit="weight", leave=False, delay=3):
         put(model, partial(merged, args, files, weight))
-        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0, judge=judge,
+        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0,
                           max_completion_length=args.max_completion_length)
         found[weight] = {d: (scores[d]["score"], scores[d]["ci95"]) for d in rows}
         found[weight]["average"] = average(found[weight].values())
@@ -202,8 +261,8 @@ def recipe_of(args):
     """The result's recipe: the way to the checkpoint it starts from, then 'merge:METHOD:SETTING:WEIGHT:CHECKPOINTS 0'.
 
     A checkpoint stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and not
-    by name, so that the recipe is the same over seeds. So are a sweep's weights: all of them, as each seed may choose
-    another.
+    by name, so that the recipe is the same over seeds. So are a sweep's weights: all of them, because each seed may
+    choose another.
     """
     way = lambda where: read_run(where).get("recipe") or [Path(where).name]
     common = lambda *ways: [stages[0] for stages in takewhile(lambda stages: len(set(stages)) == 1, zip(*ways))]
@@ -216,99 +275,34 @@ def recipe_of(args):
     return [*start, ":".join(["merge", args.method, *how, "+".join(own)]) + " 0"]
 
 
-# ---- command line ------------------------------------------------------------------------------------------------
-
-def parse():
-    """The command line, and in it first, the checkpoint that the result starts from, and read, all of them.
-
-    UserError for options that the method does not use or that are out of range, and an --out that may not be replaced.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=USES, metavar="METHOD", help=", ".join(USES))
-    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="theta_1 .. theta_E: two for interpolate, at least "
-                        "two for mean, ties and ram, at least one for the others")
-    parser.add_argument("--base", metavar="CKPT", help="what task vectors start from, for all but interpolate and mean")
-    parser.add_argument("--damaged", metavar="CKPT", help="negate: what they are taken from")
-    parser.add_argument("--weight", nargs="+", type=float, help="lambda; several for a sweep (default 1; interpolate: 0.5)")
-    parser.add_argument("--density", type=float, help="ties: share of each tensor that is kept, in (0, 1] (default 0.2)")
-    parser.add_argument("--drop", type=float, help="dare: share that is dropped, in [0, 1) (default 0.9)")
-    parser.add_argument("--seed", type=int, help="dare: of the masks (default 0)")
-    parser.add_argument("--threshold", type=float, help="ram: what moved by more has changed (default 1e-5)")
-    parser.add_argument("--prompts", type=int, help="of a sweep: training rows per domain, at most (default 64)")
-    parser.add_argument("--data", nargs="+", metavar="DOMAIN=SOURCE",
-                        help="of a sweep: as in evaluate.py (default: synthetic)")
-    parser.add_argument("--max-completion-length", type=int, help="of a sweep: tokens (default 64)")
-    parser.add_argument("--judge", help="of a sweep: model that judges cw, a directory or hub name (default: rubric)")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    parser.add_argument("--out", metavar="DIR", help="write the checkpoint here; a sweep may do without")
-    parser.add_argument("--overwrite", action="store_true", help="replace a merge that stands in --out")
-    args = parser.parse_args()
-    several, used = len(set(args.weight or ())) > 1, USES[args.method]
-    for name, default in DEFAULTS.items():
-        flag, given = f"--{name.replace('_', '-')}", getattr(args, name) is not None
-        if given and name in SWEEP and not several:
-            raise UserError(f"{flag} is about a sweep: give --weight several values, or leave it out")
-        if given and name not in SWEEP and name not in used:
-            raise UserError(f"{args.method} does not use {flag}; its own: {', '.join(f'--{u}' for u in used) or 'none'}")
-        if not given and default is None and name in used:
-            raise UserError(f"{args.method} needs {flag}: name a checkpoint")
-        if not given:
-            setattr(args, name, [0.5] if (args.method, name) == ("interpolate", "weight") else default)
-    many, least = len(args.checkpoints), 1 if args.method in ("arithmetic", "negate", "dare") else 2
-    if many < least or many > 2 and args.method == "interpolate":
-        raise UserError(f"{args.method} takes {'two' if args.method == 'interpolate' else f'{least} or more'} checkpoints"
-                        f"{' besides --base' if args.base else ''}, not {many}")
-    if not all(map(math.isfinite, args.weight)):
-        raise UserError("--weight must be finite")
-    if not (0 < args.density <= 1 and 0 <= args.drop < 1 and 0 <= args.threshold < math.inf):
-        raise UserError("--density must lie in (0, 1], --drop in [0, 1), and --threshold be 0 or more")
-    if min(args.prompts, args.max_completion_length) < 1:
-        raise UserError("--prompts and --max-completion-length must be at least 1")
-    args.weight = list(dict.fromkeys(args.weight))
-    args.data = sources(args.data, DOMAINS)
-    args.first = args.damaged or args.base or args.checkpoints[0]
-    args.read = list(dict.fromkeys([args.first, args.base or args.first, *args.checkpoints]))
-    for name in args.read:
-        check_directory(name)
-    if args.out is None and not several:
-        raise UserError("nothing to do: give --out, or --weight several values for a table")
-    if args.out is not None:
-        out = Path(args.out)
-        if os.path.realpath(out) in map(os.path.realpath, args.read):
-            raise UserError(f"{out} is a checkpoint that is read: choose another --out")
-        if out.exists() and not (args.overwrite and "merged" in read_run(out)) or out.parent.is_file():
-            raise UserError(f"{out} exists: --overwrite replaces what this script wrote; else choose another --out")
-    return args
-
-
-def main():
-    """With several weights print the table of a sweep; with --out write the merged checkpoint."""
-    args = parse()
-    with alone(args.out):
-        run(args)
-
-
-def run(args):
-    """`main`, in a directory that no other run writes to."""
-    files = {name: edits.tensor_files(name) for name in args.read}
-    edits.check_same_shape((args.first, files[args.first]), list(files.items())[1:])
-    check_moved(args, files)
-    model, tokenizer = load(args.first, args.device)
-    edits.check_names(model, args.first, files[args.first])
-    weight, found = sweep(args, files, model, tokenizer) if len(args.weight) > 1 else (args.weight[0], None)
-    if args.out:
-        names = tqdm(files[args.first], desc="merge", unit="tensor", leave=False, delay=3)
-        weights = {name: merged(args, files, weight, name) for name in names}
-        runs = {name: read_run(name) for name in args.read}
-        seeds = {run.get("seed") for name, run in runs.items() if name != args.base}
-        save(model, tokenizer, args.out, {
-            "parent": args.first, "lineage": [*runs[args.first].get("lineage", []), args.first], "merged": args.checkpoints,
+def lineage(args, weight, found):
+    """The result's run.json. weight: that of the result; found: the scores of a sweep, or None."""
+    runs = {name: read_run(name) for name in args.read}
+    seeds = {run.get("seed") for name, run in runs.items() if name != args.base}
+    return {"parent": args.first, "lineage": [*runs[args.first].get("lineage", []), args.first], "merged": args.checkpoints,
             "method": args.method, "weight": weight if args.method != "mean" else None,
             "sweep": found and {f"{w:g}": row for w, row in found.items()}, "domain": None,
+            "domain_files": reduce(dict.__or__, (run.get("domain_files", {}) for run in runs.values())),
             "seed": seeds.pop() if len(seeds) == 1 else None, "args": vars(args), "steps": 0, "finished": True,
-            "metrics": {}, "recipe": recipe_of(args), "settings": runs[args.first].get("settings", [])}, weights)
-        print(f"{args.out}: {args.method} of {len(args.checkpoints)}" + f", weight {weight:g}" * (args.method != "mean"))
+            "metrics": {}, "recipe": recipe_of(args), "settings": runs[args.first].get("settings", [])}
+
+
+def main(args=None):
+    """With several weights print the table of a sweep; with --out write the merged checkpoint."""
+    args = args or parse()
+    with alone(args.out):
+        files = {name: edits.tensor_files(name) for name in args.read}
+        edits.check_same_shape((args.first, files[args.first]), list(files.items())[1:])
+        check_moved(args, files)
+        model, tokenizer = load(args.first, args.device)
+        edits.check_names(model, args.first, files[args.first])
+        weight, found = sweep(args, files, model, tokenizer) if len(args.weight) > 1 else (args.weight[0], None)
+        if args.out:
+            names = tqdm(files[args.first], desc="merge", unit="tensor", leave=False, delay=3)
+            weights = {name: merged(args, files, weight, name) for name in names}
+            save(model, tokenizer, args.out, lineage(args, weight, found), weights)
+            print(f"{args.out}: {args.method} of {len(args.checkpoints)}" + f", weight {weight:g}" * (args.method != "mean"))
 
 
 if __name__ == "__main__":
-    cli(main)
+    cli(lambda: main(ARGS))

@@ -13,7 +13,9 @@ Scripts talk to each other through such directories only.
 Precision: bf16 on a GPU (fp32 when training: see `load`), fp32 on a CPU.
 Attention: PyTorch's fused `scaled_dot_product_attention`, or what `attention=` names.
 """
+# torch and transformers are imported where they are used: a script reads its command line before that takes seconds.
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -21,7 +23,6 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 NOT_FINITE = (float("inf"), float("-inf"))
@@ -35,13 +36,14 @@ class UserError(Exception):
 
 
 def cli(main):
-    """Run a script's `main()`; turn mistakes of the user and of the file system into one line and exit code 2."""
+    """Run main(), return what it does; mistakes of the user and of the file system become one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")       # a terminal that has no ± is no reason to stop
     try:
-        main()
+        result = main()
         sys.stdout.flush()
+        return result
     except BrokenPipeError:                         # whoever read the output, `head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -49,10 +51,11 @@ def cli(main):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"        # torch's
+                or "allocate memory" in str(error)):
             raise
-        print(f"error: {' '.join((str(error) or 'out of memory').split())[:150]}: what was saved stays; memory.py says what "
-              "fits: try a lower --micro-batch-tokens, --gradient-checkpointing or --offload", file=sys.stderr)
+        print(f"error: {' '.join((str(error) or 'out of memory').split())[:150]}: what was saved stays; bench.py --memory says "
+              "what fits: try a lower --micro-batch-tokens, --gradient-checkpointing or --offload", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -67,7 +70,8 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
     attention: "sdpa", "flash_attention_2" (GPU, where installed) or "eager" (has second derivatives).
     Raises UserError if it is no model, is half-written, or has no chat template, pad or end token.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # here: `--help` need not wait for it
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     if os.path.normpath(name_or_dir) == BASE and not os.path.isdir(BASE):
@@ -124,18 +128,25 @@ def check_directory(path):
 
 
 def check_weights(directory):
-    """UserError if a safetensors file of a checkpoint is damaged, or its weights are no plain floating-point numbers."""
+    """The shapes of a checkpoint's tensors by the headers of its safetensors files, {name: list}; empty where there are none.
+
+    UserError if a file is damaged, or if weights are no plain floating-point numbers.
+    """
+    shapes = {}
     for file in sorted(Path(directory).glob("*.safetensors")):
         if file.name in OURS:
             continue
         try:
-            with safe_open(file, "pt") as tensors:
-                stored = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}
+            with safe_open(file, "np") as tensors:
+                stored = {name: tensors.get_slice(name) for name in tensors.keys()}
+                kinds = {name: part.get_dtype() for name, part in stored.items() if name.endswith("weight")}
+                shapes |= {name: part.get_shape() for name, part in stored.items()}
         except SafetensorError as error:
             raise UserError(f"{file} is damaged ({error}): copy, download or train it again") from error
-        if odd := [name for name, kind in stored.items() if name.endswith("weight") and kind not in FLOATS]:
-            raise UserError(f"{file} stores {odd[0]} as {stored[odd[0]]}: take a version that is not quantized, with weights "
+        if odd := [name for name, kind in kinds.items() if kind not in FLOATS]:
+            raise UserError(f"{file} stores {odd[0]} as {kinds[odd[0]]}: take a version that is not quantized, with weights "
                             f"in one of {', '.join(FLOATS)}")
+    return shapes
 
 
 def end_ids(model, tokenizer):
@@ -186,20 +197,28 @@ def save(model, tokenizer, out, run, state_dict=None, more=None):
         shutil.rmtree(tmp, ignore_errors=True)
 
 
-@torch.no_grad()
 def put(model, weights):
     """Put weights(name), a tensor of any type on any device, into the model, parameter by parameter."""
     for name, p in model.named_parameters():
-        p.copy_(weights(name))
+        p.data.copy_(weights(name))
 
 
-def check_writable(file):
-    """UserError, before the work, if a file that is to be written (or None) has no place, or belongs to a checkpoint."""
-    place = file and os.path.dirname(os.path.realpath(file))
-    if file and (not os.path.isdir(place) or os.path.isdir(file)):
-        raise UserError(f"cannot write {file}: its directory is missing, or it is a directory itself")
-    if file and os.path.isfile(os.path.join(place, "config.json")):
-        raise UserError(f"cannot write {file}: {place} is a checkpoint, which should hold its own files alone")
+def is_small(name_or_dir):
+    """Whether a model has at most 10 M parameters, by the headers of its files: what the learning rate's default asks.
+
+    The default base has. False for a hub name, of which nothing is here to be counted.
+    """
+    if os.path.normpath(name_or_dir) == BASE:
+        return True
+    shapes = check_weights(name_or_dir).values()
+    return 0 < sum(map(math.prod, shapes)) <= 10_000_000
+
+
+def weights_on_disk(checkpoint):
+    """Bytes and time of last change of a checkpoint's weights: another training run shows in them."""
+    files = [file.stat() for file in os.scandir(checkpoint) if file.name.endswith((".safetensors", ".bin"))] \
+        if os.path.isdir(checkpoint) else []
+    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
 
 
 def save_tensors(tensors, path, metadata):
@@ -258,9 +277,11 @@ def read_run(path):
 def check_run(run, file):
     """A lineage, as it is; UserError if one of the fields that scripts read has another type than `save` wrote."""
     kinds = {"lineage": list, "recipe": list, "settings": list, "merged": list, "args": dict, "metrics": dict, "steps": int,
-             "parent": (str, type(None))}
-    wrong = ["the whole"] if not isinstance(run, dict) else [key for key in kinds.keys() & run.keys()
-                                                             if not isinstance(run[key], kinds[key])]
+             "parent": (str, type(None)), "domain_files": dict}
+    if not isinstance(run, dict):
+        run, wrong = {}, ["the whole"]
+    else:
+        wrong = [key for key in kinds.keys() & run.keys() if not isinstance(run[key], kinds[key])]
     if not wrong:
         wrong = [key for key in ("lineage", "recipe", "merged") if not all(isinstance(text, str) for text in run.get(key, []))]
         wrong += ["recipe"] * (not all(str(text).rpartition(" ")[2].isdigit() for text in run.get("recipe", [])[1:]))
@@ -278,3 +299,14 @@ def stage(text):
     names, _, steps = text.rpartition(" ")
     names = names.partition(":")[0]
     return names.replace("+", "/").split("/"), int(steps)
+
+
+def check_equal(one, shapes, other, other_shapes):
+    """UserError that names the first tensor, by name, that two models do not share. one, other: what to call them.
+
+    shapes: {tensor name: shape}, a tuple, a list or a torch.Size.
+    """
+    for name in sorted(shapes.keys() | other_shapes.keys()):
+        pair = [list(some[name]) if name in some else "no such tensor" for some in (shapes, other_shapes)]
+        if pair[0] != pair[1]:
+            raise UserError(f"not of one architecture, first at {name}: {one} has {pair[0]}; {other} has {pair[1]}")

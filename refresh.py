@@ -20,36 +20,37 @@ twice the prompts (noise in g_A is not contracted). Where the theorem and this s
 sampled, clipped GRPO gradients, with fresh moments; with --keep-every 1, analyze.py measures what contracts and what
 stays, beside the theorem's own steps. What is added here: when to stop, and the report over all domains.
 """
-import argparse
-
-from domains import DOMAINS
-from reports.intervals import paired
-from model import UserError, cli, load
-from grpo.ranks import leader
-from grpo.settings import add_settings, check, check_place
-from train_grpo import train
+import domains
+from grpo.settings import add_settings, check, check_places, checkpoint, domain_names, parser
+from model import UserError, cli, read_run
 
 
-def parse():
-    """The checked settings; UserError too where --until-recovered has no rows to watch, or is what --out replaces."""
-    parser = argparse.ArgumentParser(usage="%(prog)s CKPT --domain DOMAIN [options]", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("init", metavar="CKPT", help="the damaged checkpoint")
-    parser.add_argument("--until-recovered", metavar="REF", help="stop as soon as every refreshed domain is no longer "
-                        "significantly below this checkpoint: the paired difference's 95 %% interval reaches 0")
-    add_settings(parser).set_defaults(steps=10, schedule="alternating", eval_domains=",".join(DOMAINS),
-                                      default_lr=[1e-4, 2e-6], warmup_steps=0, prompts_per_step=64)
-    args = parser.parse_args()
-    args.out = args.out or f"checkpoints/refreshed-{args.domain.replace(',', '+')}"
+def parse(argv=None):
+    """The settings of a refresh; UserError too where --until-recovered has no rows to watch, or is what --out replaces."""
+    made = parser(__doc__, usage="%(prog)s CKPT --domain DOMAIN [options]")
+    made.add_argument("init", type=checkpoint, metavar="CKPT", help="the damaged checkpoint")
+    made.add_argument("--until-recovered", type=checkpoint, metavar="REF", help="stop as soon as every refreshed domain is no "
+                      "longer significantly below this checkpoint: the paired difference's 95 %% interval reaches 0")
+    args = add_settings(made, steps=10, schedule="alternating", warmup_steps=0, prompts_per_step=64).parse_args(argv)
+    domains.follow(read_run(args.init))
+    args.eval_domains = args.eval_domains or ",".join(dict.fromkeys([*domains.DOMAINS, *domain_names(args.domain)]))
     if args.until_recovered:
         args.eval_every = args.eval_every or 2
         if not args.eval_prompts:
             raise UserError("--until-recovered needs validation rows: give --eval-prompts a number above 0")
-    args = check(args)
-    check_place(args.out, [args.until_recovered])
+    args = check(args, out="checkpoints/refreshed-{}", rates=(1e-4, 2e-6))
+    check_places({"--out": args.out}, [args.until_recovered])
     if args.until_recovered and not set(args.domains) <= set(args.eval_domains):
         raise UserError("--until-recovered watches the refreshed domains: name them in --eval-domains too")
     return args
+
+
+ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
+
+from grpo.ranks import leader
+from grpo.scores import paired
+from model import load
+from train_grpo import train
 
 
 def recovery(args):
@@ -70,9 +71,9 @@ def recovery(args):
     return stop
 
 
-def main():
+def main(args=None):
     """Refresh; print each domain's score before and after, in points 0-100, and the paired change with its interval."""
-    args = parse()
+    args = args or parse()
     run = train(args, recovery(args) if args.until_recovered else None)
     if not leader():
         return
@@ -88,4 +89,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli(main)
+    cli(lambda: main(ARGS))

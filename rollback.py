@@ -6,7 +6,7 @@
         --score fisher gradient --fraction 0.001 0.01 0.05 --beside refresh=checkpoints/s0-refreshed --json s0.json
     python rollback.py --anchor checkpoints/code-math --damaged checkpoints/code-math-qa-cw --domain math \\
         --coordinates checkpoints/rolled/coordinates.safetensors --out checkpoints/rolled-2
-    python recovery.py s?.json                                                    # a table over seeds
+    python report.py s?.json                                                      # a table over seeds
     python rollback.py --anchor checkpoints/code-math --domain math --save-fisher math.fisher      # for train_grpo.py --ewc
 
 Training on A ended at theta_A (the anchor); training on B added delta and damaged A. A set C of coordinates is undone,
@@ -14,7 +14,7 @@ Training on A ended at theta_A (the anchor); training on B added delta and damag
     theta_i <- theta_i - beta delta_i     for i in C,     C the share rho of all coordinates with the highest score s_i,
 
 copied from the anchor if beta = 1. L_A is minus the mean log-probability of A's own correct answers to training rows
-(nll of curvature.py). Scores (conflict.py says why):
+(theory/curvature.py: nll). The scores, each a function of theory/conflict.py, which says why:
 
     fisher        s_i = F_i delta_i^2,     F_i = mean over correct answers o_k of (d/dtheta_i log pi(o_k))^2 at theta_A
     fisher+route  ... in neurons that are among a tenth most active on both domains' tokens, and nowhere else
@@ -27,125 +27,97 @@ copied from the anchor if beta = 1. L_A is minus the mean log-probability of A's
 The first is the paper's proxy of its conflict coordinates (arXiv 2606.02398; how it is built is not in the public text,
 so this is ours): the diagonal of the second-order damage 1/2 delta' H_A delta, the empirical Fisher in place of H_A.
 Gradients are squared answer by answer, then averaged: the square of the mean gradient would be near 0 where A has
-converged. Controls of each size: a random set (of those that moved), and the largest |delta|. Full rollback is the
-anchor itself, with B's gain gone as well.
+converged. Controls of each size: `random`, a random set of those that moved, and `largest`, the largest |delta|. Full
+rollback is the anchor itself, with B's gain gone as well.
 
 A set has at most the size that is asked for: a score of 0 is never picked, and the last two scores end when the damage
 is gone. Memory, in copies of the parameters in fp32 besides the model: one (fisher, gradient), two (fisher+sign), and
-three times as many as there are eigenpairs (curvature, as in analyze.py). Tensors of the two checkpoints are read from
-disk as they are needed.
-
-args: of `parse`. A, B and the like: functions tensor name -> tensor, of the anchor and of the damaged checkpoint. A set
-is {tensor name: flat indices} (coordinates.py). score, fraction: what picks a set, and its size, a share of all
-coordinates.
+three times as many as there are eigenpairs (curvature, as in analyze.py); and 12 bytes per coordinate of the largest set.
+Tensors of the two checkpoints are read from disk as they are needed.
 """
-import argparse
-import os
-import time
+# args: of `parse`. theta: a function tensor name -> tensor, the weights of a checkpoint, as stored or in fp32. A set is
+# {tensor name: flat indices} (theory/coordinates.py). score, fraction: what picks a set, and its size, a share of all
+# coordinates.
+import sys
 from collections import Counter
-from functools import partial
 from itertools import product
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from theory import coordinates
-from theory import curvature
-from theory import edits
-from theory.conflict import CONTROLS, SCORES, fisher, leading, on_route, quadratic_slopes, rescored, slopes
-from domains import DOMAINS, check_domain
-from evaluate import evaluate, respond
-from domains.judge import cw_judge
-from model import UserError, check_directory, check_writable, cli, load, put, read_run, save, stage, write_json
-from reports.recovery import FULL, tables
-from grpo.resume import alone
-from theory.routes import activity
-from domains.rows import evaluation_rows, sources
+import domains
+from grpo.settings import add_rows, at_least, check_places, checkpoint, domain_names, existing, new_file, parser, share
+from model import UserError, cli, read_run, stage
 
 
-def parse():
-    """The command line, its --coordinates as args.set (see coordinates.read) or None.
+def parse(argv=None):
+    """The command line; UserError for options that contradict each other, and for an --out that may not be replaced.
 
-    UserError for options that contradict each other, and an --out that is read or may not be replaced.
+    In it domain is a name, later a list of names, data {domain: source}, domains the names to evaluate, beside a list of
+    (label, checkpoint).
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--anchor", required=True, metavar="CKPT", help="theta_A, trained on the domain")
-    parser.add_argument("--damaged", metavar="CKPT", help="trained on from it")
-    parser.add_argument("--domain", required=True, help=f"the damaged one: {', '.join(DOMAINS)}")
-    group = parser.add_argument_group("the set")
-    group.add_argument("--score", nargs="+", default=["fisher"], choices=(*SCORES, *CONTROLS), metavar="SCORE",
-                       help=f"{', '.join(SCORES)}, or the controls {', '.join(CONTROLS)}, which every table has "
-                       "(default fisher)")
-    group.add_argument("--fraction", nargs="+", type=float, default=None, help="of the parameters, at most (default 0.001)")
-    group.add_argument("--strength", type=float, default=1.0, help="beta, in (0, 1], of the rollback; sets are picked as "
+    made = parser(__doc__)
+    made.add_argument("--anchor", required=True, type=checkpoint, metavar="CKPT", help="theta_A, trained on the domain")
+    made.add_argument("--damaged", type=checkpoint, metavar="CKPT", help="trained on from it")
+    made.add_argument("--domain", required=True,
+                      help=f"the damaged one: {', '.join(domains.DOMAINS)}, or a file of your own (path/to/sort.py)")
+    group = made.add_argument_group("the set")
+    group.add_argument("--score", nargs="+", help="one or several, or the controls, which every table has "
+                       "(default gradient)")
+    group.add_argument("--fraction", nargs="+", type=share, help="of the parameters, at most (default 0.05)")
+    group.add_argument("--strength", type=share, default=1.0, help="beta, in (0, 1], of the rollback; sets are picked as "
                        "if it were 1 (default 1)")
-    group.add_argument("--coordinates", metavar="FILE", help="take this set, written by another run, in place of a score")
-    group.add_argument("--prompts", type=int, default=256, help="training rows that the anchor answers (default 256)")
-    group.add_argument("--samples", type=int, default=4, help="answers to each (default 4)")
-    group.add_argument("--later", default=None, metavar="DOMAINS",
-                       help="what was trained after the anchor (default: by run.json)")
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE",
-                       help="as in evaluate.py (default: synthetic)")
-    group.add_argument("--eval-prompts", type=int, default=200, help="per domain, 0 for none (default 200)")
-    group.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
-    group.add_argument("--beside", nargs="+", default=[], metavar="LABEL=CKPT",
+    group.add_argument("--coordinates", type=existing, metavar="FILE",
+                       help="take this set, written by another run, in place of a score")
+    group.add_argument("--prompts", type=at_least(1), default=256,
+                       help="training rows that the anchor answers (default 256)")
+    group.add_argument("--samples", type=at_least(1), default=4, help="answers to each (default 4)")
+    group.add_argument("--later", metavar="DOMAINS", help="what was trained after the anchor (default: by run.json)")
+    add_rows(made)
+    group = made.add_argument_group("evaluation")
+    group.add_argument("--eval-prompts", type=at_least(0), default=200, help="per domain, 0 for none (default 200)")
+    group.add_argument("--beside", nargs="+", type=labelled, default=[], metavar="LABEL=CKPT",
                        help="rows of other checkpoints: a refresh, say")
-    group.add_argument("--judge", default=None, help="model that judges cw: a directory or hub name (default: rubric)")
-    group.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    group = parser.add_argument_group("output")
-    group.add_argument("--out", default=None, metavar="DIR", help="write the checkpoint and its coordinates.safetensors; "
-                       "of several scores or fractions, each to DIR/SCORE-FRACTION")
+    group = made.add_argument_group("output")
+    group.add_argument("--out", metavar="DIR", help="write the checkpoint and its coordinates.safetensors; of several "
+                       "scores or fractions, each to DIR/SCORE-FRACTION")
     group.add_argument("--overwrite", action="store_true", help="replace what stands in --out")
-    group.add_argument("--save-fisher", metavar="FILE", help="only write the anchor's Fisher information and weights, for "
-                       "train_grpo.py --ewc: before any damage, so without --damaged")
-    group.add_argument("--json", metavar="FILE", help="write every number; recovery.py makes a table over seeds of it")
-    args = parser.parse_args()
-    check_domain(args.domain)
-    args.score = list(dict.fromkeys(args.score))
-    if wrong := [text for text in args.beside if not all(text.partition("="))]:
-        raise UserError(f"--beside {wrong[0]}: write LABEL=CHECKPOINT")
-    beside = [text.partition("=")[::2] for text in args.beside]
+    group.add_argument("--save-fisher", type=new_file, metavar="FILE", help="only write the anchor's Fisher information and "
+                       "weights, for train_grpo.py --ewc: before any damage, so without --damaged")
+    group.add_argument("--json", type=new_file, metavar="FILE",
+                       help="write every number; report.py makes a table over seeds of it")
+    args = made.parse_args(argv)
     if (args.damaged is None) != (args.save_fisher is not None):
         raise UserError("give --damaged, which is to be rolled back, or --save-fisher: one of the two")
-    if args.save_fisher and (args.out or args.json or args.beside or args.coordinates or args.fraction
-                             or args.score != ["fisher"]):
+    if args.save_fisher and (args.out or args.json or args.beside or args.coordinates or args.fraction or args.score):
         raise UserError("--save-fisher writes the Fisher information and nothing else: leave the options of a set and of "
                         "its evaluation out")
-    for name in (args.anchor, *filter(None, [args.damaged]), *(name for _, name in beside)):
-        check_directory(name)
-    if args.coordinates is not None and (args.score != ["fisher"] or args.fraction):
+    if args.coordinates and (args.score or args.fraction):
         raise UserError("--coordinates is a set in place of a --score and a --fraction")
-    args.fraction = sorted(set(args.fraction or [0.001]))
-    if not all(0 < f <= 1 for f in [*args.fraction, args.strength]):
-        raise UserError("--fraction and --strength must lie in (0, 1]")
-    labels = [label_of(*which) for which in product({*args.score, *CONTROLS}, args.fraction)]
-    labels += ["damaged", FULL, *(label for label, _ in beside)]
-    if twice := [label for label, times in Counter(labels).items() if times > 1]:
-        raise UserError(f"two rows would be called '{twice[0]}': give --beside another label, or fractions that differ in "
-                        "six digits")
-    for name, least in (("prompts", 1), ("samples", 1), ("max_completion_length", 1), ("eval_prompts", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
-    args.beside = dict(beside)
-    read = set(map(os.path.realpath, filter(None, (args.anchor, args.damaged, *args.beside.values()))))
-    for place in (place_of(args, *which) for which in product(args.score, args.fraction) if args.out):
-        if os.path.realpath(place) in read:
-            raise UserError(f"{place} is a checkpoint that is read: choose another --out")
-        if place.exists() and not (args.overwrite and (place / "coordinates.safetensors").is_file()) \
-                or place.parent.is_file():
-            raise UserError(f"{place} exists: --overwrite replaces what this script wrote; else choose another --out")
     if not args.eval_prompts and (args.json or args.beside):
         raise UserError("--json and --beside are about the evaluation: give --eval-prompts a number above 0")
     if not (args.out or args.eval_prompts or args.save_fisher):
         raise UserError("nothing to do: give --out, or --eval-prompts above 0")
-    check_writable(args.json)
-    check_writable(args.save_fisher)
-    args.data = sources(args.data, DOMAINS)
-    if args.data and args.domain not in args.data:
+    args.score = list(dict.fromkeys(args.score or ["gradient"]))
+    args.fraction = sorted(set(args.fraction or [0.05]))
+
+    for name in filter(None, (args.anchor, args.damaged)):
+        domains.follow(read_run(name))
+    args.domain = domains.use(args.domain)
+    args.later = [d for d in later_domains(args) if d != args.domain]
+    known = list(dict.fromkeys([*domains.DOMAINS, args.domain, *args.later]))
+    args.data = domains.sources(args.data, known)
+    args.domains = list(args.data) or known
+    if args.domain not in args.domains:
         raise UserError(f"--data names no rows of {args.domain}, whose damage is to be undone")
-    args.set = coordinates.read(args.coordinates) if args.coordinates is not None else None
+    if "fisher+route" in args.score and not (args.later and {*args.later} <= {*args.domains}):
+        raise UserError("fisher+route needs the domains that were trained after the anchor, and rows of each: name them "
+                        "with --later where no run.json does, and the rows with --data")
+
+    for place in [place_of(args, *which) for which in product(args.score, args.fraction)] if args.out else [None]:
+        check_places({"--out": place, "--json": args.json, "--save-fisher": args.save_fisher},
+                     [args.anchor, args.damaged, args.judge, *dict(args.beside).values(), *args.data.values()])
+        if place and (place.exists() and not (args.overwrite and (place / "coordinates.safetensors").is_file())
+                      or place.parent.is_file()):
+            raise UserError(f"{place} exists: --overwrite replaces what this script wrote; else choose another --out")
     return args
 
 
@@ -159,172 +131,185 @@ def label_of(score, fraction):
     return f"{score} {100 * fraction:g} %"
 
 
-# ---- the sets and what they give -----------------------------------------------------------------------------------
+def later_domains(args):
+    """The domains that were trained between two checkpoints, by --later or else by their recipes."""
+    if args.later or not args.damaged:
+        return domain_names(args.later) if args.later else []
+    after = read_run(args.damaged).get("recipe", [])
+    before = read_run(args.anchor).get("recipe") or after[:1]  # the first names the model that all began with
+    stages = after[len(before):] if after[:len(before)] == before else []
+    known = {*domains.files(), *domains.loaded}     # a stage can also be a merge or a rollback
+    return list(dict.fromkeys(d for text in stages for d in stage(text)[0] if d in known))
 
-def pick(args, model, A, B, answers, parts, later, seed):
-    """The sets of all scores, {(score, fraction): set}, seconds {score: float}, and what `leading` found or None.
 
-    The controls too where there is an evaluation. model: fp32; its weights are those of the anchor before, and others
-    after. answers: {domain: (Rollout, rewards (N,))} of the anchor; parts: its correct ones. later: domains trained
-    after it, which have answers if a score is fisher+route. seed: of the random sets.
+def labelled(text):
+    """LABEL=CHECKPOINT as a pair."""
+    label, _, name = text.partition("=")
+    if not (label and name):
+        raise UserError(f"--beside {text}: write LABEL=CHECKPOINT")
+    return label, checkpoint(name)
+
+
+ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
+
+import time
+
+import torch
+from tqdm import tqdm
+
+from grpo.directory import alone
+from grpo.judge import set_judge
+from grpo.policy import read_coordinates
+from grpo.scores import evaluate, respond
+from model import check_equal, load, put, save, write_json
+from reports.recovery import FULL, tables
+from theory import coordinates, curvature, edits
+from theory.conflict import CONTROLS, SCORES, Case, fisher, left_in_s
+from theory.lineage import is_ancestor
+
+
+def main(args=None):
+    """Write the Fisher information alone; or the checkpoints and --json, and print the table of the evaluation."""
+    args = args or parse()
+    if unknown := [score for score in args.score if score not in {**SCORES, **CONTROLS}]:
+        raise UserError(f"--score {unknown[0]}: choose from {', '.join([*SCORES, *CONTROLS])}")
+    labels = ["damaged", FULL, *(label for label, _ in args.beside),
+              *(label_of(*which) for which in product({*args.score, *CONTROLS}, args.fraction))]
+    if twice := [label for label, times in Counter(labels).items() if times > 1]:
+        raise UserError(f"two rows would be called '{twice[0]}': give --beside another label, or fractions that differ in "
+                        "six digits")
+    with alone(args.out):
+        save_fisher(args) if args.save_fisher else recover(args)
+
+
+def recover(args):
+    """Pick the sets, write what --out asks for, evaluate, and show: a row per checkpoint.
+
+    UserError if nothing has moved, no answer is correct, or the set of --coordinates is of another architecture.
     """
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    names, counts = list(shapes), [max(1, round(f * sum(map(torch.Size.numel, shapes.values())))) for f in args.fraction]
-    delta = lambda name: B(name) - A(name)
-    sets, seconds, F, spent, spectrum = {}, {}, None, 0.0, None
-    scores = dict.fromkeys([*args.score, *(CONTROLS if args.eval_prompts else ())])
-    for score in sorted(scores, key=lambda score: not score.startswith("fisher")):  # these first, then F can go
-        put(model, A)
-        began = time.perf_counter()
-        if score.startswith("fisher"):
-            if F is None:
-                F = fisher(model, *answers[args.domain])
-                spent = time.perf_counter() - began
-            else:
-                began -= spent                      # each score is shown with what it costs alone
-            if score == "fisher+route":
-                on = on_route(model, [activity(model, answers[d][0]) for d in (args.domain, *later)])
-                kept = lambda name: on(name, F[name])
-            elif score == "fisher+sign":
-                _, g = slopes(model, parts)
-                kept = lambda name: g[name] * delta(name) > 0
-            else:
-                kept = lambda name: 1.0
-            found = coordinates.top(names, lambda name: F[name] * delta(name)**2 * kept(name), counts)
-        else:
-            F = None
-            if score == "gradient":
-                goal = curvature.value(model, curvature.nll, parts)
-                put(model, B)
-                found = rescored(model, partial(slopes, model, parts), goal, A, counts)
-            elif score == "curvature":
-                spectrum = leading(model, parts)
-                put(model, B)
-                found = rescored(model, partial(quadratic_slopes, model, *spectrum), 0.0, A, counts)
-            elif score == "largest":
-                found = coordinates.top(names, lambda name: delta(name).abs(), counts)
-            else:                                   # of those that moved: others would undo nothing
-                found = coordinates.top(
-                    names, lambda name: (delta(name) != 0) * coordinates.random(name, shapes[name], seed).to(model.device),
-                    counts)
-        model.zero_grad()
-        sets |= {(score, f): chosen for f, chosen in zip(args.fraction, found)}
-        seconds[score] = time.perf_counter() - began
-    return sets, seconds, spectrum
+    files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *dict(args.beside).values())}
+    edits.check_same_shape((args.anchor, files[args.anchor]), list(files.items())[1:])
+    saved = read_coordinates(args.coordinates) if args.coordinates else None
+    model, tokenizer = load(args.anchor, args.device, torch.float32,
+                            attention="eager" if "curvature" in args.score else "sdpa")
+    edits.check_names(model, args.anchor, files[args.anchor])
+    device, shapes = model.device, {name: p.shape for name, p in model.named_parameters()}
+    if saved:
+        check_equal(args.coordinates, saved[1]["shapes"], args.damaged, shapes)
+    stored = lambda checkpoint: lambda name: edits.read_tensor(files[checkpoint][name], name)
+    exact = lambda checkpoint: lambda name: stored(checkpoint)(name).to(device, torch.float32)
+    anchor, damaged = exact(args.anchor), exact(args.damaged)
+    n, norm = sum(map(torch.Size.numel, shapes.values())), squared_distance(anchor, damaged, shapes)**0.5
+    if not norm:
+        raise UserError(f"{args.damaged} has the weights of {args.anchor}: there is nothing to roll back")
+    if (run := read_run(args.damaged)) and not is_ancestor(args.anchor, run):
+        print(f"warning: by its run.json, {args.damaged} was not trained on from {args.anchor}: what is undone is a "
+              "difference of two checkpoints, and not what a later training changed", file=sys.stderr)
+
+    # 1. the anchor's answers: to pick by, and to other rows for the loss in the table
+    set_judge(args.judge, args.domains, args.device)
+    rollout, rewards = answers(args, model, tokenizer, args.domain, "train")
+    check_correct(args, rewards)
+    others = [answers(args, model, tokenizer, d, "train")[0] for d in args.later if "fisher+route" in args.score]
+    unseen = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation")) if args.eval_prompts else []
+
+    # 2. the sets
+    counts = [max(1, round(fraction * n)) for fraction in args.fraction]
+    case = Case(model, anchor, damaged, rollout, rewards, counts, others, run.get("seed") or 0)
+    if saved:
+        sets, seconds = {("saved", float(f"{coordinates.size(saved[0]) / n:.3g}")): saved[0]}, {}
+    else:
+        sets, seconds = pick(args, case)
+    spectrum, case, model = case.spectrum, None, None          # not two models at once
+
+    def rolled(chosen):
+        """The weights of the damaged checkpoint, in their own precision, with a set of coordinates rolled back."""
+        def theta(name):
+            tensor = stored(args.damaged)(name)
+            if name in chosen:
+                coordinates.roll_back(tensor, stored(args.anchor)(name), chosen[name], args.strength)
+            return tensor
+        return theta
+
+    # 3. the checkpoints
+    model, tokenizer = load(args.anchor, args.device)
+    for (score, fraction), chosen in sets.items():
+        if args.out and score in (*args.score, "saved"):
+            theta, out = rolled(chosen), place_of(args, score, fraction)
+            about = {"anchor": args.anchor, "damaged": args.damaged, "score": score, "fraction": fraction}
+            save(model, tokenizer, out, lineage(args, score, fraction), {name: theta(name) for name in files[args.damaged]},
+                 lambda place: coordinates.write(place / "coordinates.safetensors", chosen, shapes, about))
+            print(f"{out}: {coordinates.size(chosen)} coordinates rolled back")
+    if not args.eval_prompts:
+        return
+
+    # 4. their scores
+    rows = [("damaged", damaged, {})]
+    for (score, fraction), chosen in sets.items():
+        theta, k = rolled(chosen), coordinates.size(chosen)
+        rows.append((label_of(score, fraction), theta, {
+            "score": score, "fraction": fraction, "seconds": seconds.get(score), "coordinates": k, "share": k / n,
+            "norm_share": squared_distance(theta, damaged, chosen)**0.5 / norm,
+            "in_S": spectrum and left_in_s(spectrum, theta, damaged, shapes)}))
+    rows += [(FULL, anchor, {"share": 1.0, "norm_share": 1.0}),
+             *((label, exact(name), {}) for label, name in args.beside)]
+    test = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.eval_prompts, "test") for d in args.domains}
+    settings = {key: getattr(args, key)
+                for key in ("prompts", "samples", "strength", "data", "eval_prompts", "max_completion_length")}
+    report = {"anchor": args.anchor, "damaged": args.damaged, "domain": args.domain, "later": args.later, "rows": [],
+              "settings": settings}
+    for label, theta, facts in tqdm(rows, desc="evaluate", unit="row", leave=False, delay=3):
+        put(model, theta)
+        loss = curvature.value(model, curvature.nll, unseen) if unseen else None
+        report["rows"].append({"label": label, **facts, "loss": loss, **evaluate(
+            model, tokenizer, test, samples=4, temperature=1.0, max_completion_length=args.max_completion_length)})
+    if args.json:
+        write_json(args.json, report)
+    tables([report])
 
 
-def sampling(args):
-    """How all answers here are sampled and graded, as keywords of `respond` and `evaluate`; loads the judge, if one is named."""
-    judge = cw_judge(args.judge, [args.domain, *(args.data or DOMAINS)], args.device)
-    return {"temperature": 1.0, "max_completion_length": args.max_completion_length, "judge": judge}
+def pick(args, case):
+    """The sets of all scores, {(score, fraction): set}, in the order of SCORES, and the seconds of each, {score: float}.
 
-
-def answers(args, model, tokenizer, domain, split, sampling):
-    """The anchor's answers to rows that no score of the table is made of: a Rollout, rewards (N,), NaN if ungraded.
-
-    model: the anchor. sampling: keywords of `respond`. split: "train", to pick by, or "validation", for the loss in the table.
+    The controls too where there is an evaluation. A score is shown with what it costs alone.
     """
-    rows = evaluation_rows(domain, args.data.get(domain), "", args.prompts, split)
-    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, **sampling)
+    sets, seconds = {}, {}
+    for score, find in {**SCORES, **CONTROLS}.items():
+        if score in args.score or score in CONTROLS and args.eval_prompts:
+            put(case.model, case.anchor)            # the last score may have moved it
+            began, case.spared = time.perf_counter(), 0.0
+            found = find(case)
+            case.model.zero_grad()
+            sets |= {(score, fraction): chosen for fraction, chosen in zip(args.fraction, found)}
+            seconds[score] = time.perf_counter() - began + case.spared
+    return sets, seconds
+
+
+def answers(args, model, tokenizer, domain, split):
+    """The answers of the anchor, `model`, to rows that no score of the table is made of: a Rollout, rewards (N,), NaN if
+    ungraded. split: "train", to pick by, or "validation", for the loss in the table."""
+    rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, args.prompts, split)
+    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, temperature=1.0,
+                                  max_completion_length=args.max_completion_length)
     return rollout, rewards.flatten()
 
 
-def correct_parts(args, rollout, rewards):
-    """The correct ones of the anchor's answers, as curvature.own_correct has them; UserError if there are none."""
-    if not (parts := curvature.own_correct(rollout, rewards)):
+def check_correct(args, rewards):
+    """UserError if none of the anchor's answers is correct; rewards (N,)."""
+    if not (rewards == 1).any():
         raise UserError(f"none of the answers of {args.anchor} in {args.domain} is correct: is it the expert? more "
                         "--prompts?")
-    return parts
 
 
-def save_fisher(args):
-    """Write F and theta of the anchor for elastic weight consolidation. UserError: see correct_parts."""
-    model, tokenizer = load(args.anchor, args.device, torch.float32)
-    given = answers(args, model, tokenizer, args.domain, "train", sampling(args))
-    correct_parts(args, *given)
-    F = fisher(model, *given)
-    coordinates.write_fisher(args.save_fisher, F, {name: p.detach() for name, p in model.named_parameters()},
-                             {"checkpoint": args.anchor, "domain": args.domain, "answers": int((given[1] == 1).sum())})
-    print(f"{args.save_fisher}: Fisher information of {args.anchor} on {args.domain}")
-
-
-def recover(args, files):
-    """Pick the sets, write what --out asks for, and evaluate: a report for recovery.py, a row per checkpoint.
-
-    files: {checkpoint: {tensor: file}}. UserError if nothing has moved, no answer is correct, or the set of
-    --coordinates is of another architecture.
-    """
-    anchor, damaged = args.anchor, args.damaged
-    model, tokenizer = load(anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else "sdpa")
-    device, shapes = model.device, {name: p.shape for name, p in model.named_parameters()}
-    edits.check_names(model, anchor, files[anchor])
-    stored = lambda where, name: edits.read_tensor(files[where][name], name)
-    of = lambda where: lambda name: stored(where, name).to(device, torch.float32)
-    A, B = of(anchor), of(damaged)
-    if args.set:
-        edits.check_equal(args.coordinates, args.set[1]["shapes"], damaged, shapes)
-    n, norm = sum(map(torch.Size.numel, shapes.values())), squared_distance(A, B, shapes)**0.5
-    if not norm:
-        raise UserError(f"{damaged} has the weights of {anchor}: there is nothing to roll back")
-
-    later = later_domains(args, anchor, damaged)
-    if "fisher+route" in args.score and (without := [d for d in later if args.data and d not in args.data]):
-        raise UserError(f"fisher+route needs rows of the later domains: --data names none of {without[0]}")
-    how = sampling(args)
-    given = {d: answers(args, model, tokenizer, d, "train", how)
-             for d in (args.domain, *(later if "fisher+route" in args.score else ()))}
-    parts = correct_parts(args, *given[args.domain])
-    others = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation", how)) \
-        if args.eval_prompts else []                # for the loss in the table
-    if args.set:
-        chosen = args.set[0]
-        sets, seconds, spectrum = {("saved", float(f"{coordinates.size(chosen) / n:.3g}")): chosen}, {}, None
-    else:
-        sets, seconds, spectrum = pick(args, model, A, B, given, parts, later, read_run(damaged).get("seed") or 0)
-    del model                                       # not two at once
-
-    def rolled(chosen, name):
-        """One tensor of the damaged checkpoint, in its own precision, with a set of coordinates rolled back."""
-        theta = stored(damaged, name)
-        if name in chosen:
-            coordinates.roll_back(theta, stored(anchor, name), chosen[name], args.strength)
-        return theta
-
-    model, tokenizer = load(anchor, args.device)
-    for (score, fraction), chosen in sets.items():
-        if args.out and score in (*args.score, "saved"):
-            out, run = place_of(args, score, fraction), read_run(damaged)
-            name = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
-            about = {"anchor": anchor, "damaged": damaged, "score": score, "fraction": fraction}
-            save(model, tokenizer, out, {
-                "parent": damaged, "lineage": [*run.get("lineage", []), damaged], "anchor": anchor, "domain": None,
-                "rolled_back": args.domain, "seed": run.get("seed"), "args": {**vars(args), "set": None}, "steps": 0,
-                "finished": True, "metrics": {}, "recipe": [*run.get("recipe", [Path(damaged).name]), f"{name} 0"],
-                "settings": run.get("settings", [])},
-                {name: rolled(chosen, name) for name in files[damaged]},
-                lambda place: coordinates.write(place / "coordinates.safetensors", chosen, shapes, about))
-            print(f"{out}: {coordinates.size(chosen)} coordinates rolled back")
-
-    report = {"anchor": anchor, "damaged": damaged, "domain": args.domain, "later": later, "rows": [],
-              "settings": {key: getattr(args, key) for key in ("prompts", "samples", "strength", "data", "eval_prompts",
-                                                               "max_completion_length")}}
-    if args.eval_prompts:
-        test = {d: evaluation_rows(d, args.data.get(d), "", args.eval_prompts, "test") for d in args.data or DOMAINS}
-        rows = [("damaged", B, {})]
-        for (score, fraction), chosen in sets.items():
-            rows.append((label_of(score, fraction), partial(rolled, chosen), {
-                "score": score, "fraction": fraction, "seconds": seconds.get(score), "coordinates": coordinates.size(chosen),
-                "share": coordinates.size(chosen) / n,
-                "norm_share": squared_distance(partial(rolled, chosen), B, chosen)**0.5 / norm,
-                "in_S": spectrum and left_in_s(spectrum, partial(rolled, chosen), B, shapes)}))
-        rows += [(FULL, A, {"share": 1.0, "norm_share": 1.0}),
-                 *((label, of(name), {}) for label, name in args.beside.items())]
-        for label, weights, facts in tqdm(rows, desc="evaluate", unit="row", leave=False, delay=3):
-            put(model, weights)
-            loss = curvature.value(model, curvature.nll, others) if others else None
-            report["rows"].append({"label": label, **facts, "loss": loss,  # samples: as in evaluate.py
-                                   **evaluate(model, tokenizer, test, samples=4, **how)})
-    return report
+def lineage(args, score, fraction):
+    """The run.json of a rolled-back checkpoint, a dict: a stage without steps after those of the damaged one."""
+    run = read_run(args.damaged)
+    name = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
+    return {
+        "parent": args.damaged, "lineage": [*run.get("lineage", []), args.damaged], "anchor": args.anchor, "domain": None,
+        "domain_files": run.get("domain_files", {}), "rolled_back": args.domain, "seed": run.get("seed"), "args": vars(args),
+        "steps": 0, "finished": True, "metrics": {}, "recipe": [*run.get("recipe", [Path(args.damaged).name]), f"{name} 0"],
+        "settings": run.get("settings", [])}
 
 
 def squared_distance(one, other, names):
@@ -333,50 +318,17 @@ def squared_distance(one, other, names):
                for name in tqdm(names, desc="distance", unit="tensor", leave=False, delay=3))
 
 
-def left_in_s(spectrum, rolled, B, names):
-    """Of the second-order damage in the span S of the leading eigenvectors, what a rollback leaves: a float, 1 if all,
-
-        sum_j lambda_j (v_j . (theta - theta_A))^2 / sum_j lambda_j (v_j . delta)^2.
-
-    spectrum: what `leading` found. rolled: gives theta. names: of all parameters, in the model's order.
-    """
-    _, values, vectors, theta = spectrum
-    damage = lambda weights: (values.to(theta.device) * curvature.inner(
-        vectors, curvature.flatten([weights(name).to(theta) for name in names]) - theta).square()).sum().item()
-    return damage(rolled) / damage(B)
-
-
-def later_domains(args, anchor, damaged):
-    """The domains that were trained between two checkpoints, by --later or else by their recipes; without args.domain.
-
-    UserError for an unknown one, or if there are none and fisher+route needs them.
-    """
-    after = read_run(damaged).get("recipe", [])
-    before = read_run(anchor).get("recipe") or after[:1]  # the first names the model that all began with
-    stages = after[len(before):] if after[:len(before)] == before else []
-    found = args.later.split(",") if args.later else [d for text in stages for d in stage(text)[0] if d in DOMAINS]
-    for name in found:
-        check_domain(name)
-    if not found and "fisher+route" in args.score:
-        raise UserError(f"{damaged} has no run.json that says what it was trained on after {anchor}: name the domains with "
-                        "--later")
-    return [d for d in dict.fromkeys(found) if d != args.domain]
-
-
-def main():
-    """Write the Fisher information alone; or the checkpoints and --json, and print the table of the evaluation."""
-    args = parse()
-    if args.save_fisher:
-        return save_fisher(args)
-    files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *args.beside.values())}
-    edits.check_same_shape((args.anchor, files[args.anchor]), list(files.items())[1:])
-    with alone(args.out):
-        report = recover(args, files)
-    if args.json:
-        write_json(args.json, report)
-    if args.eval_prompts:
-        tables([report])
+def save_fisher(args):
+    """Write F and theta of the anchor for elastic weight consolidation. UserError: see check_correct."""
+    set_judge(args.judge, args.domains, args.device)
+    model, tokenizer = load(args.anchor, args.device, torch.float32)
+    rollout, rewards = answers(args, model, tokenizer, args.domain, "train")
+    check_correct(args, rewards)
+    F = fisher(model, rollout, rewards)
+    coordinates.write_fisher(args.save_fisher, F, {name: p.detach() for name, p in model.named_parameters()},
+                             {"checkpoint": args.anchor, "domain": args.domain, "answers": int((rewards == 1).sum())})
+    print(f"{args.save_fisher}: Fisher information of {args.anchor} on {args.domain}")
 
 
 if __name__ == "__main__":
-    cli(main)
+    cli(lambda: main(ARGS))

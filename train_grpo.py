@@ -3,11 +3,12 @@
     python train_grpo.py --domain math                                     # checkpoints/base -> checkpoints/math
     python train_grpo.py --domain code --init checkpoints/math --out checkpoints/math-code
     python train_grpo.py --domain math,code,qa,cw --steps 400 --out checkpoints/mixed    # of each batch a share each
+    python train_grpo.py --domain path/to/sort.py                          # a domain of your own: one file
     python train_grpo.py --domain math --model Qwen/Qwen3-0.6B --data openai/gsm8k@main --max-completion-length 1024
     python train_grpo.py --domain math --resume                            # go on after an interruption
     torchrun --nproc_per_node 4 train_grpo.py --domain math                # the same step, shared by four processes
 
-For each of B prompts, G completions o_1..o_G are sampled from the policy and scored, r_1..r_G. Then, with the
+For each of B prompts, G completions o_1..o_G are sampled from the policy and graded, r_1..r_G. Then, with the
 importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion i (DeepSeekMath, arXiv 2402.03300):
 
     A_i  = (r_i - mean(r_1..r_G)) / std(r_1..r_G)                                    losses.group_advantages
@@ -17,11 +18,11 @@ importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion
 
 How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; the
 groups of a batch whose rewards are all equal have A = 0 and are skipped; --loss takes the objectives that came after
-GRPO (losses.py); the old log-probabilities are those of the first pass of a step over its own samples, so they cost
-nothing. At the first update of a step every ratio is 1 and the loss is 0 by construction, but for weights that differ
+GRPO (grpo/losses.py); the old log-probabilities are those of the first pass of a step over its own samples, so they cost
+nothing. At the first update of a step every ratio is 1 and the loss is 0 by construction, except for weights that differ
 with length (dapo, drpo), --mask-truncated and cispo: watch reward and gradient norm, not the loss.
 
-Baselines against forgetting of earlier domains, each off by default:
+Regularisers against forgetting of earlier domains, each off by default:
 
     --beta B --ref CKPT     the k3 estimate of B KL(pi_theta || pi_ref), on this domain's completions (gradient: losses.py)
     --l2 L                  L/2 ||theta - theta_0||^2, theta_0 the start (L2-SP, arXiv 1802.01483)
@@ -29,330 +30,192 @@ Baselines against forgetting of earlier domains, each off by default:
     --protect FILE          leave a set of coordinates alone
     --mix math:0.25         replay: a quarter of each batch are prompts of Math, graded as Math
 """
-import argparse
-import math
-import shutil
-import time
-from pathlib import Path
-
-import torch
-from tqdm import tqdm
-
-from theory import coordinates
-import domains
-from grpo import ranks
-from evaluate import evaluate, sample_and_grade
-from reports.intervals import paired
-from domains.judge import cw_judge
-from grpo.losses import group_advantages, policy_loss, token_weights
-from model import BASE, UserError, cli, load, nan_for_null, read_run, save
-from grpo.policy import Policy
-from grpo.resume import STATE, alone, append, fingerprint, interruptions, open_out, read_log, swap_in, trim_log, weights_on_disk
-from grpo.rollout import encode, micro_batches, token_logps, uniform_noise
-from domains.rows import has_own_validation, held_out_rows, load_rows, rows_for_step
-from grpo.settings import SAME_RECIPE, add_settings, check, check_prompt_lengths, stage_name
+# B prompts x G completions = N rows, T the most tokens a completion may have. args: of `parse`. A batch is a list of
+# (domain, row) pairs. With several processes each takes a part of the prompts; ranks.share, ranks.gather and ranks.total
+# are all that the algorithm sees of them.
+from grpo.settings import add_settings, check, checkpoint, parser
+from model import BASE, UserError, cli
 
 
-def parse():
-    """The command line; UserError for settings that make no sense (settings.py)."""
-    parser = argparse.ArgumentParser(usage="%(prog)s --domain DOMAIN [options]", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--init", default=BASE, help=f"checkpoint to start from (default {BASE}, made on first use)")
-    parser.add_argument("--model", default=None, help="start from this hub name or model directory instead")
-    parser.set_defaults(default_lr=[5e-5, 1e-6])    # of small and of large models
-    args = add_settings(parser).parse_args()
+def parse(argv=None):
+    """The settings of a run, with all defaults settled; UserError for some that make no sense. argv: words, or sys.argv."""
+    made = parser(__doc__, usage="%(prog)s --domain DOMAIN [options]")
+    made.add_argument("--init", type=checkpoint, default=BASE, help=f"checkpoint to start from (default {BASE}, made on "
+                      "first use)")
+    made.add_argument("--model", type=checkpoint, help="start from this hub name or model directory instead")
+    args = add_settings(made).parse_args(argv)
     if args.model and args.init != BASE:
         raise UserError("--init and --model both name a model to start from: choose one")
     args.init = args.model or args.init
-    args.out = args.out or f"checkpoints/{args.domain.replace(',', '+')}"
-    return check(args)
+    return check(args, out="checkpoints/{}", rates=(5e-5, 1e-6))
 
 
-# ---- the algorithm ---------------------------------------------------------------------------------------------
+ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
 
-def train_step(args, policy, reference, tokenizer, judge, rows, step):
-    """One round of the algorithm: sample, grade, compare, update.
+import math
+import time
 
-    args: of `parse`. policy: a Policy; reference: a model, or None without a KL term. judge: see domains.reward.
-    rows: {domain: its training rows, or None for synthetic ones}. step: 0 and up; with args.seed it decides rows and noise.
-    Returns the line for the log, a dict, and two examples. UserError if loss or gradient is not finite.
+import torch
+
+import domains
+from grpo import ranks
+from grpo.judge import grading_ahead
+from grpo.losses import group_advantages, policy_loss, token_weights
+from grpo.rollout import decode, encode, grade, micro_batches, sample, token_logps, uniform_noise
+from grpo.run import Run
+from model import end_ids
+
+NO_UPDATE = {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0,
+             "clip_fraction_high": 0.0, "grad_norm": 0.0, "sampler_gap": None}      # where no completion has a gradient
+
+
+def train(args, stop=None):
+    """Run GRPO as `args` says and leave a checkpoint in args.out; returns its run.json as a dict. stop: see run.Run."""
+    with Run(args, stop) as run:                                # its directory: lock, resume, overwrite, Ctrl-C
+        policy, reference, tokenizer = run.load()               # and run.rows, the rows to train on
+        for step in run.steps():                                # validates, saves, and ends where it should
+            line, rollout, rewards, advantages = train_step(args, policy, reference, tokenizer, run.rows, step)
+            run.log(line, rollout, rewards, advantages)
+    return run.record
+
+
+def train_step(args, policy, reference, tokenizer, rows, step):
+    """One round: sample, grade, compare, update. Returns the log's line, this process's Rollout, rewards and advantages (B, G).
+
+    reference: a model, or None without a KL term. rows: {domain: its rows, or None for new synthetic ones}. step: 0 and up.
     """
-    B, G, T = args.prompts_per_step, args.group_size, args.max_completion_length
-    model, start = policy.model, time.perf_counter()
+    B, G, T, times = args.prompts_per_step, args.group_size, args.max_completion_length, [time.perf_counter()]
+    batch, share = rows_for_step(args, rows, step), ranks.share(B)                     # B (domain, row) pairs
+    mine, own = batch[share], slice(share.start * G, share.stop * G)                   # those of this process, and their rows
+    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in mine], args.max_prompt_length)
+    noise = uniform_noise(B * G, T, args.seed, "rollout", step)[own]                   # (N, T) in [0, 1)
+    with policy.gathered(), grading_ahead(policy.model, tokenizer, mine, G) as ahead:
+        rollout = sample(policy.model, prompts, group_size=G, noise=noise, temperature=args.temperature, top_p=args.top_p,
+                         stop_ids=end_ids(policy.model, tokenizer), pad_id=tokenizer.pad_token_id, finished=ahead)
+        times.append(time.perf_counter())
+    rewards = grade(decode(tokenizer, rollout.ids, rollout.mask), mine, ahead)         # (N,) fp64, NaN where grading failed
+    times.append(time.perf_counter())
 
-    # 1. rollout and reward: G completions of each of B prompts, of which this rank takes its share
-    batch = rows_for_step(args, rows, step)
-    mine = ranks.share(B)
-    own = slice(mine.start * G, mine.stop * G)
-    noise = uniform_noise(B * G, T, args.seed, "rollout", step)                                    # (N, T)
-    model.eval()
-    with policy.gathered():
-        rollout, completions, rewards, seconds_reward = sample_and_grade(
-            model, tokenizer, batch[mine], group_size=G, noise=noise[own], temperature=args.temperature, top_p=args.top_p,
-            max_prompt_length=args.max_prompt_length, judge=judge)
-    sampled = time.perf_counter()
-
-    # 2. advantage: better or worse than the other answers to the same prompt
     facts = torch.stack([rewards, rollout.mask.sum(1).cpu(), rollout.stopped.cpu(), rollout.entropy.sum(1).cpu()], 1)
-    rewards, lengths, stopped, entropy = ranks.gather(facts).unbind(1)          # (N,) fp64 each: of all ranks from here on
-    lengths = lengths.long()
-    advantages = group_advantages(rewards.view(B, G), args.advantage_scale).flatten()              # (N,)
-    counted = ~rewards.isnan()                                                                     # (N,)
-    if args.mask_truncated:
-        counted &= stopped.bool()
-    live = ((advantages != 0) | (args.beta > 0)) & counted
-    weights = token_weights(lengths, counted, args.loss, T)                            # (N,)
-
-    # 3. loss and update
-    model.train(args.gradient_checkpointing)        # transformers checkpoints in train mode only
-    metrics = update(args, policy, reference, rollout, *(x[own].to(model.device) for x in (advantages, weights, live)), step)
-    model.eval()
-    end = time.perf_counter()
-
-    by_domain = {domain: rewards[[n for n in range(B * G) if batch[n // G][0] == domain]].nanmean().item()
-                 for domain, _ in batch}
-    dead = advantages.view(B, G).eq(0).all(1)
-    graded = rewards[~rewards.isnan()]
-    line = {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
-            "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
-            "reward_std": graded.std().item() if len(graded) > 1 else None,
-            "zero_variance_groups": dead.double().mean().item(),
-            "completion_length": lengths.double().mean().item(),
-            "truncated": 1 - stopped.mean().item(),
-            "verifier_errors": len(rewards) - len(graded),
-            "entropy": (entropy.sum() / lengths.sum()).item(), **metrics,
-            "tokens_per_s": lengths.sum().item() / (end - start),
-            "seconds_rollout": round(sampled - start - seconds_reward, 4), "seconds_reward": round(seconds_reward, 4),
-            "seconds_update": round(end - sampled, 4)}
-    examples = [{"step": step + 1, "prompt": domains.prompt(*batch[0]), "completion": completions[i],
-                 "reward": rewards[i].item()} for i in (0, 1)]
-    return line, examples
+    rewards, lengths, stopped, entropy = ranks.gather(facts).unbind(1)                 # (N,): of all processes from here on
+    advantages = group_advantages(rewards.view(B, G), args.advantage_scale).flatten()  # (N,) fp32
+    counted = ~rewards.isnan() & (stopped.bool() | (not args.mask_truncated))          # (N,)
+    weights = token_weights(lengths.long(), counted, args.loss, T)                     # (N,) w_i
+    live = ((advantages != 0) | (args.beta > 0)) & counted                             # the others have no gradient
+    metrics = update(args, policy, reference, rollout, *(x[own].to(policy.model.device) for x in (advantages, weights, live)), step)
+    times.append(time.perf_counter())
+    rewards, advantages = rewards.view(B, G), advantages.view(B, G)
+    return log_line(step, batch, rewards, advantages, lengths, stopped, entropy, times) | metrics, rollout, rewards, advantages
 
 
 def update(args, policy, reference, rollout, advantages, weights, live, step):
-    """All optimizer steps of one round of samples; returns the metrics of the update, a dict of floats.
-
-    rollout, advantages, weights, live: (N,) of this rank's completions; live is whether it is in the loss at all.
-    args, policy, reference, step: of train_step.
-    Completions with advantage 0 have no gradient (without a KL term) and are left out of forward and backward pass, not
-    out of the denominators.
-    """
-    batches = micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens)
-    counts = ranks.everyone((len(batches), int(rollout.mask[live].sum())))
-    most, tokens = max(count for count, _ in counts), max(1, sum(count for _, count in counts))
-    real = len(batches)
-    batches += [[0]] * (most - real)                # ranks fetch layers from each other, and so must pass as often as any
+    """All optimizer steps of one round; returns their metrics. advantages, weights, live: (n,), of this process's rows."""
+    batches = policy.passes(micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens))
     scoring = {"temperature": args.temperature, "top_p": args.top_p}
-    old, ref_logps, metrics = {}, {}, {}
-    if args.beta > 0:
-        reference.to(advantages.device)
-        with torch.no_grad():
-            ref_logps = {b: token_logps(reference, rollout.select(index), **scoring) for b, index in enumerate(batches)}
-        if args.offload:
-            reference.to("cpu")
-    lr = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
-    for inner in range(args.inner_updates if batches or policy.tethers else 0):
-        total = dict.fromkeys(("loss", "gap", "policy_loss", "kl", "clip_low", "clip_high"), 0.0)
-        for b, index in enumerate(batches):
+    old, references, metrics = {}, reference_logps(args, reference, rollout, batches, scoring), {}
+    for _ in range(args.inner_updates if batches or policy.regularisers else 0):
+        total = dict.fromkeys(("loss", "policy_loss", "kl", "clip_low", "clip_high", "gap", "tokens"), 0.0)
+        for b, (index, real) in enumerate(batches):
             part = rollout.select(index)
-            mask = part.mask & (b < real)           # a pass that is there for the others counts for nothing
-            logps = policy.logps(part, **scoring)                                                  # (n, T)
-            if inner == 0:
-                old[b] = logps.detach()  # the weights have not moved yet: this is the policy that sampled
-                total["gap"] += ((old[b] - part.logps) * mask).abs().sum().item()
-            loss, sums = policy_loss(logps, old[b], ref_logps.get(b), advantages[index], mask, weights[index], objective=args.loss,
-                                     clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta, beta=args.beta)
+            mask, logps = part.mask & real, policy.logps(part, **scoring)                          # (m, T) each
+            old.setdefault(b, logps.detach())       # of the first pass: the weights that sampled have not moved yet
+            loss, sums = policy_loss(logps, old[b], references.get(b), advantages[index], mask, weights[index],
+                                     objective=args.loss, clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta,
+                                     beta=args.beta)
             policy.backward(loss)
-            for key, value in {"loss": loss, **sums}.items():
+            gap = ((old[b] - part.logps) * mask).abs().sum()
+            for key, value in {"loss": loss, "gap": gap, "tokens": mask.sum(), **sums}.items():
                 total[key] += value.item()
-        parts = ranks.everyone(total)
-        total = {key: sum(part[key] for part in parts) for key in total}
-        total["penalty"] = policy.pull_back()
-        total["loss"] += total["penalty"]
-        grad_norm = policy.step(lr, args.max_grad_norm) if math.isfinite(total["loss"]) else math.nan
-        if not (math.isfinite(total["loss"]) and math.isfinite(grad_norm)):
-            raise UserError(f"step {step + 1}: loss {total['loss']:.4g}, gradient norm {grad_norm:.4g}: not finite; "
-                            f"what was saved before stays in {args.out}; try a lower --lr")
-        metrics = {"loss": total["loss"], "policy_loss": total["policy_loss"],
-                   "kl": total["kl"] / tokens if args.beta > 0 else None, "penalty": total["penalty"],
-                   "clip_fraction_low": total["clip_low"] / tokens, "clip_fraction_high": total["clip_high"] / tokens,
-                   "grad_norm": grad_norm,
-                   "sampler_gap": total["gap"] / tokens if inner == 0 else metrics["sampler_gap"]}
-    return {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0,
-            "grad_norm": 0.0, "sampler_gap": None, **metrics, "lr": lr}
+        metrics = optimizer_step(args, policy, ranks.total(total), step)
+    return {**NO_UPDATE, **metrics, "lr": learning_rate(args, step)}
 
 
-# ---- the run ---------------------------------------------------------------------------------------------------
+def learning_rate(args, step):
+    """A linear rise over args.warmup_steps steps, then constant."""
+    return args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
 
-def train(args, stop=None):
-    """Run GRPO as `args` says (see settings.py) and leave a checkpoint in args.out; returns its run.json as a dict.
 
-    stop: a function of the validations so far (validation.jsonl) and of a function that scores another model (and its
-    tokenizer) on the same rows; a text that it returns ends the run and says why. UserError if another run is writing there.
+def optimizer_step(args, policy, total, step):
+    """Move the weights along the gradient that has been summed; returns the metrics of it, a dict.
+
+    total: sums over the micro-batches of all processes. UserError if loss or gradient is not finite.
     """
-    with ranks.lost_rank(), alone(args.out):
-        return train_alone(args, stop)
+    penalty = policy.regularise()
+    loss, tokens = total["loss"] + penalty, max(1, total["tokens"])
+    grad_norm = policy.step(learning_rate(args, step), args.max_grad_norm) if math.isfinite(loss) else math.nan
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite; "
+                        f"what was saved before stays in {args.out}; try a lower --lr")
+    return {"loss": loss, "policy_loss": total["policy_loss"], "kl": total["kl"] / tokens if args.beta > 0 else None,
+            "penalty": penalty, "clip_fraction_low": total["clip_low"] / tokens,
+            "clip_fraction_high": total["clip_high"] / tokens, "grad_norm": grad_norm, "sampler_gap": total["gap"] / tokens}
 
 
-def train_alone(args, stop):
-    """`train`, with its arguments, in a directory that no other run writes to."""
-    where = ranks.start(args.device)
-    say = print if ranks.leader() else lambda *text: None
-    earlier = open_out(args)
-    ranks.everyone(None)                            # all have looked before anyone writes
-    if earlier and earlier["finished"]:
-        say(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
-        return earlier | {"metrics": nan_for_null(earlier["metrics"])}
-    rows = {domain: None if source == "synthetic" else
-            load_rows(domain, source, "all" if has_own_validation(args, domain) else "train", args.fields)
-            for domain, source in args.data.items()}
-    held_out = held_out_rows(args)
-    with ranks.leader_first():                      # it may have to make the base
-        model, tokenizer = load(args.init, where, torch.float32)
-    device = model.device
-    frozen, protected, digest = {}, "", None
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    if args.protect is not None:
-        frozen, protected, digest = coordinates.protected(args.protect, shapes, args.init)
-    policy = Policy(model, torch.bfloat16 if device.type == "cuda" else torch.float32, args.gradient_checkpointing, frozen,
-                    args.offload)
-    if args.l2:
-        policy.tether(args.l2)
-    held = {}                                       # what a resumed run must find as it was
-    if args.ewc:
-        held["--ewc"] = coordinates.digest(args.ewc)
-        policy.tether(args.ewc_weight, *coordinates.read_fisher(args.ewc, shapes, args.init))
-    if args.lr is None:
-        args.lr = args.default_lr[sum(m.numel() for m in policy.masters) > 10_000_000]
-    check_prompt_lengths(args, model.config, tokenizer, [(domain, row) for some in (rows, held_out)
-                                                         for domain in some for row in some[domain] or []])
-    judge = cw_judge(args.judge, [*rows, *held_out], device)
-    reference = None
-    if args.beta > 0:
-        held["--ref"] = weights_on_disk(args.ref or args.init)
-        reference, its_tokenizer = load(args.ref or args.init, "cpu" if args.offload else device, policy.compute_dtype)
-        if its_tokenizer.get_vocab() != tokenizer.get_vocab():
-            raise UserError(f"--ref {args.ref} has another vocabulary than {args.init}: the KL is between models of one tokenizer")
+# ---- rows in, log out ----------------------------------------------------------------------------------------------
 
-    parent = read_run(args.init)
-    run = {"parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
-           "seed": args.seed, "args": vars(args), "data": {domain: fingerprint(some) for domain, some in rows.items()},
-           "settings": [*parent.get("settings", []), {name: getattr(args, name) for name in SAME_RECIPE}],    # stage by stage
-           "protected": digest, "held": held, "finished": False, "metrics": {}}
+def rows_for_step(args, rows, step):
+    """The B rows of a step as (domain, row) pairs: a pure function of (seed, step), so a resumed run has nothing to replay.
 
-    def done(steps):
-        """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
-        run.update(steps=steps, recipe=[*parent.get("recipe", [Path(args.init).name]), f"{stage_name(args, protected)} {steps}"])
-
-    done(earlier["steps"] if earlier else 0)
-    out = Path(args.out).resolve()
-    place = out                                     # where the run writes
-    if earlier:
-        for key, what in (("data", "the data hold other rows"), ("protected", "--protect names another set"),
-                          ("held", "--ewc or --ref hold other weights")):
-            if earlier.get(key) != run[key]:
-                raise UserError(f"--resume: {what} than when this run started; use the same, or --overwrite to start anew")
-        policy.load_state(out / STATE)
-        say(f"resuming {args.out} after step {run['steps']}")
-    elif args.overwrite and out.exists():           # what stands there stays until the new run has a checkpoint
-        place = out.with_name(f".{out.name}.new")
-    if ranks.leader():
-        if place != out:
-            shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True, exist_ok=True)
-        for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
-            trim_log(place / name, run["steps"] if earlier else -1)  # steps after the last checkpoint come again
-    ranks.everyone(None)
-    validations = [nan_for_null(line) for line in read_log(place / "validation.jsonl")]
-
-    def scores_of(model, tokenizer):
-        """Scores on the held-out rows; draws from noise of its own and so leaves the training alone."""
-        return evaluate(model, tokenizer, held_out, samples=args.eval_samples, temperature=args.temperature,
-                        top_p=args.top_p, judge=judge, max_prompt_length=args.max_prompt_length,
-                        max_completion_length=args.max_completion_length)
-
-    def log(name, records):
-        if ranks.leader():
-            append(place / name, records)
-
-    def validate():
-        """Score this step once, on disk too; returns what `stop` says."""
-        if held_out and run["steps"] not in [line["step"] for line in validations]:
-            with policy.gathered():
-                validations.append({"step": run["steps"], "scores": scores_of(model, tokenizer)})
-            log("validation.jsonl", validations[-1:])
-        run["stopped"] = stop(validations, scores_of) if stop and validations else None
-        return run["stopped"]
-
-    def save_model(directory):
-        weights = policy.state_dict()               # of all ranks
-        if ranks.leader():
-            save(model, tokenizer, directory, run, weights)
-
-    def save_all():
-        """The checkpoint and what a resumed run needs; the first of a new run takes the old one's place."""
-        nonlocal place
-        if not policy.finite():
-            raise UserError(f"step {run['steps']}: the weights are no longer finite; what was saved before stays in {args.out}; "
-                            "try a lower --lr")
-        policy.save_state(place / STATE, run)
-        save_model(place)
-        if place != out:
-            if ranks.leader():
-                swap_in(place, out)
-            place = out
-
-    domain, row = rows_for_step(args, rows, 0)[0]
-    first = encode(tokenizer, [domains.prompt(domain, row)], 10**9)
-    say(f"a prompt as the model reads it: {tokenizer.decode(first[0])!r}")
-    with interruptions() as received:
-        bar = tqdm(range(run["steps"], args.steps), initial=run["steps"], total=args.steps, desc=f"grpo {args.domain}",
-                   disable=not ranks.leader())
-        for step in bar:
-            if step == 0 or args.eval_every and step % args.eval_every == 0:
-                if validate():
-                    bar.close()
-                    break
-            metrics, examples = train_step(args, policy, reference, tokenizer, judge, rows, step)
-            log("log.jsonl", [metrics])
-            if step % args.save_every == 0:
-                log("samples.jsonl", examples)
-            bar.set_postfix({key: f"{metrics[key] or 0:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
-                            {key: f"{metrics[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
-            done(step + 1)
-            if args.keep_every and run["steps"] % args.keep_every == 0:
-                save_model(place / f"step-{run['steps']:05d}")
-            interrupted = sum(ranks.everyone(received), [])     # one that is told to end ends all, at the same step
-            if interrupted or run["steps"] % args.save_every == 0 or run["steps"] == args.steps:
-                save_all()
-                if interrupted:
-                    bar.close()
-                    say(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
-                    raise SystemExit(128 + interrupted[0])
-    if run["steps"] < args.steps:                   # stopped before its time, so perhaps not saved at this step
-        save_all()
-    validate()
-    run |= {"finished": True, "metrics": before_and_after(validations)}
-    save_model(out)
-    if ranks.leader():
-        (out / STATE).unlink(missing_ok=True)
-    ranks.finish()
-    return run
+    rows: {domain: list of rows, or None for new synthetic ones}. With k domains place p = step * B + i of the whole run
+    goes to domain p mod k (mixed) or step mod k (alternating); replayed domains (args.mix: their prompts per step) take
+    theirs off B. Real rows are taken in reshuffled passes. A model that was trained on a domain before sees it in another
+    order, because args.visits (domain: how often) is part of the seed: a refresh is not a repetition of its first steps.
+    """
+    B, k = args.prompts_per_step - sum(args.mix.values()), len(args.domains)
+    chosen, places_of = [], {}                      # places of the run, as places in each domain's own stream of rows
+    for turn, domain in enumerate(args.domains):
+        if args.schedule == "mixed":
+            places_of[domain] = [p // k for p in range(step * B, (step + 1) * B) if p % k == turn]
+        else:
+            places_of[domain] = range(step // k * B, (step // k + 1) * B) if step % k == turn else []
+    places_of |= {domain: range(step * n, (step + 1) * n) for domain, n in args.mix.items()}
+    for domain, places in places_of.items():
+        again = [f"visit {args.visits[domain]}"] if args.visits[domain] else []
+        if places and rows[domain] is None:
+            some = domains.synthetic(domain, "train", len(places), seed=" ".join([f"{args.seed} {step}", *again]))
+        else:
+            some, order = [], None
+            for place in places:
+                epoch, i = divmod(place, len(rows[domain]))
+                if i == 0 or order is None:
+                    order = torch.argsort(uniform_noise(1, len(rows[domain]), args.seed, "epoch", epoch, *again)[0])
+                some.append(rows[domain][order[i]])
+        chosen += [(domain, row) for row in some]
+    return chosen
 
 
-def before_and_after(validations):
-    """First and last validation in short: {domain: {"before", "after", "change": [points, half-width of its interval]}}."""
-    if not validations:
+def reference_logps(args, reference, rollout, batches, scoring):
+    """Log-probabilities under the reference, read once a step: {micro-batch: (m, T) fp32}, {} without a KL term."""
+    if not args.beta > 0:
         return {}
-    before, after = validations[0]["scores"], validations[-1]["scores"]
-    short = lambda scores: {key: value for key, value in scores.items() if key != "prompt_scores"}
-    return {domain: {"before": short(before[domain]), "after": short(after[domain]),
-                     "change": list(paired(after[domain], before[domain]))} for domain in after}
+    reference.to(rollout.ids.device)
+    with torch.no_grad():
+        logps = {b: token_logps(reference, rollout.select(index), **scoring) for b, (index, _) in enumerate(batches)}
+    if args.offload:
+        reference.to("cpu")
+    return logps
 
 
-def main():
+def log_line(step, batch, rewards, advantages, lengths, stopped, entropy, times):
+    """What log.jsonl says of a step's samples, a dict. rewards, advantages: (B, G); lengths, stopped, entropy: (N,).
+
+    times: when the step began, and when it had sampled, graded and updated, in seconds.
+    """
+    graded = rewards[~rewards.isnan()]
+    by_domain = {domain: rewards[[name == domain for name, _ in batch]].nanmean().item() for domain, _ in batch}
+    return {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
+            "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
+            "reward_std": graded.std().item() if len(graded) > 1 else None,
+            "zero_variance_groups": advantages.eq(0).all(1).double().mean().item(),
+            "completion_length": lengths.mean().item(), "truncated": 1 - stopped.mean().item(),
+            "verifier_errors": rewards.numel() - len(graded), "entropy": (entropy.sum() / lengths.sum()).item(),
+            "tokens_per_s": lengths.sum().item() / (times[3] - times[0]), "seconds_rollout": round(times[1] - times[0], 4),
+            "seconds_reward": round(times[2] - times[1], 4), "seconds_update": round(times[3] - times[2], 4)}
+
+
+def main(args=None):
     """Train, and print the held-out scores before and after."""
-    args = parse()
+    args = args or parse()
     run = train(args)
     if not ranks.leader():
         return
@@ -364,4 +227,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli(main)
+    cli(lambda: main(ARGS))

@@ -1,108 +1,197 @@
-"""The four domains, each with rows, a prompt and a reward: math, code, qa (multiple choice), cw (creative writing).
+"""A domain is a file: its rows, its prompt, its answer and its reward. This one finds such files and speaks for them.
 
-    rows = synthetic("math", "train", 16, seed=0)              # made here, no download; rows.py reads real ones
-    text = prompt("math", rows[0])                             # what the model reads
-    scores = reward("math", completions, rows)                 # one float in [0, 1] per completion
+    name = use("math")                                         # or use("path/to/sort.py") -> "sort"
+    rows = synthetic(name, "train", 16, seed=0)                # made here, no download; load_rows reads published ones
+    text = prompt(name, rows[0])                               # what the model reads
+    scores = reward(name, completions, rows)                   # a float in [0, 1] per completion, NaN where grading failed
 
-A row is a dict in the canonical form of its domain, which is all that prompts and rewards look at:
+math_.py, code_.py, qa.py and cw.py are shipped. Any other file is a domain too: every script takes its path, as in
+--domain path/to/sort.py, or its name if it lies in this folder. A domain is called what its file is called, without an
+underscore at the end (which math_.py has because math.py would hide Python's own module). The file must have
 
-    math  question, answer                          reward: the final answer is equivalent (math_answer.py)
-    code  prompt, tests (+ entry_point)             reward: the program passes every test (sandbox.py)
-    qa    question, options, answer (a letter)      reward: the one option letter chosen is the right one
-    cw    prompt (+ keywords, reference)            reward: a judge's 0, 0.5 or 1 (judge.py)
+    synthetic(rng) -> row                  a new row, with `reference`, a completion that earns 1; rng: a random.Random
+    prompt(row) -> text                    what the model reads
+    answer(completion, row) -> text        what is graded, or None
+    reward(completions, rows) -> floats    in [0, 1], NaN where grading failed, which is not the same as a wrong answer
 
-The first three rewards are rules, the last a judge's: the mixture of the paper (arXiv 2606.02398, its setup).
-Training and evaluation grade through the same `reward`. A reward of NaN means that the grader failed, which is
-not the same as a wrong answer: such a completion is left out of its group, and counted.
+and may have
+
+    row(record) -> row                     of a published record, a dict; ValueError says why there is none
+    FIELDS, OPTIONAL = {field: names}      `row` finds `field` in its record: what stands there under one of these names
+    HUB = "owner/name"                     the data set that `--data hub` stands for
+    same_answer(one, other) -> bool        whether two answers are equal; then answers can be voted on (maj@k)
+    WARMUP = {"rows": 32, "mislabelled": 0}    rows per step of grpo/warmup.py; the share of them that is noisy in the end
+    WHOLE = True                           `reward` has a time limit of its own, and gets all completions at once
+    AHEAD = True                           `reward` may run in another thread while a GPU still samples
+
+A row is a dict that its domain alone looks into. "id" is added here, and "terse" to synthetic rows: no instructions, because
+a tiny model reads none. Training and evaluation grade through the same `reward`.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import ctypes
+import glob
 import hashlib
+import importlib
 import math
+import os
 import random
+import re
+import sys
 import threading
+import types
 import warnings
+from pathlib import Path
 
-from domains import judge as judges
-from domains.extract import LETTERS, option_letter, parses, program
-from domains.answers import after_thinking, equivalent, final_answer
 from model import UserError
-from domains.sandbox import run_tests
 
-DOMAINS = ("math", "code", "qa", "cw")
-FINAL_ANSWER = ("math", "qa")  # the domains whose answers can be equal, and so be voted on
-GRADING_SECONDS = 10  # for one answer in math or qa, which takes a millisecond; programs have their own limit (sandbox.py)
+DOMAINS = ("math", "code", "qa", "cw")  # those that are shipped, in the order of all tables
+REQUIRED = ("synthetic(rng)", "prompt(row)", "answer(completion, row)", "reward(completions, rows)")
+# No names of domains: in JSON files they are keys beside those of domains, or they mean other rows or another directory.
+TAKEN = ("average", "all", "evaluated", "weights", "seed", "recipe", "training", "compared_to", "label", "loss",
+         "synthetic", "hub", "base")
+HERE = Path(__file__).resolve().parent
+GRADING_SECONDS = 10  # for one completion, which takes a millisecond; programs have their own limit (sandbox.py)
 PARTS = 10  # rows fall into ten parts by the hash of their prompt: one to test, one to validate, eight to train on
 
-
-def check_domain(domain):
-    """UserError if a name is none of DOMAINS."""
-    if domain not in DOMAINS:
-        raise UserError(f"unknown domain {domain!r}: choose from {', '.join(DOMAINS)}")
+loaded = {}    # name: module
+recorded = {}  # name: what a run.json says of its file, see `follow`
 
 
-# ---- prompts ---------------------------------------------------------------------------------------------------
+# ---- domain files ------------------------------------------------------------------------------------------------
 
-def prompt(domain, row):
-    """The user's message for a row. Synthetic rows are `terse`: no instructions, as a tiny model reads none."""
-    terse = row.get("terse", False)
-    if domain == "math":
-        ask = "" if terse or "boxed" in row["question"] else \
-            "\nPlease reason step by step, and put your final answer within \\boxed{}."
-        return row["question"] + ask
-    if domain == "code":
-        if terse:
-            return row["prompt"]
-        if row.get("entry_point"):
-            what = f"Write the complete Python function `{row['entry_point']}`"
+def files():
+    """{name: path} of the domain files in this folder, the shipped ones first."""
+    found = {path.stem.rstrip("_"): path for path in sorted(HERE.glob("*.py"))
+             if path.stem not in ("__init__", "answers", "sandbox")}
+    return {name: found[name] for name in (*DOMAINS, *found)}
+
+
+def use(word):
+    """The name of a domain, given that name or the path of a file, which is loaded once; UserError if it is no domain."""
+    if word in loaded:
+        return word
+    path = files().get(word, Path(word))
+    if path.suffix != ".py":
+        hint = f"{recorded[word]['file']}, which a checkpoint was made with" if word in recorded else "a file"
+        raise UserError(f"unknown domain {word!r}: choose from {', '.join({**files(), **loaded})}, or give the path of {hint}")
+    if not path.is_file():
+        raise UserError(f"there is no domain file {word}")
+    name, inside, content = path.stem.rstrip("_"), path.resolve().parent == HERE, path.read_bytes()
+    if not inside and (not re.fullmatch("[a-z][a-z0-9_]*", name) or name in TAKEN or name in files()):
+        raise UserError(f"{word}: no domain can be called {name!r}: choose another lower-case name for the file")
+    if name in loaded and loaded[name].SHA256 != hashlib.sha256(content).hexdigest():
+        raise UserError(f"{word} and {loaded[name].__file__} are two domains of one name: rename one")
+    loaded[name] = loaded.get(name) or load(name, path, content, inside)
+    return name
+
+
+def load(name, path, content, inside):
+    """The module of a domain file, with its hash as SHA256; UserError if it cannot be imported or lacks a function.
+
+    inside: whether it belongs to this package. A file that is not shipped has to show that its reference earns 1.
+    """
+    did = "cannot be imported"
+    try:
+        if inside:
+            module = importlib.import_module(f"domains.{path.stem}")
         else:
-            what = "Write a Python program that reads standard input and prints the answer"
-        return f"{row['prompt']}\n\n{what}, in one ```python block."
-    if domain == "qa":
-        options = [f"{letter}){'' if terse else ' '}{option}" for letter, option in zip(LETTERS, row["options"])]
-        if terse:
-            return " ".join([row["question"], *options])
-        return "\n".join([row["question"], *options, "Answer with the letter of the correct option."])
-    check_domain(domain)
-    if row.get("keywords") and not terse:
-        return f"{row['prompt']}\nUse these words: {', '.join(row['keywords'])}."
-    return row["prompt"]
+            module = sys.modules[f"domains.{name}"] = types.ModuleType(f"domains.{name}")
+            module.__file__ = os.path.abspath(path)
+            exec(compile(content, module.__file__, "exec"), vars(module))
+        if missing := [wanted for wanted in REQUIRED if not callable(getattr(module, wanted.partition("(")[0], None))]:
+            raise UserError(f"{path} is no domain: it has no {', no '.join(missing)}")
+        module.SHA256, did = hashlib.sha256(content).hexdigest(), "cannot grade the reference of its own synthetic row"
+        if name not in DOMAINS:
+            row = {**module.synthetic(random.Random(0)), "terse": True}
+            module.prompt(row).encode()
+            module.answer(row["reference"], row)
+            score, = module.reward([row["reference"]], [row])
+            if score != 1:
+                raise UserError(f"{path}: the reference of its own synthetic row earns {score}, and should earn 1")
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path} {did}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from error
+    return module
 
 
-# ---- rewards ---------------------------------------------------------------------------------------------------
+def get(name):
+    """The module of a domain; UserError for a name that is none."""
+    return loaded[use(name)]
 
-def reward(domain, completions, rows, judge=judges.rubric):
+
+def source(name):
+    """{"file": absolute path, "sha256": hex} of a domain's file, as a run.json records it."""
+    return {"file": get(name).__file__, "sha256": get(name).SHA256}
+
+
+def follow(run):
+    """Remember which domain files a run (its run.json, a dict) was made with, so that `use` can tell where one is.
+
+    None of them is run on the word of a run.json, which may come from anywhere: the user names its path.
+    """
+    recorded.update(run.get("domain_files", {}))
+
+
+# ---- prompts, answers, rewards -----------------------------------------------------------------------------------
+
+def prompt(name, row):
+    """The user's message for a row of a domain."""
+    return get(name).prompt(row)
+
+
+def answer(name, completion, row):
+    """What a completion gives to be graded, a text; None if there is nothing in it, so that it earns nothing."""
+    return get(name).answer(completion, row)
+
+
+def votes(name):
+    """Whether answers of a domain can be equal, and so be voted on."""
+    return hasattr(get(name), "same_answer")
+
+
+def same_answer(name, one, other):
+    """Whether two texts of `answer`, of a domain that votes, are equal as its reward compares them: 1/2 and 0.5 are."""
+    return get(name).same_answer(one, other)
+
+
+def reward(name, completions, rows):
     """Score completions[i] as an answer to rows[i]: a list of floats in [0, 1], NaN where grading itself failed.
 
-    domain: one of DOMAINS; rows: dicts in its canonical form. judge: how creative writing is scored, a function of
-    (prompts, completions, rows), see judge.py. UserError for another domain, ValueError if the lengths differ.
+    rows: dicts of the domain. ValueError if the lengths differ.
     """
-    check_domain(domain)
+    domain = get(name)
     if len(completions) != len(rows):
         raise ValueError(f"{len(completions)} completions and {len(rows)} rows: give one row per completion")
-    if domain == "cw":
-        return judge([prompt("cw", row) for row in rows], completions, rows)
-    if domain == "code":
-        return run_tests([{"program": program(completion, row), "tests": row["tests"],
-                           "entry_point": row.get("entry_point")} for completion, row in zip(completions, rows)])
-    return graded({"math": math_reward, "qa": qa_reward}[domain], completions, rows)
+    if not getattr(domain, "WHOLE", False):
+        return graded(domain.reward, completions, rows)
+    scores = domain.reward(completions, rows)
+    if len(scores) != len(rows):
+        raise ValueError(f"the reward of {name} gave {len(scores)} scores to {len(rows)} completions")
+    return scores
 
 
 def graded(grade, completions, rows):
-    """[grade(completion, row), ...] of math or qa: NaN without an answer in the row, and NaN and a warning where `grade`
-    raises or takes longer than GRADING_SECONDS. That is its fault, not the completion's.
+    """Scores of completions that `grade`, a domain's reward, gets one by one: NaN and a warning where it raises, gives no
+    number in [0, 1] or takes longer than GRADING_SECONDS. That is its fault, not the completion's, and hurts no other.
 
-    `grade` runs in a thread; one from which nothing comes any more is asked to end and left behind, as nothing can force it.
+    A thread grades all; one from which nothing comes any more is asked to end and left behind, as nothing can force it.
     """
     def work(todo, results):
         for completion, row in todo:
             try:
-                results.append(math.nan if row.get("answer") in (None, "") else grade(completion, row))
+                score, = grade([completion], [row])
+                if not (math.isnan(score) or 0 <= score <= 1):
+                    raise ValueError(f"a reward is in [0, 1], not {score}")
+                results.append(float(score))
             except Exception as error:
                 results.append(error)
 
     scores = []
-    while len(scores) < len(rows):
-        todo, results, seen = list(zip(completions, rows))[len(scores):], [], -1
+    while todo := list(zip(completions, rows))[len(scores):]:
+        results, seen = [], -1
         thread = threading.Thread(target=work, args=(todo, results), name="grader", daemon=True)
         thread.start()
         while thread.is_alive() and len(results) > seen:
@@ -118,110 +207,164 @@ def graded(grade, completions, rows):
     return scores
 
 
-def math_reward(completion, row):
-    """1 if the last \\boxed{} or final number of the completion is equivalent to row["answer"]."""
-    given = answer("math", completion, row)
-    return float(given is not None and equivalent(gold=str(row["answer"]), answer=given))
+# ---- rows: synthetic ones, and their parts -----------------------------------------------------------------------
 
+def synthetic(name, split, n, seed):
+    """n synthetic rows of a domain, each `terse` and with an "id". A pure function of its arguments.
 
-def qa_reward(completion, row):
-    """1 if the completion chooses the letter row["answer"] and no other."""
-    return float(answer("qa", completion, row) == row["answer"].upper())
-
-
-def answer(domain, completion, row):
-    """What a completion gives to be graded, a text; None if there is nothing in it, so that it earns nothing.
-
-    math: its final answer; qa: the one letter it chooses; code: its program, if that is Python by its grammar; cw: all
-    that follows the thinking.
+    split: "train", "validation" or "test"; a row's prompt decides by its hash which of them it belongs to, so that they
+    are disjoint whatever the seeds. Prompts may come twice, as in any stream. UserError where a split stays empty.
     """
-    check_domain(domain)
-    if domain == "math":
-        return final_answer(completion) or None     # an empty box is no answer
-    if domain == "qa":
-        return option_letter(completion, len(row["options"]))
-    text = after_thinking(completion).strip()
-    if domain == "code" and text:                   # of an empty one, `program` can make the prompt's own head
-        text = program(completion, row)
-        return text if parses(text) else None
-    return text or None
-
-
-def same_answer(domain, one, other):
-    """Whether two texts of `answer`, of a domain in FINAL_ANSWER, are equal as its reward compares them: 1/2 and 0.5 are."""
-    return one == other or domain == "math" and equivalent(gold=one, answer=other)
-
-
-# ---- synthetic rows --------------------------------------------------------------------------------------------
-# Short, so that a tiny model learns them on a laptop, and sharing skills across domains as real ones do: digits and
-# arithmetic in math, code and qa, copying from the prompt in code, qa and cw.
-
-NOUNS = ("ant bat bear bee bird boat book cat child cloud cow crow deer dog door duck fish flame fox frog ghost goat "
-         "hat hen hill horse house king lake lamp leaf lion moon mouse night owl pig queen rain river road rose sea "
-         "sheep ship snow song star stone storm sun swan tiger tower train tree wave whale wind witch wolf").split()
-SENTENCES = ("The {} saw the {}.", "A {} ran to the {}.", "The {} and the {} met.", "One {} hid by a {}.",
-             "The {} sang to the {}.", "A {} loved the {}.")
-EXPRESSIONS = {"{a} plus {b}": "{a}+{b}", "{a} minus {b}": "{a}-{b}", "{a} times {b}": "{a}*{b}",
-               "larger of {a},{b}": "max({a},{b})", "smaller of {a},{b}": "min({a},{b})"}
-CHANGES = {"plus {k}": "({e})+{k}", "minus {k}": "({e})-{k}", "times {k}": "({e})*{k}", "mod {k}": "({e})%{k}"}
-
-
-def synthetic_math(rng):
-    """Sums: '158-2=' -> '156'."""
-    a, b, op = rng.randint(10, 199), rng.randint(2, 5), rng.choice("+-")
-    answer = str(a + b if op == "+" else a - b)
-    return {"question": f"{a}{op}{b}=", "answer": answer, "reference": answer}
-
-
-def synthetic_code(rng):
-    """Two-step functions from words: 'f(a,b): a plus b, times 3', tested on four random calls."""
-    name, (a, b), k = rng.choice("fgh"), rng.choice(["ab", "xy", "mn", "pq"]), rng.randint(2, 9)
-    (phrase, expression), (change, changed) = rng.choice([*EXPRESSIONS.items()]), rng.choice([*CHANGES.items()])
-    words = f"{name}({a},{b}): {phrase}, {change}".format(a=a, b=b, k=k)
-    source = f"def {name}({a},{b}):\n return " + changed.format(e=expression.format(a=a, b=b), k=k)
-    solution = {}
-    exec(source, solution)  # our own text
-    calls = [(rng.randint(-20, 20), rng.randint(-20, 20)) for _ in range(4)]
-    tests = [f"assert {name}({x}, {y}) == {solution[name](x, y)}" for x, y in calls]
-    return {"prompt": words, "tests": tests, "entry_point": name, "reference": source}
-
-
-def synthetic_qa(rng):
-    """The largest or smallest of four numbers, by its letter."""
-    numbers, kind = rng.sample(range(10, 100), 4), rng.choice(["largest", "smallest"])
-    letter = LETTERS[numbers.index(max(numbers) if kind == "largest" else min(numbers))]
-    return {"question": f"{kind}?", "options": [str(n) for n in numbers], "answer": letter, "reference": letter}
-
-
-def synthetic_cw(rng):
-    """A sentence with two given words in it: 'Write: fox, moon'."""
-    keywords = rng.sample(NOUNS, 2)
-    return {"prompt": f"Write: {keywords[0]}, {keywords[1]}", "keywords": keywords,
-            "reference": rng.choice(SENTENCES).format(*keywords)}
-
-
-def synthetic(domain, split, n, seed):
-    """n rows of a domain: canonical fields, `terse`, and `reference`, a completion that earns the full reward.
-
-    A pure function of its arguments. split: "train", "validation" or "test"; a row's prompt decides by its hash which
-    of them it belongs to, so that they are disjoint whatever the seeds. Prompts may come twice, as in any stream.
-    """
-    check_domain(domain)
-    make = {"math": synthetic_math, "code": synthetic_code, "qa": synthetic_qa, "cw": synthetic_cw}[domain]
-    rng, rows = random.Random(f"{domain} {split} {seed}"), []
-    while len(rows) < n:
+    make, rng, rows = get(name).synthetic, random.Random(f"{name} {split} {seed}"), []
+    for _ in range(100 * n + 10_000):               # without end, if a domain has too few prompts for a tenth of them
+        if len(rows) == n:
+            return rows
         row = {**make(rng), "terse": True}
-        row["id"] = row_id(domain, row)
+        row["id"] = row_id(name, row)
         if in_split(row["id"], split):
             rows.append(row)
-    return rows
+    raise UserError(f"{name} has too few different synthetic prompts: hardly any is of the {split} part")
 
 
-def row_id(domain, row):
+def row_id(name, row):
     """A short hash of the row's prompt: pairs the same question across checkpoints, and decides its split."""
-    return hashlib.sha256(prompt(domain, row).encode("utf-8", "replace")).hexdigest()[:12]
+    return hashlib.sha256(prompt(name, row).encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def in_split(id, split):
     """Whether the row of this row_id is in a split: "train" (eight parts of PARTS), "validation", "test" (one) or "all"."""
     return split in ("all", {0: "test", 1: "validation"}.get(int(id, 16) % PARTS, "train"))
+
+
+def evaluation_rows(name, source, fields, n, split):
+    """At most n different rows to evaluate a domain on, of a split (see in_split): new synthetic ones where source is None
+    or "synthetic", else those of a file or hub name, in the order of their ids. source, fields and errors: see load_rows."""
+    if source in (None, "synthetic"):
+        rows = synthetic(name, split, 4 * n, seed="held-out")
+    else:                                           # files are often sorted by subject: by hash, a fair sample
+        rows = sorted(load_rows(name, source, split, fields), key=lambda row: row["id"])
+    return list({row["id"]: row for row in rows}.values())[:n]  # a prompt that came twice would count twice
+
+
+# ---- rows of files and of the hub --------------------------------------------------------------------------------
+
+def sources(items, names):
+    """{domain: source} of command-line words: DOMAIN=SOURCE each, or one SOURCE for all domains in `names`.
+
+    A source is a file, a hub name, `hub` or `synthetic` (see load_rows). UserError for an empty word, a file or hub
+    name without its domain where there are several, and domains outside `names`.
+    """
+    found, known = {}, {*files(), *loaded, *names}
+    for item in items:
+        name, _, rows = item.partition("=")
+        if not item:
+            raise UserError("an empty name of data: give a file, a hub name, or `hub`")
+        if name not in known and len(items) == 1 and (len(names) == 1 or item in ("synthetic", "hub")):
+            return dict.fromkeys(names, item)
+        if name not in known or not rows:
+            raise UserError(f"{item!r} does not say which domain's rows it holds: write DOMAIN=SOURCE, with one of "
+                            f"{', '.join(names)} and a file, a hub name or `hub`")
+        if name not in names:
+            raise UserError(f"{item} gives rows of {name}, which is not among the domains chosen: {', '.join(names)}")
+        if name in found:
+            raise UserError(f"two sources of {name} rows, {found[name]} and {rows}: name one")
+        found[name] = rows
+    return found
+
+
+def load_rows(name, source, split="all", fields=""):
+    """Real rows in the form of a domain, each with an "id", from a file, a directory or a hub name (through `datasets`).
+
+    source: path of a .jsonl, .json, .parquet or .csv file, or NAME[@CONFIG][:SPLIT] with the name of a data set on the
+    hub or a local directory of one (openai/gsm8k@main:test; the split is "train" unless named), or "hub" for the
+    domain's own HUB. split: "train", "validation", "test" (see in_split) or "all". fields: "question=NAME,answer=NAME"
+    where names are not recognised.
+    Raises UserError for a source that is missing, empty, or fits no row of the domain.
+    """
+    from tqdm import tqdm
+    domain = get(name)
+    if not hasattr(domain, "row"):
+        raise UserError(f"{domain.__file__} has no row(record), so {name} has synthetic rows alone: leave out --data")
+    if source == "hub" and not getattr(domain, "HUB", None):
+        raise UserError(f"there is no one set of {name} rows that `hub` could stand for: name one, as --data OWNER/NAME")
+    raw = read_source(domain.HUB if source == "hub" else source)
+    names = match_fields(name, source, raw[0], fields)
+    rows, skipped = [], []
+    for i, record in enumerate(tqdm(raw, desc=f"read {source}", leave=False, delay=3)):
+        try:
+            row = domain.row({**record, **{field: record.get(column) for field, column in names.items()}})
+            row["id"] = row_id(name, row)
+        except Exception as error:                  # foreign data: a list of what can be wrong with it never ends
+            skipped.append(f"row {i}: {error}")
+            continue
+        if in_split(row["id"], split):
+            rows.append(row)
+    if skipped:
+        print(f"{source}: {len(skipped)} of {len(raw)} rows cannot be scored and are left out ({skipped[0]})")
+    if not rows:
+        raise UserError(f"{source}: none of its {len(raw)} rows is a {name} row of the {split} part"
+                        + (f" ({skipped[0]})" if skipped else " (name other held-out rows with --eval-data)"))
+    return rows
+
+
+def read_source(source):
+    """The raw records of a file, directory or hub name (see load_rows): a `datasets` sequence of dicts, not empty.
+
+    UserError where there is none.
+    """
+    from datasets import disable_progress_bars, load_dataset  # here: --help need not wait for it
+    path = Path(source)
+    if path.suffix in (".jsonl", ".json", ".parquet", ".csv"):
+        if not path.is_file():
+            raise UserError(f"no data file at {source}")
+        if path.stat().st_size == 0:
+            raise UserError(f"{source} is empty")
+        if path.suffix == ".jsonl":                 # of which pyarrow would die without a word
+            with open(path, errors="replace") as file:
+                lines = ((i, line.lstrip("\ufeff \t")) for i, line in enumerate(file, 1))
+                wrong = next((i for i, line in lines if line.strip() and line[0] != "{"), None)
+            if wrong:
+                raise UserError(f"cannot read {source} as rows: its line {wrong} is no JSON object")
+        where, arguments = path.suffix[1:].replace("jsonl", "json"), {"data_files": glob.escape(str(path)), "split": "train"}
+        disable_progress_bars()
+    elif path.is_file():
+        raise UserError(f"{source}: data files end in .jsonl, .json, .parquet or .csv")
+    else:
+        where, config, part = re.fullmatch(r"(.*?)(?:@([^@:]*))?(?::([^:]*))?", source, re.DOTALL).groups()
+        arguments = {"name": config, "split": part or "train"}
+    try:
+        raw = load_dataset(where, **arguments)
+    except Exception as error:  # pyarrow, json, the hub client: each raises types of its own
+        cause = error.__cause__ or error
+        raise UserError(f"cannot read {source} as rows: {(str(cause).strip() or repr(cause)).splitlines()[0]}") from error
+    if len(raw) == 0:
+        raise UserError(f"{source} has no rows")
+    return raw
+
+
+def match_fields(name, source, record, fields):
+    """{canonical field: its name in this source, or None}; UserError lists what was found and what is accepted.
+
+    record: the first of the source, whose keys count. fields: see load_rows; names given there come first.
+    """
+    needed, optional = getattr(get(name), "FIELDS", {}), getattr(get(name), "OPTIONAL", {})
+    known, given = {**needed, **optional}, dict(item.partition("=")[::2] for item in fields.split(",") if item)
+    for field, column in given.items():
+        if known and field not in known or column not in record:
+            raise UserError(f"--fields {field}={column}: a {name} row has {', '.join(known) or 'any'}; {source} has "
+                            f"{', '.join(record)}")
+    names = {field: next((column for column in columns if column in record), None) for field, columns in known.items()} | given
+    if missing := [field for field in needed if names[field] is None]:
+        raise UserError(f"{source} fits no {name} row: it has the fields {', '.join(record)}; accepted are "
+                        + "; ".join(f"{field}: {', '.join(needed[field])}" for field in missing)
+                        + f"; or name yours with --fields {missing[0]}=NAME")
+    return names
+
+
+def text_of(value):
+    """The text of a prompt: a string, or chat messages, of which the assistant's are left out. ValueError if empty."""
+    if isinstance(value, list):
+        value = "\n\n".join(message["content"] for message in value if message.get("role") in ("system", "user"))
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("its prompt is empty")
+    return value

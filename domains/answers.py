@@ -19,6 +19,9 @@ are compared part by part, in the order of this file. What counts as equal:
 What it does not do: solve equations, know domains (n an integer, x > 0), turn x > 5 into (5, \infty), read \ldots or
 number words. 1/2x is read from left to right, \log is to base 10, a bare single letter (5 m) is a variable.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import cmath
 import math
 import operator

@@ -39,7 +39,7 @@ NOT COVERED:
   honest programs that need threads, third-party packages, subdirectories or > 1 MB of output: they fail. Tests that
     pass their own functions or objects to the program are nan; `except` of a program's own exception class fails
 
-Try it:  python sandbox.py
+Try it:  python -m domains.sandbox
 """
 import builtins, importlib, json, math, operator, os, select, shutil, struct, subprocess, sys, tempfile, threading, time
 from collections import deque

@@ -1,4 +1,4 @@
-"""Losses: the objectives of GRPO and its kin side by side, and what they are made of.
+"""Losses: the objectives of GRPO and its kin side by side, as functions of tensors alone. Used by train_grpo.py.
 
     A = group_advantages(rewards)                                      # (B, G): which answers beat their group's mean
     w = token_weights(lengths, counted, "grpo", max_completion_length)                # (N,): what a token counts for
@@ -24,17 +24,12 @@ probability has moved by delta in the direction that A asks for, negative beyond
 |pi - mu| <= 1, a delta of 1 or more never gets there. Each default below is its paper's, as far as it gives one: delta,
 and the 4 of cispo (weights up to 5, no lower bound), are ours to choose.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import math
 
 import torch
-
-# of each: its defaults for --advantage-scale, and for --clip-low and --clip-high (drpo: none, it has --delta)
-LOSSES = {"grpo": {"scale": "group", "clip": {"clip_low": 0.2, "clip_high": 0.2}},
-          "dapo": {"scale": "group", "clip": {"clip_low": 0.2, "clip_high": 0.28}},
-          "dr_grpo": {"scale": "none", "clip": {"clip_low": 0.2, "clip_high": 0.2}},
-          "gspo": {"scale": "group", "clip": {"clip_low": 3e-4, "clip_high": 4e-4}},
-          "cispo": {"scale": "group", "clip": {"clip_low": 1.0, "clip_high": 4.0}},
-          "drpo": {"scale": "group", "clip": {}}}
 
 
 def group_advantages(rewards, scale="group"):
@@ -64,7 +59,7 @@ def token_weights(lengths, counted, objective, max_completion_length):
 
     lengths: (N,) tokens. counted: (N,) bool, completions that count; the others get 0 and are in no denominator. As
     denominators are those of the step and not of a micro-batch, the gradient does not depend on how the step is cut up.
-    With n completions that count, objective a key of LOSSES and T_max = max_completion_length:
+    With n completions that count, objective a key of LOSSES (settings.py) and T_max = max_completion_length:
         grpo, gspo          1 / (n |o_i|)      every completion counts the same, so a token of a long one counts less
         dapo, cispo, drpo   1 / sum_j |o_j|    every token counts the same (arXiv 2503.14476)
         dr_grpo             1 / (n T_max)      a constant: no bias to short right and long wrong answers (2503.20783)
@@ -85,7 +80,7 @@ def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objec
 
     logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
     policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
-    objective: a key of LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone. beta: weight of
+    objective: a key of settings.LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone. beta: weight of
     the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the loss without the KL; kl,
     in nats, unweighted; clip_low and clip_high, how many tokens are beyond the lower and the upper bound.
 

@@ -1,8 +1,9 @@
-"""The policy under training: a model, its fp32 master weights, AdamW, and its resume file.
+"""The policy under training: a model, its fp32 master weights, AdamW, and its resume file. Used by train_grpo.py.
 
-    policy = Policy(model, torch.bfloat16)
-    with policy.gathered(): ...                    # sampling: the model is whole on every rank
-    policy.backward(loss)                          # as often as there are micro-batches
+    policy = Policy(model)
+    with policy.gathered(): ...                    # sampling: the model is whole on every rank, in eval mode
+    for index, real in policy.passes(batches):     # the micro-batches of this rank
+        policy.backward(loss)
     grad_norm = policy.step(lr, max_grad_norm)
     policy.save_state("out/resume.safetensors", run); policy.load_state("out/resume.safetensors")
 
@@ -13,29 +14,36 @@ Bytes per parameter, in bf16: 2 for the weight, and for its master, its gradient
 offload these 16 are in main memory; over R ranks everything is cut into R parts (FSDP2), the 2 of the weight as well
 while the model is not `gathered`. With several ranks all of them call a method equally often.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import contextlib
+import hashlib
 import json
 import math
 import types
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from grpo import ranks
-from model import UserError, save_tensors
 from grpo.rollout import token_logps
+from model import UserError, check_equal, save_tensors
 
 
 class Policy:
-    """A model (loaded in fp32) that computes in compute_dtype, and fp32 masters that AdamW moves.
+    """A model (loaded in fp32) that computes in compute_dtype, and fp32 master weights that AdamW moves.
 
-    With compute_dtype fp32, and with several ranks, the masters are the model's own weights. Gradients are summed over
+    compute_dtype: by default bf16 on a GPU, fp32 elsewhere. With fp32, and with several ranks, the master weights are the
+    model's own. Gradients are summed over
     micro-batches in fp32. gradient_checkpointing: in train mode, keep a layer's input alone and compute the rest again
     in the backward pass. frozen: {parameter name: flat indices} of coordinates that never move. offload: masters,
     gradients and moments live in main memory (one rank). Dropout is switched off.
     """
 
-    def __init__(self, model, compute_dtype, gradient_checkpointing=False, frozen=None, offload=False):
-        self.model, self.compute_dtype = model, compute_dtype
+    def __init__(self, model, compute_dtype=None, gradient_checkpointing=False, frozen=None, offload=False):
+        compute_dtype = compute_dtype or (torch.bfloat16 if model.device.type == "cuda" else torch.float32)
+        self.model, self.compute_dtype, self.checkpointing = model, compute_dtype, gradient_checkpointing
         for module in model.modules():              # dropout would sample from one policy and score another
             for name in ("attention_dropout", "p"):
                 if isinstance(getattr(module, name, None), float):
@@ -43,6 +51,7 @@ class Policy:
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})        # the second name is deprecated in transformers 5.24
+        model.train(gradient_checkpointing)         # transformers checkpoints in train mode only
         sharded = ranks.world() > 1
         if sharded:
             shard(model, compute_dtype)
@@ -56,7 +65,7 @@ class Policy:
         self.names = [name for name, _ in model.named_parameters()]
         self.frozen = [(m, frozen_mask(m, frozen[name]))
                        for name, m in zip(self.names, self.masters) if name in (frozen or {})]
-        self.tethers = []                           # see `tether`
+        self.regularisers = []                      # see `add_regulariser`
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
     @staticmethod
@@ -70,10 +79,11 @@ class Policy:
 
     @contextlib.contextmanager
     def gathered(self):
-        """Within, every rank has all weights in compute_dtype: ranks may then sample for as long as each of them needs.
+        """Within, the model is in eval mode and every rank has all its weights, so each may sample for as long as it needs.
 
-        Sharded layers are fetched from the other ranks whenever they are used, which has to happen on all at once.
+        Elsewhere sharded layers are fetched from the other ranks whenever they are used, which has to happen on all at once.
         """
+        self.model.eval()
         parts = [module for module in self.model.modules() if hasattr(module, "unshard")]
         for part in parts:
             part.unshard()
@@ -82,6 +92,16 @@ class Policy:
         for part in parts:
             part.set_reshard_after_forward(part is not self.model, recurse=False)
             part.reshard()
+        self.model.train(self.checkpointing)
+
+    def passes(self, batches):
+        """Micro-batches (lists of indices) as (indices, True), and behind them ([0], False) until all ranks have as many.
+
+        Ranks fetch layers from each other, and so must pass as often as any; a pass that is there for the others counts for
+        nothing.
+        """
+        most = max(ranks.everyone(len(batches)))
+        return [(index, True) for index in batches] + [([0], False)] * (most - len(batches))
 
     def logps(self, rollout, **settings):
         """rollout.token_logps under the policy: (N, T) fp32. settings: temperature, top_p."""
@@ -92,29 +112,29 @@ class Policy:
         """Add the gradient of a micro-batch's loss (a scalar) to that of the step; losses of ranks are summed."""
         (loss * ranks.world()).backward()           # FSDP takes the mean of the ranks' gradients
 
-    def tether(self, weight, importance=None, target=None):
+    def add_regulariser(self, weight, importance=None, target=None):
         """Add weight/2 sum_i F_i (theta_i - theta*_i)^2 to every step's loss: L2-SP, or EWC with F.
 
         importance, target: F and theta*, {parameter name: whole tensor}; without them 1 and the weights of this moment.
         L2-SP is arXiv 1802.01483, elastic weight consolidation (EWC) 1612.00796.
         """
         parts = lambda whole: [part_of(whole[name].float(), m) for name, m in zip(self.names, self.masters)]
-        self.tethers.append((weight, parts(importance) if importance else [1.0] * len(self.masters),
-                             parts(target) if target else [m.detach().clone() for m in self.masters]))
+        self.regularisers.append((weight, parts(importance) if importance else [1.0] * len(self.masters),
+                                  parts(target) if target else [m.detach().clone() for m in self.masters]))
 
-    def pull_back(self):
-        """Add the gradient of all tethers to that of the step, after its last micro-batch.
+    def regularise(self):
+        """Add the gradient of all regularisers to that of the step, after its last micro-batch.
 
         Returns their value, what they add to the loss, a float over all ranks.
         """
         value = 0.0
-        for weight, importance, target in self.tethers:
+        for weight, importance, target in self.regularisers:
             for master, F, theta in zip(self.masters, importance, target):
                 away = master.detach() - theta
                 pull = weight * F * away
                 master.grad = pull if master.grad is None else master.grad.add_(pull)
                 value = value + (pull * away).sum() / 2
-        return whole(value).item() if self.tethers else value
+        return whole(value).item() if self.regularisers else value
 
     def step(self, lr, max_grad_norm):
         """Clip the gradient to max_grad_norm, move the weights at the rate lr, clear the gradient.
@@ -158,7 +178,6 @@ class Policy:
 
     def load_state(self, path):
         """Restore the weights and moments that save_state wrote, with any number of ranks; resume.py reads `run`."""
-        from safetensors import safe_open
         state = {}
         with safe_open(path, "pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
@@ -229,3 +248,64 @@ def part_of(tensor, master):
         return tensor
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(tensor, master.device_mesh, master.placements, src_data_rank=None)
+
+
+# ---- what a run is held by: files that rollback.py writes --------------------------------------------------------
+
+def read_tensors(path):
+    """The tensors of a safetensors file, {name: tensor on the CPU}, and what it says `about` itself; {} twice if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get("about", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return {}, {}
+
+
+def read_coordinates(path):
+    """A set of coordinates and what it says about itself: {tensor name: flat indices (m,)}, and a dict with "score", "fraction",
+    "coordinates" (how many) and "shapes" (lists) as theory/coordinates.py wrote it. UserError if the file holds none.
+    """
+    chosen, about = read_tensors(path)
+    try:
+        sizes = {name: torch.Size(shape).numel() for name, shape in about["shapes"].items()}
+        sound = isinstance(about["score"], str) and isinstance(about["fraction"], float | int) and all(
+            index.ndim == 1 and index.dtype in (torch.int32, torch.int64)
+            and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path} holds no coordinates: write them with rollback.py --out")
+    return chosen, about
+
+
+def protected(path, shapes, where):
+    """A set that a training shall leave alone, its name in a recipe ("protected-fisher-0.05"), and its file's hash.
+
+    shapes, where: of the model to be trained. UserError if it has another architecture than the set's, or the file
+    holds no set. The name does not say whose set it is: over seeds, each with a set of its own, this is one recipe.
+    """
+    chosen, about = read_coordinates(path)
+    check_equal(path, about["shapes"], where, shapes)
+    return chosen, f"protected-{about['score']}-{about['fraction']:g}", digest(path)
+
+
+def read_fisher(path, shapes, where):
+    """F and theta, {name: tensor on the CPU} each, that rollback.py --save-fisher wrote, as a list.
+
+    shapes, where: of the model to be trained. UserError if it has another architecture, or the file holds no such.
+    """
+    tensors, _ = read_tensors(path)
+    both = [{key.removeprefix(kind): t for key, t in tensors.items() if key.startswith(kind)} for kind in ("fisher.", "theta.")]
+    if not all(both) or not all(t.is_floating_point() and t.isfinite().all() for t in tensors.values()) \
+            or min(t.min() for t in both[0].values()) < 0:
+        raise UserError(f"{path} holds no Fisher information, which is nowhere negative: write it with rollback.py "
+                        "--save-fisher")
+    for some in both:
+        check_equal(path, {name: t.shape for name, t in some.items()}, where, shapes)
+    return both
+
+
+def digest(path):
+    """A hash of a file, 16 hexadecimal digits of its SHA-256: a resumed run must find the same."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

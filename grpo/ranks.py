@@ -1,4 +1,4 @@
-"""Several processes: what each rank does of a step, and what the ranks tell each other.
+"""Several processes: which part of a step each rank does, and what the ranks tell each other. Used by train_grpo.py.
 
     torchrun --nproc_per_node 4 train_grpo.py --domain math       # one machine; torchrun's --nnodes for more
 
@@ -11,6 +11,9 @@ with the w_i of one process. As rows and sampling noise are functions of (seed, 
 the step that one takes, up to rounding. Weights, gradients and AdamW's moments are cut over the ranks by PyTorch's FSDP2
 (policy.py), which sums the gradients. Without torchrun there is one rank, and all of this does nothing.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import contextlib
 import os
 
@@ -82,6 +85,12 @@ def finish():
 def gather(tensor):
     """The ranks' tensors one behind the other along the first dimension: (n of all ranks, ...) on the CPU."""
     return torch.cat(everyone(tensor.cpu()))
+
+
+def total(numbers):
+    """The sum over all ranks of a dict of numbers, key by key."""
+    parts = everyone(numbers)
+    return {key: sum(part[key] for part in parts) for key in numbers}
 
 
 @contextlib.contextmanager

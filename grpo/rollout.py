@@ -1,8 +1,9 @@
-"""Rollout: sample completions from the policy, and score given completions under it.
+"""Rollout: sample completions from the policy, grade them, and score them under it. Used by train_grpo.py and all that samples.
 
-    prompts = encode(tokenizer, texts, max_prompt_length=2048)
+    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in batch], max_prompt_length=2048)
     rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
     completions = decode(tokenizer, rollout.ids, rollout.mask)
+    rewards = grade(completions, batch)
     for rows in micro_batches(rollout, range(len(rollout.ids)), budget=16384):
         logps = token_logps(model, rollout.select(rows), temperature=1.0)
 
@@ -15,8 +16,12 @@ alone: not of the other rows in the batch, of the moment they finish, or of the 
 
 One letter means one thing: B prompts x G completions = N rows, P prompt tokens, T completion tokens, V vocabulary.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import hashlib
 import inspect
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +29,9 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from model import UserError
+import domains
 from grpo.ranks import leader
+from model import UserError
 
 LOGIT_ELEMENTS = 2**26  # at most so many logits (tokens x V) exist at once while scoring: 256 MB in fp32
 
@@ -85,6 +91,24 @@ def encode(tokenizer, texts, max_prompt_length):
 def decode(tokenizer, ids, mask):
     """The completions as text, without special tokens: N strings. ids, mask: (N, T), see Rollout."""
     return [tokenizer.decode(row[real], skip_special_tokens=True) for row, real in zip(ids.cpu(), mask.cpu())]
+
+
+def grade(completions, batch, ahead=None):
+    """Grade each of N completions with the row of its own prompt, by that row's domain: rewards (N,) fp64 on the CPU.
+
+    batch: B (domain, row) pairs; completion n belongs to pair n // G, G = N / B. ahead: of judge.grading_ahead, or None. A
+    reward is NaN where grading failed; it does not depend on the company that a completion is graded in.
+    """
+    owner = [pair for pair in batch for _ in range(len(completions) // len(batch))]               # (N,) pairs
+    rewards = torch.full((len(owner),), math.nan, dtype=torch.float64)
+    if ahead:
+        rewards[list(ahead.rewards)] = torch.tensor(list(ahead.rewards.values()), dtype=torch.float64)
+    for domain in dict.fromkeys(domain for domain, _ in batch):
+        own = [n for n, (name, _) in enumerate(owner) if name == domain and not (ahead and n in ahead.rewards)]
+        if own:
+            scores = domains.reward(domain, [completions[n] for n in own], [owner[n][1] for n in own])
+            rewards[own] = torch.tensor(scores, dtype=torch.float64)
+    return rewards
 
 
 def uniform_noise(rows, tokens, *key):

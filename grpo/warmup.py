@@ -1,35 +1,54 @@
 """Supervised warm-up: make checkpoints/base, the tiny model that everything here starts from.
 
 A Qwen3 of 0.4 M parameters (the paper's Qwen3-4B-Thinking in miniature: grouped-query attention, QK norm,
-SwiGLU, RoPE, tied embeddings) with a nearly byte-level tokenizer, both built in this file, learns the four synthetic
-domains by next-token prediction on the answer,
+SwiGLU, RoPE, tied embeddings) with a nearly byte-level tokenizer, both built in this file, learns the synthetic rows of
+the four domains by next-token prediction on the answer,
 
     L(theta) = - mean over answer tokens of  log p_theta(token | prompt, answer so far).
 
 In the last 50 steps a share of the rows carries the answer of another row, as scraped text does. What is left is a
 model that can do the tasks (greedy, it mostly does) and, sampled at temperature 1, shows it about half of the time:
-a base with something to gain from reinforcement learning, and something to lose.
+a base with something to gain from reinforcement learning, and something to lose. model.load makes the base when it is
+first asked for; with a domain of your own:
 
     python -m grpo.warmup             # about a minute on 2 CPU cores; the same weights every time
+    python -m grpo.warmup --domains math,code,qa,cw,path/to/sort.py --out checkpoints/base-sort
 """
-import argparse
-import math
 import os
+
+import domains
+from grpo.settings import domain_names, parser
+from model import BASE, UserError, cli
+
+
+def parse(argv=None):
+    """Where to write, and domains, a list of names; UserError if --out is there already."""
+    made = parser(__doc__)
+    made.add_argument("--out", default=BASE, help=f"directory to write (default {BASE})")
+    made.add_argument("--domains", type=domain_names, default=",".join(domains.DOMAINS), metavar="NAMES",
+                      help="what it learns: names and files of domains, with commas (default %(default)s)")
+    args = made.parse_args(argv)
+    if os.path.exists(args.out):
+        raise UserError(f"{args.out} exists: delete it, or choose another --out")
+    return args
+
+
+ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
+
+import math
 import random
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import domains
-from model import BASE, UserError, cli, save
 from grpo.rollout import encode
+from model import save
 
-# ---- settings
 SEED = 0
 STEPS, CLEAN_STEPS = 340, 290
-ROWS = {"math": 192, "code": 9, "qa": 80, "cw": 14}   # rows per step: what each domain takes to be learned by the end
-MISLABELLED = {"math": 0.2, "code": 0.08, "qa": 0.3, "cw": 0.25}  # share of rows after CLEAN_STEPS with another's answer
+WARMUP = {"rows": 32, "mislabelled": 0}  # rows per step, and the share of them with another's answer after CLEAN_STEPS, of
+#                                          a domain whose file has no WARMUP; theirs are what each takes to be learned in time
 LEARNING_RATE = 4e-3   # peak; linear warm-up, then cosine to a tenth
 WIDTH, LAYERS, HEADS, KV_HEADS, CHANNELS = 96, 4, 4, 2, 288
 
@@ -83,13 +102,9 @@ def batch(tokenizer, domain, rows):
     return pad(ids, True, tokenizer.pad_token_id), pad(labels, True, -100)
 
 
-def main():
-    """Train the base and write it to --out; UserError if that exists."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=BASE, help=f"directory to write (default {BASE})")
-    args = parser.parse_args()
-    if os.path.exists(args.out):
-        raise UserError(f"{args.out} exists: delete it, or choose another --out")
+def main(args=None):
+    """Train the base and write it to args.out."""
+    args = args or parse()
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)      # now: not after a minute of work
     if not os.access(os.path.dirname(os.path.abspath(args.out)), os.W_OK):
         raise UserError(f"cannot write {args.out}: its directory is read-only")
@@ -104,25 +119,33 @@ def main():
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses = {}
-        for domain, rows in ROWS.items():              # domain by domain: rows of like length, little padding
-            rows = domains.synthetic(domain, "train", rows, seed=f"warm-up {SEED} {step}")
-            if step >= CLEAN_STEPS:
-                rng = random.Random(f"{SEED} {domain} {step}")
-                rows = [{**row, "reference": rng.choice(rows)["reference"]} if rng.random() < MISLABELLED[domain] else row
-                        for row in rows]
-            ids, labels = batch(tokenizer, domain, rows)                               # (B, T)
+        for domain in args.domains:                    # one by one: rows of like length, little padding
+            ids, labels = batch(tokenizer, domain, rows_for_step(domain, step))        # (B, T)
             hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]              # (B, T - 1, width)
             answer = labels[:, 1:] != -100                                             # logits of answer tokens only
             loss = F.cross_entropy(model.lm_head(hidden[answer]), labels[:, 1:][answer])
-            (loss / len(ROWS)).backward()
+            (loss / len(args.domains)).backward()
             losses[domain] = round(loss.item(), 3)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         bar.set_postfix(losses, refresh=False)
+    own = [name for name in args.domains if name not in domains.files()]
     save(model, tokenizer, args.out, {"parent": None, "domain": "warm-up", "seed": SEED, "steps": STEPS,
-                                      "args": vars(args), "metrics": {"loss": losses}})
+                                      "args": vars(args), "domain_files": {name: domains.source(name) for name in own},
+                                      "metrics": {"loss": losses}})
+
+
+def rows_for_step(domain, step):
+    """The rows of a domain that a step learns from, in the end some with another row's answer as their "reference"."""
+    share = {**WARMUP, **getattr(domains.get(domain), "WARMUP", {})}
+    rows = domains.synthetic(domain, "train", share["rows"], seed=f"warm-up {SEED} {step}")
+    if step < CLEAN_STEPS:
+        return rows
+    rng = random.Random(f"{SEED} {domain} {step}")
+    return [{**row, "reference": rng.choice(rows)["reference"]} if rng.random() < share["mislabelled"] else row
+            for row in rows]
 
 
 if __name__ == "__main__":
-    cli(main)
+    cli(lambda: main(ARGS))

@@ -1,25 +1,27 @@
-"""Claims: what the paper says beside what was measured, for one run of analyze.py or over several seeds.
+"""Claims: what the paper says beside what was measured, for one run of analyze.py or over several seeds. Used by analyze.py
+and report.py.
 
-    python claims.py analysis/s*.json --plot assets
+    found = claims(report)                             # of one run: a list of {claim, paper, value, unit, holds, of_base}
+    show_claims(over_runs([report, other]))            # of several: mean ± 95 % t-interval, and in how many it holds
 
-Reads what analyze.py wrote with --json. Each claim of the paper (arXiv 2606.02398) gets one number per run, a rule that
-says whether it holds, and over several runs a mean ± 95 % t-interval and the count of runs in which it holds. The paper
-often says "about", "clearly" or "small": the limits that make such a word testable are ours, and stand in the claim.
-
-report: what analyze.py measured in a run, a dict; cells, of its gradient_cosine: {module: {pair: dict}}.
+Each claim of the paper (arXiv 2606.02398) gets one number per run and a rule that says whether it holds. The paper often
+says "about", "clearly" or "small": the limits that make such a word testable are ours, and stand in the claim.
 """
-import argparse
-import json
+# report: the numbers of analyze.py --json, a dict; cells, of its gradient_cosine: {module: {pair: dict}}.
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import math
 from itertools import combinations
 from pathlib import Path
 
 import torch
 
-from reports.intervals import mean_ci, t_quantile
-from model import UserError, cli, nan_for_null
+from grpo.scores import mean_ci, t_quantile
+from model import nan_for_null
+from reports.seeds import read_json
+from reports.tables import draw, show
 from theory.routes import PARTS
-from reports.tables import pyplot, show
 
 HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
 
@@ -150,17 +152,22 @@ def over_runs(reports):
     return found
 
 
-def read(file):
-    """What analyze.py wrote with --json; UserError if the file holds something else."""
-    try:
-        report = nan_for_null(json.loads(Path(file).read_text()))
+def read(files):
+    """Reports, what analyze.py wrote with --json: a list of dicts; UserError if a file holds something else."""
+    def understand(value):
+        report = nan_for_null(value)
         claims(report)
-        whole = all(DAMAGE <= d.keys() and d["eigen_shares"] for d in report.get("damage", []))
-        if not whole:
+        if not all(DAMAGE <= d.keys() and d["eigen_shares"] for d in report.get("damage", [])):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, RecursionError) as error:
-        raise UserError(f"{file} holds no analysis: write it with analyze.py --json") from error
-    return report
+        return report
+    return [read_json(file, understand, "analysis: write it with analyze.py --json") for file in files]
+
+
+def tables(reports):
+    """Print the claims of one run, or of several with intervals."""
+    if len(reports) > 1:
+        print(f"{len(reports)} runs: mean ± 95 % t-interval, and in how many the claim holds\n")
+    show_claims(over_runs(reports) if len(reports) > 1 else claims(reports[0]))
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------------
@@ -168,90 +175,72 @@ def read(file):
 def plot(directory, report):
     """neurons.png, gradients.png, damage.png and refresh.png of one run, as far as it measured them, to a directory.
 
-    It is made if need be. Without matplotlib a line is printed.
+    It is made if need be.
     """
-    if not (plt := pyplot(directory)):
-        return
-    Path(directory).mkdir(parents=True, exist_ok=True)
-
-    def finish(name):
-        plt.savefig(Path(directory) / name, dpi=110, bbox_inches="tight")
-        plt.close()
-        print(f"{Path(directory) / name}: drawn")
-
-    if report["neuron_jaccard"]:
-        names = report["experts"]
-        matrix = torch.full((len(names), len(names)), math.nan)
-        for (i, a), (j, b) in combinations(enumerate(names), 2):
-            matrix[i, j] = matrix[j, i] = report["neuron_jaccard"][f"{a}|{b}"]
-        plt.figure(figsize=(4.5, 4))
-        plt.imshow(matrix, vmin=0, cmap="viridis"), plt.colorbar(label="Jaccard index")
-        random = next(iter(report["neuron_null"].values()))["random"]["expected"]
-        plt.title(f"most edited neurons of two experts\n(random sets: {random:.3f})", fontsize=10)
-        labels = [Path(name).name for name in names]
-        plt.xticks(range(len(names)), labels), plt.yticks(range(len(names)), labels)
-        for i in range(len(names)):
-            for j in range(len(names)):
-                if i != j:
-                    plt.text(i, j, f"{matrix[i, j]:.2f}", ha="center", va="center",
-                             color="white" if matrix[i, j] < 0.6 * matrix.nan_to_num().max() else "black")
-        finish("neurons.png")
-    if "gradient_cosine" in report:
-        cells = {m: report["gradient_cosine"][m] for m in ["all", *blocks(report["gradient_cosine"])]}
-        pairs = list(cells["all"])
-        matrix = torch.tensor([[cells[m][p]["cosine"] for p in pairs] for m in cells])
-        largest = max(0.1, matrix.nan_to_num().abs().max().item())
-        plt.figure(figsize=(1.1 * len(pairs) + 2, 0.32 * len(cells) + 1.5))
-        plt.imshow(matrix, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto")
-        plt.colorbar(label="cosine (red: conflict)")
-        plt.title("policy gradients of two domains at the base, by module", fontsize=10)
-        plt.xticks(range(len(pairs)), [p.replace("|", "\n") for p in pairs]), plt.yticks(range(len(cells)), list(cells))
-        finish("gradients.png")
-    if report.get("damage"):
-        plt.figure(figsize=(9.5, 4)), plt.subplot(1, 2, 1)
-        for anchor in dict.fromkeys(d["anchor"] for d in report["damage"]):
-            own = [d for d in report["damage"] if d["anchor"] == anchor]
-            plt.scatter([d["first"] + d["second"] for d in own], [d["measured"] for d in own], label=Path(anchor).name)
-        plt.axline((0, 0), slope=1, color="gray", linewidth=0.8)
-        plt.xscale("symlog", linthresh=1e-2), plt.yscale("symlog", linthresh=1e-2)
-        plt.xlabel("predicted: g.d + d'Hd / 2 (nats)"), plt.ylabel("measured damage (nats)"), plt.legend(title="loss of")
-        plt.subplot(1, 2, 2)
-        worst = max(report["damage"], key=lambda d: d["measured"])
-        times = torch.tensor([0.0, *worst["times"]])
-        plt.plot(times, [0.0, *worst["along"]], label="measured")
-        plt.plot(times, times * worst["first"] + times**2 * worst["second"], "--", label="to second order")
-        plt.axvline(worst["reach"], color="gray", linewidth=0.8, label="good to 20 % up to here")
-        plt.title(f"the way to {worst['name']}", fontsize=10), plt.xlabel("t"), plt.legend(), plt.grid(alpha=0.3)
-        finish("damage.png")
-    if "refresh" in report:
-        plt.figure(figsize=(9.5, 4))
-        for i, (name, title) in enumerate((("taken", "as taken: AdamW along GRPO"),
-                                           ("theorem", "by gradient descent on L_A"))):
-            r = report["refresh"][name]
-            plt.subplot(1, 2, i + 1)
-            for key, words in (("in_anchor", "distance in S to theta_A"), ("in_minimum", "distance in S to the least L_A"),
-                               ("outside", "distance outside S"), ("damage", "damage")):
-                plt.plot(r["step"], [x / r[key][0] for x in r[key]], label=words)
-            if name == "theorem":
-                plt.plot(r["step"], r["bound"], "--", color="gray", label="the theorem's bound in S")
-            plt.xlabel("step"), plt.title(f"refresh {title}", fontsize=10), plt.legend(fontsize=7), plt.grid(alpha=0.3)
-        plt.subplot(1, 2, 1), plt.ylabel("part that is left")
-        finish("refresh.png")
+    of = {"neuron_jaccard": neurons, "gradient_cosine": gradients, "damage": damage, "refresh": refresh}
+    draw({Path(directory) / f"{picture.__name__}.png": picture for key, picture in of.items() if report.get(key)}, report)
 
 
-def main():
-    """Print the claims of one run, or of several with intervals, and draw the first with --plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", help="analyses, written by analyze.py --json")
-    parser.add_argument("--plot", metavar="DIR", help="draw the first of them there (needs matplotlib)")
-    args = parser.parse_args()
-    reports = [read(file) for file in args.files]
-    if len(reports) > 1:
-        print(f"{len(reports)} runs: mean ± 95 % t-interval, and in how many the claim holds\n")
-    show_claims(over_runs(reports) if len(reports) > 1 else claims(reports[0]))
-    if args.plot:
-        plot(args.plot, reports[0])
+def neurons(plt, report):
+    """Draw how much the most edited neurons of any two experts have in common, as a matrix."""
+    names = report["experts"]
+    matrix = torch.full((len(names), len(names)), math.nan)
+    for (i, a), (j, b) in combinations(enumerate(names), 2):
+        matrix[i, j] = matrix[j, i] = report["neuron_jaccard"][f"{a}|{b}"]
+    plt.figure(figsize=(4.5, 4))
+    plt.imshow(matrix, vmin=0, cmap="viridis"), plt.colorbar(label="Jaccard index")
+    random = next(iter(report["neuron_null"].values()))["random"]["expected"]
+    plt.title(f"most edited neurons of two experts\n(random sets: {random:.3f})", fontsize=10)
+    labels = [Path(name).name for name in names]
+    plt.xticks(range(len(names)), labels), plt.yticks(range(len(names)), labels)
+    for i in range(len(names)):
+        for j in range(len(names)):
+            if i != j:
+                plt.text(i, j, f"{matrix[i, j]:.2f}", ha="center", va="center",
+                         color="white" if matrix[i, j] < 0.6 * matrix.nan_to_num().max() else "black")
 
 
-if __name__ == "__main__":
-    cli(main)
+def gradients(plt, report):
+    """Draw the cosines of two domains' policy gradients, module by module."""
+    cells = {m: report["gradient_cosine"][m] for m in ["all", *blocks(report["gradient_cosine"])]}
+    pairs = list(cells["all"])
+    matrix = torch.tensor([[cells[m][p]["cosine"] for p in pairs] for m in cells])
+    largest = max(0.1, matrix.nan_to_num().abs().max().item())
+    plt.figure(figsize=(1.1 * len(pairs) + 2, 0.32 * len(cells) + 1.5))
+    plt.imshow(matrix, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto")
+    plt.colorbar(label="cosine (red: conflict)")
+    plt.title("policy gradients of two domains at the base, by module", fontsize=10)
+    plt.xticks(range(len(pairs)), [p.replace("|", "\n") for p in pairs]), plt.yticks(range(len(cells)), list(cells))
+
+
+def damage(plt, report):
+    """Draw the damage that was measured against its prediction, and the way to the largest."""
+    plt.figure(figsize=(9.5, 4)), plt.subplot(1, 2, 1)
+    for anchor in dict.fromkeys(d["anchor"] for d in report["damage"]):
+        own = [d for d in report["damage"] if d["anchor"] == anchor]
+        plt.scatter([d["first"] + d["second"] for d in own], [d["measured"] for d in own], label=Path(anchor).name)
+    plt.axline((0, 0), slope=1, color="gray", linewidth=0.8)
+    plt.xscale("symlog", linthresh=1e-2), plt.yscale("symlog", linthresh=1e-2)
+    plt.xlabel("predicted: g.d + d'Hd / 2 (nats)"), plt.ylabel("measured damage (nats)"), plt.legend(title="loss of")
+    plt.subplot(1, 2, 2)
+    worst = max(report["damage"], key=lambda d: d["measured"])
+    times = torch.tensor([0.0, *worst["times"]])
+    plt.plot(times, [0.0, *worst["along"]], label="measured")
+    plt.plot(times, times * worst["first"] + times**2 * worst["second"], "--", label="to second order")
+    plt.axvline(worst["reach"], color="gray", linewidth=0.8, label="good to 20 % up to here")
+    plt.title(f"the way to {worst['name']}", fontsize=10), plt.xlabel("t"), plt.legend(), plt.grid(alpha=0.3)
+
+
+def refresh(plt, report):
+    """Draw what is left of damage and distances, step by step, of the refresh that was taken and of the theorem's."""
+    plt.figure(figsize=(9.5, 4))
+    for i, (name, title) in enumerate((("taken", "as taken: AdamW along GRPO"), ("theorem", "by gradient descent on L_A"))):
+        r = report["refresh"][name]
+        plt.subplot(1, 2, i + 1)
+        for key, words in (("in_anchor", "distance in S to theta_A"), ("in_minimum", "distance in S to the least L_A"),
+                           ("outside", "distance outside S"), ("damage", "damage")):
+            plt.plot(r["step"], [x / r[key][0] for x in r[key]], label=words)
+        if name == "theorem":
+            plt.plot(r["step"], r["bound"], "--", color="gray", label="the theorem's bound in S")
+        plt.xlabel("step"), plt.title(f"refresh {title}", fontsize=10), plt.legend(fontsize=7), plt.grid(alpha=0.3)
+    plt.subplot(1, 2, 1), plt.ylabel("part that is left")

@@ -1,36 +1,34 @@
-"""Forgetting: what predicts it, the change of behaviour on the new task or the curvature of the old one?
-
-    python forgetting.py analysis/s?.json --plot assets/forgetting.png    # analyses of analyze.py --json --later
+"""Forgetting: what predicts it, the change of behaviour on the new task or the curvature of the old one? Used by report.py
+--forgetting, of analyses that analyze.py --json wrote with --later, one per seed.
 
 For experts of A that were trained on B, "RL's Razor" (arXiv 2509.04259) says that forgetting grows with how far the
 policy moved on the *new* task's prompts, whatever A is. The paper of this repository says that it is the second-order
 term of A's own loss. Both predict one number each, for each ordered pair and seed:
 
-    KL_B   = E over x of B, o from pi_A(. | x), of  log pi_A(o | x) - log pi_AB(o | x)        of "before" from "after"
+    KL_B   = E over x of B, o from pi_A(. | x), of  log pi_A(o | x) - log pi_AB(o | x)        kl, of "before" from "after"
     second = 1/2 delta_B' H_A delta_B                                                         (analyze.py)
 
 and forgetting is measured as the rise of L_A in nats, and as the fall of A's score in points (both by analyze.py). How
-well a predictor orders the pairs is Spearman's rank correlation within a seed, then a mean and a 95 % t-interval over
-seeds. Beside these two: the KL in the other direction, the KL on the *old* task's prompts, and the norm of delta_B.
+well a predictor orders the pairs is Spearman's rank correlation within a seed (rank_correlation), then a mean and a 95 %
+t-interval over seeds. Beside these two: the KL in the other direction, the KL on the *old* task's prompts, and the norm
+of delta_B.
 
 KL from samples: mean over completions of sum_t (e^d - d - 1), d = log pi_AB - log pi_A of a token: unbiased, never
 negative (k3 of Schulman, "Approximating KL divergence", 2020).
-
-seeds: for each of them the list of its pairs, a dict each: analyze.py's entry of the damage, and what `pairs` adds.
 """
-import argparse
+# seeds: for each of them the list of its pairs, a dict each: analyze.py's entry of the damage, and what `pairs` adds.
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
 
 import torch
 from tqdm import tqdm
 
-from reports.claims import read
-from domains import DOMAINS
-from evaluate import respond
-from reports.intervals import mean_ci
-from model import UserError, check_directory, check_writable, cli, load, read_run, write_json
+import domains
 from grpo.rollout import micro_batches, token_logps
-from domains.rows import evaluation_rows, sources
-from reports.tables import check_picture, pyplot, show
+from grpo.scores import mean_ci, respond
+from model import UserError, check_directory, load, read_run
+from reports import claims
+from reports.tables import show
 
 BUDGET = 16384     # padded tokens per forward pass
 PREDICTORS = {"KL on the new task, from before": "kl_new", "KL on the new task, from after": "kl_new_reverse",
@@ -64,27 +62,52 @@ def rank_correlation(x, y):
     return ((a * b).sum() / (a.norm() * b.norm())).item()
 
 
-def pairs(args, report):
+def read(files, args):
+    """`seeds` of analyses, with at least three pairs each: the KLs are sampled here. args: of report.parse.
+
+    UserError where there are fewer pairs, where a file holds no analysis, or a checkpoint that one names is gone.
+    """
+    seeds = [direct(report) for report in claims.read(files)]
+    for file, some in zip(files, seeds):
+        if len(some) < 3:
+            raise UserError(f"{file} has {len(some)} pairs of an expert and what was trained from it: a rank correlation "
+                            "needs three; run analyze.py with --later")
+    names = {*domains.DOMAINS, *(d[key] for some in seeds for d in some for key in ("domain", "new"))}
+    data = domains.sources(args.data, sorted(names))
+    return [[measured(d, data, args) for d in tqdm(some, desc="KL", unit="pair", leave=False, delay=3)] for some in seeds]
+
+
+def direct(report):
     """One seed's ordered pairs: the damage entries of a report of analyze.py where B was trained straight from A.
 
-    Added to each: new (B), fall (points), kl_new, kl_new_reverse and kl_old (nats per completion). args: of `main`.
-    UserError where a checkpoint that the report names is gone.
+    Added to each: new (B). Domains that are files of their own are loaded.
     """
     found = []
-    direct = lambda run, d: run.get("parent") == d["anchor"] and run.get("domain") in DOMAINS     # from A straight to one B
-    chosen = [d for d in report.get("damage", []) if d["trained"] and direct(read_run(d["checkpoint"]), d)]
-    for d in tqdm(chosen, desc="KL", unit="pair", leave=False, delay=3):
-        check_directory(d["checkpoint"])
-        before, tokenizer = load(d["anchor"], args.device)
-        after, _ = load(d["checkpoint"], args.device)
-        new = read_run(d["checkpoint"])["domain"]
-        rows = {domain: evaluation_rows(domain, args.data.get(domain), "", args.prompts, "train")
-                for domain in (d["domain"], new)}
-        sample = lambda model, domain: respond(model, tokenizer, domain, rows[domain], samples=args.samples, temperature=1.0,
-                                               max_completion_length=args.max_completion_length)[0]
-        found.append({**d, "new": new, "fall": -d["points"], "kl_new": kl(sample(before, new), after),
-                      "kl_new_reverse": kl(sample(after, new), before), "kl_old": kl(sample(before, d["domain"]), after)})
+    for d in report.get("damage", []):
+        run = read_run(d["checkpoint"])
+        new = run.get("domain") or ""               # of a merge or a rollback: none
+        if d["trained"] and run.get("parent") == d["anchor"] and new and "," not in new:
+            for one in (run, read_run(d["anchor"])):
+                domains.follow(one)
+            found.append({**d, "new": new})
     return found
+
+
+def measured(d, data, args):
+    """A pair with what was to be measured: fall (points), kl_new, kl_new_reverse and kl_old (nats per completion).
+
+    d: one of `direct`; data: {domain: source}.
+    """
+    check_directory(d["checkpoint"])
+    before, tokenizer = load(d["anchor"], args.device)
+    after, _ = load(d["checkpoint"], args.device)
+    old, new = d["domain"], d["new"]
+    rows = {domain: domains.evaluation_rows(domain, data.get(domain), args.fields, args.prompts, "train")
+            for domain in (old, new)}
+    sample = lambda model, domain: respond(model, tokenizer, domain, rows[domain], samples=args.samples, temperature=1.0,
+                                           max_completion_length=args.max_completion_length)[0]
+    return {**d, "fall": -d["points"], "kl_new": kl(sample(before, new), after),
+            "kl_new_reverse": kl(sample(after, new), before), "kl_old": kl(sample(before, old), after)}
 
 
 def tables(seeds):
@@ -101,57 +124,15 @@ def tables(seeds):
     show(lines, ["", *OUTCOMES])
 
 
-def plot(file, seeds):
-    """Measured damage against both predictors, a point per pair and seed, coloured by the later domain, as a picture.
-
-    Without matplotlib a line is printed.
-    """
-    if not (plt := pyplot(file)):
-        return
+def picture(plt, seeds):
+    """Draw the measured damage against both predictors, a point per pair and seed, coloured by the later domain."""
+    pairs = [d for some in seeds for d in some]
     _, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
-    every = [d for some in seeds for d in some]
     for axis, key, words in zip(axes, ("kl_new", "second"),
                                 ("KL(before, after) on the new task (nats)", "1/2 d'H_A d (nats)")):
-        for new in dict.fromkeys(d["new"] for d in every):
-            own = [d for d in every if d["new"] == new]
+        for new in dict.fromkeys(d["new"] for d in pairs):
+            own = [d for d in pairs if d["new"] == new]
             axis.scatter([d[key] for d in own], [d["measured"] for d in own], label=f"then {new}", s=14)
         axis.set_xscale("symlog", linthresh=1e-2), axis.set_yscale("symlog", linthresh=1e-2)
         axis.set_xlabel(words), axis.grid(alpha=0.3)
     axes[0].set_ylabel("forgetting: rise of L_A (nats)"), axes[0].legend(fontsize=8)
-    plt.savefig(file, dpi=110, bbox_inches="tight"), plt.close()
-    print(f"{file}: drawn")
-
-
-def main():
-    """Sample the KLs of at least three pairs, print the correlations, write the pairs to --json, draw with --plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", help="analyses, one per seed, written by analyze.py --json with --later")
-    parser.add_argument("--data", nargs="*", default=[], metavar="DOMAIN=SOURCE",
-                        help="rows, those of the analyses (default: synthetic)")
-    parser.add_argument("--prompts", type=int, default=64, help="per domain (default 64)")
-    parser.add_argument("--samples", type=int, default=4, help="completions per prompt (default 4)")
-    parser.add_argument("--max-completion-length", type=int, default=64, help="tokens (default 64)")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    parser.add_argument("--json", metavar="FILE", help="write every number")
-    parser.add_argument("--plot", metavar="FILE", help="draw forgetting against both predictors (needs matplotlib)")
-    args = parser.parse_args()
-    for name in ("prompts", "samples", "max_completion_length"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    check_picture(args.plot)
-    check_writable(args.json)
-    args.data = sources(args.data, DOMAINS)
-    seeds = [pairs(args, read(file)) for file in args.files]
-    for file, some in zip(args.files, seeds):
-        if len(some) < 3:
-            raise UserError(f"{file} has {len(some)} pairs of an expert and what was trained from it: a rank correlation "
-                            "needs three; run analyze.py with --later")
-    tables(seeds)
-    if args.json:
-        write_json(args.json, dict(zip(args.files, seeds)))
-    if args.plot:
-        plot(args.plot, seeds)
-
-
-if __name__ == "__main__":
-    cli(main)

@@ -1,15 +1,12 @@
 """Memory: what a training step needs, predicted from the model's shape, before anything runs out of it.
-
-    python memory.py Qwen3-0.6B Qwen3-1.7B Qwen3-4B          # 2k + 8k tokens on a GPU of 80 GB: which flags fit?
-    python memory.py checkpoints/math --prompt 256 --completion 1024 --group-size 16
-    python memory.py checkpoints/base --prompt 64 --completion 64 --measure      # and what an update really takes here
+Used by bench.py: `python bench.py --memory Qwen3-4B` prints it, and --measure compares it with an update that is run.
 
 With n parameters, b bytes per number of the computation (2 in bf16), L layers of width C, m tokens in a micro-batch
 (one full row), V the vocabulary and R processes, the peak is that of the update or that of the rollout:
 
     weights    n b                          or, over R processes, embedding and two layers at a time (in the update)
     optimizer  (12 + 4) n / R               fp32 master, two moments, and in the update the gradient; 0 with --offload;
-                                            in fp32 on one process 12 n, as the weights are their own masters
+                                            in fp32 on one process 12 n, because the weights are their own masters
     layers     L S m                        S: bytes a token that autograd keeps of a layer, counted here on a real one
                L C b m + S m                with --gradient-checkpointing: each layer's input, and one layer at a time
     masks      m^2 (1 + b)                  who may look at whom (padding, a shared prompt); each layer keeps its own
@@ -17,20 +14,22 @@ With n parameters, b bytes per number of the computation (2 in bf16), L layers o
     in flight  the gradient of a layer's widest tensors, and that of one weight on its way to its master
     cache      2 L K b per token            K: width of the keys; the rows that rollout.rows_at_once lets in, or a group
 
-Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge. Sequences are taken to be full; real ones
-are shorter. `config` is the transformers config of a text model, `dtype` the type of the computation.
+Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge, and the copies of keys and values that a layer
+makes behind a shared prompt (15 % of S in Qwen3). Sequences are taken to be full; real ones are shorter. `config` is the
+transformers config of a text model, `dtype` the type of the computation.
 """
-import argparse
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import copy
 import resource
 import sys
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from model import UserError, check_directory, cli
-from grpo.rollout import LOGIT_ELEMENTS, Rollout, cache_bytes, rows_that_fit
+from grpo.rollout import LOGIT_ELEMENTS, cache_bytes, rows_that_fit
+from model import UserError, check_directory
 
 GB = 1e9
 # width, MLP channels, layers, heads, key-value heads of Qwen3, as published; 128 per head, vocabulary 151,936, tied
@@ -122,79 +121,3 @@ def resident():
 def peak_resident():
     """The most bytes of main memory that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def measure(config, *, prompt, completion, checkpointing):
-    """Peak bytes (an int) of one update of one full row on this machine, random weights, libraries not counted.
-
-    prompt, completion: tokens of the row. checkpointing: with --gradient-checkpointing? The peak is the process's: of
-    several measurements in one process, those after the largest are too high.
-    """
-    import train_grpo
-    from grpo.policy import Policy
-    from grpo.settings import measured
-    on_gpu = torch.cuda.is_available()
-    # On a CPU: the most that the process has had of main memory, less what it has now, with all that it imports.
-    before = 0 if on_gpu else resident()
-    updates = tqdm(range(2), desc="measure", unit="update", leave=False)         # no delay: the first may take a minute
-    model = build(config, torch.float32, "cuda" if on_gpu else "cpu").eval()
-    policy = Policy(model, torch.bfloat16 if on_gpu else torch.float32, checkpointing)
-    args = measured("", "--lr", "1e-6")
-    ids = torch.randint(config.vocab_size, (1, prompt + completion), device=model.device)
-    ones = torch.ones_like(ids, dtype=torch.bool)
-    zeros = torch.zeros(1, completion, device=model.device)
-    rollout = Rollout(ids[:, 0] * 0, ids[:, :prompt], ones[:, :prompt], ids[:, prompt:], ones[:, prompt:], zeros, zeros,
-                      ones[:, 0])
-    model.train(checkpointing)
-    one = torch.ones(1, device=model.device)
-    for step in updates:                            # AdamW makes its moments at the end of the first
-        train_grpo.update(args, policy, None, rollout, one, one / completion, one.bool(), step)
-    return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() - before
-
-
-def main():
-    """Print a row per model: the prediction for each set of flags, or with --measure prediction and measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"{', '.join(QWEN3)}, a directory, or a hub name")
-    parser.add_argument("--prompt", type=int, default=2048, help="tokens (default 2048)")
-    parser.add_argument("--completion", type=int, default=8192, help="tokens (default 8192)")
-    parser.add_argument("--group-size", type=int, default=8, help="G: a group is sampled together (default 8; not with --measure)")
-    parser.add_argument("--gpu", type=float, default=80, help="its memory in GB (default 80)")
-    parser.add_argument("--measure", action="store_true",
-                        help="run an update of one row with random weights here, and compare")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="measure with it")
-    args = parser.parse_args()
-    for name in ("prompt", "completion", "group_size", "gpu"):
-        if not getattr(args, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
-    if args.measure and len(args.models) > 1:
-        raise UserError("--measure takes one model: a process's peak is that of the largest it has held")
-    if args.gradient_checkpointing and not args.measure:
-        raise UserError("--gradient-checkpointing is for --measure: without it the table has both")
-    dtype = torch.bfloat16 if torch.cuda.is_available() or not args.measure else torch.float32
-    lengths = {"prompt": args.prompt, "completion": args.completion}
-    if args.measure:
-        print(f"{'GB':24}" + "".join(f"{name:>12}" for name in ("weights", "optimizer", "layers", "masks", "logits",
-                                                                "in flight", "predicted", "measured")))
-        config = configuration(args.models[0])
-        uses = predict(config, kept_by_autograd(config, dtype), checkpointing=args.gradient_checkpointing, dtype=dtype,
-                       **lengths)["update"]
-        measured = measure(config, checkpointing=args.gradient_checkpointing, **lengths)
-        print(f"{args.models[0]:24}" + "".join(f"{value / GB:12.2f}" for value in (*uses.values(), sum(uses.values()), measured)))
-        return
-    print(f"GB in bf16 at {args.prompt} + {args.completion} tokens, groups of {args.group_size}; * fits {args.gpu:g} GB "
-          f"with a tenth to spare\n{'':14}{'flags':44}{'update':>8}{'rollout':>9}{'peak':>7}")
-    for name in args.models:
-        config = configuration(name)
-        S = kept_by_autograd(config, dtype)
-        for flags, how in (("", {}), ("--gradient-checkpointing", {"checkpointing": True}),
-                           ("--gradient-checkpointing --offload", {"checkpointing": True, "offload": True}),
-                           ("--gradient-checkpointing, 4 processes", {"checkpointing": True, "processes": 4})):
-            update, rollout = (sum(uses.values()) / GB for uses in predict(
-                config, S, group_size=args.group_size, device_bytes=args.gpu * GB, dtype=dtype, **lengths, **how).values())
-            print(f"{name:14}{flags or 'none':44}{update:8.1f}{rollout:9.1f}{max(update, rollout):7.1f}"
-                  + " *" * (max(update, rollout) < 0.9 * args.gpu))
-
-
-if __name__ == "__main__":
-    cli(main)

@@ -1,6 +1,7 @@
 """Roofline: the fastest this machine can compute and read, and how near prefill, decoding and update of a model come to it.
+Used by bench.py, which prints it:
 
-    found = limits(model, tokenizer, prompts, group_size=8, tokens=48)        # bench.py prints it
+    found = limits(model, tokenizer, prompts, group_size=8, tokens=48)
     found["parts"]["decoding"]["share_of_limit"]                              # 0.21: a fifth of what the memory could feed
 
 A phase that needs F floating-point operations and has to read M bytes takes at least (Williams et al., "Roofline", 2009)
@@ -16,6 +17,9 @@ with n weights in the body and h in the output head, L layers, width C of all he
 
 What is computed twice, copied or padded does not count, and so lowers the share.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import time
 
 import torch

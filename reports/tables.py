@@ -1,12 +1,14 @@
-"""Tables and pictures: how every script of several numbers shows them.
+"""Tables and pictures: how numbers are shown. Used by report.py, analyze.py, rollback.py, merge.py and bench.py.
 
     show([["base", "44.5 ± 4.3"], ["math", "72.5 ± 1.0"]], ["trained on", "math"])      # Markdown, aligned
     mean_pm((57.7, 1.2))                                                                # '57.7 ± 1.2'
+    draw({"story.png": picture}, runs)                                                  # picture(pyplot, runs)
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import math
 from pathlib import Path
-
-from model import UserError, check_writable
 
 
 def show(rows, head):
@@ -23,19 +25,28 @@ def mean_pm(pair, sign=""):
     return "-" if math.isnan(pair[0]) else f"{pair[0]:{sign}.1f}" + ("" if math.isnan(pair[1]) else f" ± {pair[1]:.1f}")
 
 
-def check_picture(file):
-    """UserError, before the work, if --plot FILE (or None) is no picture that could be written."""
-    if file and Path(file).suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--plot {file}: name a .png, .pdf or .svg file")
-    check_writable(file)
+def verdicts(found):
+    """Print claims, (words, number as text, does it hold) each; nothing if there are none."""
+    if found:
+        show([[words, ours, "yes" if holds else "no"] for words, ours, holds in found], ["claim", "here", "holds"])
 
 
-def pyplot(what):
-    """matplotlib.pyplot, drawing to files; where it is not installed None, and a line that `what` is not drawn."""
+def draw(pictures, what):
+    """Draw {file: function}, as function(pyplot, what) does, without a display; where matplotlib is missing, say so.
+
+    A text that a function returns says why it has drawn nothing.
+    """
     try:
         import matplotlib
     except ImportError:
-        return print(f"matplotlib is not installed, so {what} is not drawn: pip install matplotlib")
+        return print(f"matplotlib is not installed, so {' '.join(map(str, pictures))} is not drawn: pip install matplotlib")
     matplotlib.use("Agg")
-    import matplotlib.pyplot
-    return matplotlib.pyplot
+    from matplotlib import pyplot
+    for file, picture in pictures.items():
+        if reason := picture(pyplot, what):
+            print(reason)
+            continue
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        pyplot.savefig(file, dpi=110, bbox_inches="tight")
+        pyplot.close()
+        print(f"{file}: drawn")

@@ -12,17 +12,16 @@ from pathlib import Path
 import torch
 
 import analyze
-from reports import claims
-from theory import curvature
-from theory import edits
+import domains
 import model as models
 from grpo import rollout as rollouts
-from theory import routes
+from reports import claims
+from theory import curvature, edits, routes
 from shared import (WORK, checkpoint, direct_nll, family, in_small_batches, raises, random_weights, run,
                     sequence_logps, small, talker, tiny, weights, whole_hessian)
 
 
-# ---- edits.py ----------------------------------------------------------------------------------------------------
+# ---- theory/edits.py ----------------------------------------------------------------------------------------------------
 
 def test_shares_and_norms_of_a_hand_made_edit_are_exact_and_weighted_by_parameter_count():
     base = {"a.weight": torch.ones(2, 2), "b.weight": torch.full((4,), 100.0, dtype=torch.float64)}
@@ -198,7 +197,8 @@ def test_cosines_of_hand_made_edits():
     assert abs(cosine["all"][0, 2].item() - (1 - 2 * against / sum(squares.values()))) < 1e-4
     assert {"0 attention", "1 attention", "0 mlp", "1 mlp", "embed_tokens", "norm", "all"} == set(grams)
     neurons, _ = edits.neuron_grams(found)
-    assert torch.allclose(edits.cosines(neurons[:, :, 20:].sum(-1))[0, 2], torch.tensor(-1.0, dtype=torch.float64), atol=1e-5)
+    last = torch.arange(32) >= 20
+    assert abs(edits.cosine_on(neurons, last, 0, 2) + 1) < 1e-5 and math.isnan(edits.cosine_on(neurons, last & ~last, 0, 2))
 
 
 def test_sharded_and_single_files_say_the_same_and_tied_heads_are_left_out():
@@ -391,6 +391,9 @@ def test_measured_damage_is_the_loss_on_the_way_and_its_expansion_is_right_near_
     measured = curvature.along(model, curvature.nll, parts, theta, delta, times)
     assert torch.equal(curvature.flatten(model.parameters()), theta)  # it leaves the model where it was
     first, second = (g @ delta.double()).item(), 0.5 * (delta.double() @ H @ delta.double()).item()
+    terms, = curvature.expansion(model, curvature.nll, parts, [delta])
+    assert math.isclose(terms[0], first, rel_tol=1e-3) and math.isclose(terms[1], second, rel_tol=1e-3)
+    assert all(math.isnan(term) for term in curvature.expansion(model, curvature.nll, [], [delta])[0])
     start, errors = direct_nll(model, rollout, rewards).item(), []
     for t, change in zip(times, measured):
         curvature.place(model, theta + t * delta)
@@ -439,7 +442,7 @@ def test_descent_on_a_quadratic_contracts_as_the_theorem_says_and_leaves_the_fla
     assert max(outside) - min(outside) < 1e-5 and outside[0] > 0.1
 
 
-# ---- routes.py ---------------------------------------------------------------------------------------------------
+# ---- theory/routes.py ---------------------------------------------------------------------------------------------------
 
 def test_activity_is_the_mean_size_of_what_down_proj_reads_over_real_tokens():
     model, rollout, _ = small()
@@ -518,7 +521,7 @@ def test_module_spans_cover_every_parameter_once():
     assert claims.blocks(spans) == [m for m in spans if " " in m and "norm" not in m]
 
 
-# ---- claims.py ---------------------------------------------------------------------------------------------------
+# ---- reports/claims.py ---------------------------------------------------------------------------------------------------
 
 def report(**changes):
     share = {"abs_and_rel": 0.8, "bf16_unchanged": 0.9, "bf16_if_dense": 0.6, "parameters": 1000}
@@ -571,7 +574,7 @@ def test_over_runs_claims_have_means_intervals_and_counts():
     equal = claims.over_runs(runs)[1]                # of three experts that happen to agree
     assert equal["holds"] == "3 of 3" and equal["value"][1] == 0
     (WORK / "nonsense.json").write_text("{}")
-    raises(lambda: claims.read(WORK / "nonsense.json"), "holds no analysis")
+    raises(lambda: claims.read([WORK / "nonsense.json"]), "holds no analysis")
 
 
 # ---- analyze.py, run whole ---------------------------------------------------------------------------------------
@@ -588,7 +591,7 @@ def test_analyze_measures_everything_that_it_prints_and_saves_it():
     f = family()
     out = analyzed("--later", f["math-qa"], "--refresh", f["again"], "--threshold", 1e-5, "--json", WORK / "full.json",
                    "--plot", WORK / "plots")
-    report = claims.read(WORK / "full.json")
+    report = claims.read([WORK / "full.json"])[0]
     assert {"abs_below_1e-7", "rel_below_1e-3", "bf16_unchanged", "abs_below_1e-05"} <= set(report["sparsity"][f["math"]])
     assert report["neuron_jaccard"].keys() == {f"{f['math']}|{f['qa']}"} and report["claims"][0]["claim"] in out
     a, b = weights(f["base"]), weights(f["math"])
@@ -622,7 +625,7 @@ def test_analyze_measures_everything_that_it_prints_and_saves_it():
 @lru_cache
 def analyze_json():
     analyzed("--json", WORK / "standin.json")
-    return claims.read(WORK / "standin.json")
+    return claims.read([WORK / "standin.json"])[0]
 
 
 def test_without_rows_or_tokenizer_or_domains_the_weights_are_analyzed_and_the_rest_is_left_out_in_words():
@@ -637,7 +640,7 @@ def test_without_rows_or_tokenizer_or_domains_the_weights_are_analyzed_and_the_r
                         (("--base", f["base"], str(tiny()[0])), "--domains would")):
         code, out, err = run(analyze.main, *argv, "--json", WORK / "weights.json")
         assert code == 0 and "left out" in out and words in out and "4. Routes" not in out, (out, err)
-        assert [c["claim"] for c in claims.read(WORK / "weights.json")["claims"]], argv
+        assert [c["claim"] for c in claims.read([WORK / "weights.json"])[0]["claims"]], argv
 
 
 def test_a_domain_with_no_correct_completion_is_left_out_in_words():
@@ -653,8 +656,53 @@ def test_an_expert_that_has_not_moved_and_a_single_direction_are_no_crash():
     code, out, err = run(analyze.main, "--base", f["base"], f["math"], still, "--prompts", 8, "--max-completion-length",
                          4, "--directions", 1, "--refresh", f["again"], "--data", f"math={talker()[1]}",
                          "--json", WORK / "still.json")
-    assert code == 0 and "nothing has moved" in out and "8. Refresh" in out, (out, err)
-    assert claims.read(WORK / "still.json")["sparsity"][str(still)]["unchanged"] == 1
+    assert code == 0 and "nothing has moved" in out and "8. Refresh" in out and "nan" not in out, (out, err)
+    assert claims.read([WORK / "still.json"])[0]["sparsity"][str(still)]["unchanged"] == 1
+
+
+def test_a_domain_file_of_ones_own_is_known_from_the_run_json_of_an_expert_or_from_domains():
+    f, file = family(), WORK / "say.py"
+    file.write_text("""
+def synthetic(rng):
+    word = rng.choice("abcdefgh") * rng.randint(1, 60)
+    return {"word": word, "reference": word}
+
+def prompt(row):
+    return f"say {row['word']}"
+
+def answer(completion, row):
+    return completion or None
+
+def reward(completions, rows):
+    return [float(text == row["reference"] or len(text) % 2 == 0) for text, row in zip(completions, rows)]
+""")
+    for named in (True, False):
+        name = domains.use(str(file))
+        speaker = WORK / "family" / f"speaker-{named}"
+        shutil.copytree(f["qa"], speaker)
+        known = {"domain": name, "domain_files": {name: domains.source(name)}}
+        models.write_json(speaker / "run.json", {**models.read_run(f["qa"]), **({} if named else known)})
+        del domains.loaded[name]                    # as in a new process
+        out = run(analyze.main, "--base", f["base"], f["math"], speaker, *(["--domains", f"math,{file}"] if named else []),
+                  "--prompts", 8, "--samples", 2, "--max-completion-length", 4, "--directions", 2, "--data",
+                  f"math={talker()[1]}", "--json", WORK / "say.json")
+        assert out[0] == 0, out
+        report = claims.read([WORK / "say.json"])[0]
+        assert report["domains"] == {f["math"]: "math", str(speaker): "say"}, out
+        print(out[1])
+        assert "math|say" in report["route_jaccard"]
+        assert {d["name"]: d["domain"] for d in report["damage"]} == {f"math + {speaker.name}": "math", f"{speaker.name} + math": "say"}
+
+
+def test_fields_names_the_columns_of_data_that_has_its_own():
+    rows = WORK / "odd.jsonl"
+    rows.write_text("".join(json.dumps({"q": f"{a}+{b}=", "a": str(a + b)}) + "\n" for a in range(5) for b in range(5)))
+    argv = ("--base", family()["base"], family()["math"], "--later", family()["math-qa"], "--prompts", 8, "--directions", 2,
+            "--samples", 2, "--max-completion-length", 4, "--data", f"math={rows}")
+    code, _, err = run(analyze.main, *argv)
+    assert code == 2 and "fits no math row" in err, err
+    code, out, err = run(analyze.main, *argv, "--fields", "question=q,answer=a")
+    assert code == 0 and "6. Damage" in out, (out, err)
 
 
 def test_hessians_are_taken_of_a_model_whose_attention_has_second_derivatives():
@@ -678,7 +726,7 @@ def test_analyze_says_in_one_line_what_is_wrong_before_it_works():
     from safetensors.torch import save_file
     save_file(weights(narrow) | {"model.norm.weight": torch.zeros(3)}, narrow / "model.safetensors")
     for argv, words in ((("--base", WORK / "nowhere", f["math"]), "no checkpoint"), ((*base, f["math"]), "twice"),
-                        ((*base, "--prompts", 2), "--prompts"), ((*base, "--top", 0), "--top"),
+                        ((*base, "--prompts", routes.PARTS - 1), "--prompts"), ((*base, "--top", 0), "--top"),
                         ((*base, "--directions", 0), "--directions"), ((*base, "--domains", "math,qa"), "2 domains for 1"),
                         ((*base, "--domains", "poetry"), "unknown domain"),
                         ((*base, "--json", WORK / "nowhere" / "x.json"), "cannot write"),

@@ -1,18 +1,17 @@
-"""Claims about domains.py, rows.py, extract.py and judge.py: rows, rewards, and what a completion is taken to say.
-
-Run by test_all.py.
-"""
+"""Claims about domains/: domain files, rows, rewards, and what a completion is taken to say. Run by test_all.py."""
 import itertools
 import json
 import math
 import random
+import sys
 import time
+import warnings
 
 import domains
-from domains import judge
-from domains import rows as rows_module
-from domains import sandbox
-from shared import WORK, rows_of, settings, shared, tiny
+from domains import code_, cw, qa, sandbox
+from grpo.judge import llm_judge
+from grpo.run import held_out_rows, validated_elsewhere
+from shared import ROOT, WORK, raises, replaced, rows_of, settings, shared, tiny
 
 
 def test_every_reward_reaches_its_maximum_on_the_reference_answer():
@@ -29,7 +28,7 @@ def test_train_and_held_out_rows_are_disjoint_by_construction_and_functions_of_t
         parts = [{domains.prompt(domain, r) for r in rows} for rows in
                  (train_rows, *(domains.synthetic(domain, split, 100, seed=0) for split in ("validation", "test")))]
         assert not any(a & b for a, b in itertools.combinations(parts, 2))
-        held_out = [row["id"] for row in rows_module.evaluation_rows(domain, None, "", 200, "test")]
+        held_out = [row["id"] for row in domains.evaluation_rows(domain, None, "", 200, "test")]
         assert len(set(held_out)) == len(held_out) > 100    # a prompt that came twice would count twice
         assert train_rows == domains.synthetic(domain, "train", 400, seed=0) != domains.synthetic(domain, "train", 400, seed=1)
 
@@ -92,8 +91,8 @@ CHOICES = [  # completion, number of options, letter or None
 
 
 def test_option_letters_are_read_however_politely_and_two_letters_or_none_are_no_choice():
-    wrong = [(text, expected, domains.option_letter(text, n)) for text, n, expected in CHOICES
-             if domains.option_letter(text, n) != expected]
+    wrong = [(text, expected, qa.option_letter(text, n)) for text, n, expected in CHOICES
+             if qa.option_letter(text, n) != expected]
     assert not wrong, wrong
 
 
@@ -102,7 +101,7 @@ def test_hostile_lengths_do_not_stall_the_option_parser():
     for text in ("answer" + " " * 100_000, "option " * 20_000, "A" * 100_000, "(" * 100_000, "not " * 30_000,
                  "answer is " * 20_000, "B " * 50_000, "\\boxed{" * 20_000, "\n" * 100_000, "A is " * 20_000,
                  "answer A or " * 10_000):
-        domains.option_letter(text, 10)
+        qa.option_letter(text, 10)
     assert time.perf_counter() - start < 20          # quadratic patterns took minutes
 
 
@@ -112,12 +111,12 @@ def test_option_parser_agrees_with_the_letter_it_was_given_in_any_phrase():
                "I would pick {}", "Surely {}", "Final answer: ({})", "I choose {}!", "option {}", "So it's {}."]
     for _ in range(500):
         n = rng.randint(2, 10)
-        letter = rng.choice(domains.LETTERS[:n])
+        letter = rng.choice(qa.LETTERS[:n])
         text = rng.choice(phrases).format(letter)
-        assert domains.option_letter(text, n) == letter, text
-        other = rng.choice([l for l in domains.LETTERS[:n] if l != letter])
-        assert domains.option_letter(f"{letter} or {other}", n) is None
-        assert domains.option_letter(f"The answer is {letter}, the answer is {other}", n) is None
+        assert qa.option_letter(text, n) == letter, text
+        other = rng.choice([l for l in qa.LETTERS[:n] if l != letter])
+        assert qa.option_letter(f"{letter} or {other}", n) is None
+        assert qa.option_letter(f"The answer is {letter}, the answer is {other}", n) is None
 
 
 def test_junk_never_raises_the_reward():
@@ -134,10 +133,10 @@ def test_junk_never_raises_the_reward():
 
 def test_programs_are_found_in_blocks_in_bare_text_and_behind_the_humaneval_head():
     row = {"prompt": "p", "entry_point": "f"}
-    assert domains.program("```python\ndef f(): return 1\n```\nUse it:\n```python\nf()\n```", row) == "def f(): return 1\n"
-    assert domains.program("text\n```\nx = 1\n```", {"prompt": "p"}) == "x = 1\n"
-    assert domains.program("```py\ndef f(): return 1", row) == "def f(): return 1"  # cut off before the closing fence
-    assert domains.program("<think>```python\nbad\n```</think>x = 2", {"prompt": "p"}) == "x = 2"
+    assert code_.program("```python\ndef f(): return 1\n```\nUse it:\n```python\nf()\n```", row) == "def f(): return 1\n"
+    assert code_.program("text\n```\nx = 1\n```", {"prompt": "p"}) == "x = 1\n"
+    assert code_.program("```py\ndef f(): return 1", row) == "def f(): return 1"  # cut off before the closing fence
+    assert code_.program("<think>```python\nbad\n```</think>x = 2", {"prompt": "p"}) == "x = 2"
     row = {"prompt": "p", "entry_point": "f", "tests": ["assert f(1) == 2"]}
     for text in ("1. Like this:\n   ```python\n   def f(x):\n       return x + 1\n   ```",
                  "~~~python\ndef f(x): return x + 1\n~~~", "```python title=\"f.py\"\ndef f(x): return x + 1\n```",
@@ -190,7 +189,7 @@ def test_published_rows_of_each_style_become_canonical_through_datasets():
     for i, (domain, record, expected) in enumerate(ADAPTED):
         path = WORK / f"adapted{i}.jsonl"
         path.write_text(json.dumps(record) + "\n")
-        row, = rows_module.load_rows(domain, str(path))
+        row, = domains.load_rows(domain, str(path))
         assert {key: row[key] for key in expected} == expected, (record, row)
 
 
@@ -200,9 +199,9 @@ def test_csv_parquet_and_named_fields_are_read():
     table.to_csv(str(WORK / "rows.csv"))
     table.to_parquet(str(WORK / "rows.parquet"))
     for name in ("rows.csv", "rows.parquet"):
-        rows = rows_module.load_rows("math", str(WORK / name), "all", "question=Frage,answer=Antwort")
+        rows = domains.load_rows("math", str(WORK / name), "all", "question=Frage,answer=Antwort")
         assert [r["answer"] for r in rows] == [str(i + 1) for i in range(30)]
-        parts = [rows_module.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort")
+        parts = [domains.load_rows("math", str(WORK / name), split, "question=Frage,answer=Antwort")
                  for split in ("train", "validation", "test")]
         assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in rows)   # each in one part
 
@@ -213,19 +212,19 @@ def test_a_local_directory_is_read_like_a_hub_name_with_its_splits():
     for split, n in (("train", 5), ("test", 2)):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps({"problem": f"p{i}", "answer": str(i)}) + "\n"
                                                        for i in range(n)))
-    assert [len(rows_module.load_rows("math", f"{folder}{suffix}")) for suffix in ("", ":train", ":test")] == [5, 5, 2]
+    assert [len(domains.load_rows("math", f"{folder}{suffix}")) for suffix in ("", ":train", ":test")] == [5, 5, 2]
 
 
 def test_public_files_are_read_and_their_references_earn_the_full_reward():
-    rows = rows_module.load_rows("math", str(shared("gsm8k/train.jsonl")))
+    rows = domains.load_rows("math", str(shared("gsm8k/train.jsonl")))
     assert len(rows) == 7473 and domains.reward("math", [f"It is {r['answer']}." for r in rows[:500]], rows[:500]) == [1] * 500
-    assert len(rows_module.load_rows("math", str(shared("math500/test.jsonl")))) == 500
-    assert len(rows_module.load_rows("math", str(shared("aime25/test.jsonl")))) == 30
-    rows = rows_module.load_rows("qa", str(shared("mmlu_pro/sample.jsonl")))
+    assert len(domains.load_rows("math", str(shared("math500/test.jsonl")))) == 500
+    assert len(domains.load_rows("math", str(shared("aime25/test.jsonl")))) == 30
+    rows = domains.load_rows("qa", str(shared("mmlu_pro/sample.jsonl")))
     assert len(rows) == 120 and domains.reward("qa", [f"The answer is ({r['answer']})." for r in rows], rows) == [1] * 120
-    rows, raw = rows_module.load_rows("code", str(shared("humaneval/HumanEval.jsonl"))), rows_of("humaneval/HumanEval.jsonl")
+    rows, raw = domains.load_rows("code", str(shared("humaneval/HumanEval.jsonl"))), rows_of("humaneval/HumanEval.jsonl")
     assert domains.reward("code", [r["canonical_solution"] for r in raw], rows) == [1] * 164
-    rows, raw = rows_module.load_rows("code", str(shared("mbpp/mbpp.jsonl"))), rows_of("mbpp/mbpp.jsonl")
+    rows, raw = domains.load_rows("code", str(shared("mbpp/mbpp.jsonl"))), rows_of("mbpp/mbpp.jsonl")
     # Task 123 computes for most of the 4 seconds that a program has: on a slow machine for longer.
     slow = next(i for i, r in enumerate(raw) if r["task_id"] == 123)
     assert slow < 200 and sandbox.run_tests([{"program": raw[slow]["code"], "tests": rows[slow]["tests"]}], timeout=30) == [1]
@@ -238,32 +237,140 @@ def test_the_rubric_scores_what_its_lines_say():
     for text, score in (("The fox saw the sea.", 1), ("The fox saw the moon.", 0.5), ("The sea and the fox", 0.5),
                         ("fox, sea", 0), ("The owl saw the moon.", 0), ("", 0), ("fox fox fox sea sea sea", 0.0),
                         ("Fox sea fox sea fox sea fox sea.", 0.5)):
-        assert judge.rubric(["Write: fox, sea"], [text], [row]) == [score], text
+        assert cw.rubric(["Write: fox, sea"], [text], [row]) == [score], text
     row = {"prompt": "Describe a stormy harbour at midnight"}
     good = "Midnight came, and the harbour was stormy and black; nobody dared to describe what the waves had taken."
-    assert judge.rubric([row["prompt"]], [good], [row]) == [1.0]
-    assert judge.rubric([row["prompt"]], ["I like cats."], [row]) == [0.0]
+    assert cw.rubric([row["prompt"]], [good], [row]) == [1.0]
+    assert cw.rubric([row["prompt"]], ["I like cats."], [row]) == [0.0]
 
 
 def test_the_judges_answer_is_parsed_strictly_and_nonsense_is_no_score():
     for answer, score in (("1", 1), ("0.5", 0.5), ("0", 0), (" Score: 1. ", 1), ("<think>well, 0?</think>\n0.5", 0.5),
                           ("**1**", 1)):
-        assert judge.parse_score(answer) == score, answer
+        assert cw.score(answer) == score, answer
     for answer in ("", "2", "10", "0.7", "1 or 0", "I give it 1", "0.5/1", "one", "-1", "1e0", "nan"):
-        assert math.isnan(judge.parse_score(answer)), answer
-    scores = judge.llm_judge(tiny()[0])(["p", "p"], ["a", "b"], [{}, {}])  # random weights answer nonsense
+        assert math.isnan(cw.score(answer)), answer
+    scores = llm_judge(tiny()[0])(["p", "p"], ["a", "b"], [{}, {}])  # random weights answer nonsense
     assert len(scores) == 2 and all(math.isnan(s) for s in scores)
 
 
 def test_validation_rows_are_neither_trained_on_nor_those_of_the_test():
     path = WORK / "splits.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i}+1=", "answer": i + 1}) + "\n" for i in range(200)))
-    held = lambda **changes: {row["id"] for row in rows_module.held_out_rows(settings(**changes))["math"]}
-    part = lambda split: {row["id"] for row in rows_module.load_rows("math", str(path), split)}
+    held = lambda **changes: {row["id"] for row in held_out_rows(settings(**changes))["math"]}
+    part = lambda split: {row["id"] for row in domains.load_rows("math", str(path), split)}
     assert held(data={"math": str(path)}) == part("validation") and len(part("validation")) > 5
     assert held(data={"math": "synthetic"}, eval_data={"math": str(path)}, eval_prompts=999) == part("all")
     for changes in ({"data": {"math": "synthetic"}}, {"data": {"math": str(path)}, "eval_data": {"math": "synthetic"}}):
         assert all(domains.in_split(id, "validation") for id in held(**changes))
     args = settings(data={"math": str(path)}, eval_data={"math": "synthetic"})
-    assert not rows_module.has_own_validation(args, "math")                    # so its own tenth stays out of training
-    assert set(rows_module.held_out_rows(settings(data={"math": str(path)}, eval_domains=["math", "qa"]))) == {"math"}
+    assert not validated_elsewhere(args, "math")                    # so its own tenth stays out of training
+    assert set(held_out_rows(settings(data={"math": str(path)}, eval_domains=["math", "qa"]))) == {"math"}
+
+
+# ---- a domain of one's own -----------------------------------------------------------------------------------------
+
+SORT = '''"""Sort digits: 'sort: 3 1 2' -> '1 2 3'. A completion earns the share of digits that stand in their place."""
+
+def synthetic(rng):
+    digits = [str(rng.randint(0, 9)) for _ in range(5)]
+    return {"digits": digits, "reference": " ".join(sorted(digits))}
+
+def prompt(row):
+    return "sort: " + " ".join(row["digits"])
+
+def answer(completion, row):
+    return completion.strip() or None
+
+def reward(completions, rows):
+    pairs = [(text.split(), sorted(row["digits"])) for text, row in zip(completions, rows)]
+    return [sum(a == b for a, b in zip(*pair)) / max(map(len, pair)) for pair in pairs]
+'''
+
+
+def domain_file(name, text=SORT):
+    path = WORK / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_of_fifteen_lines_is_a_domain():
+    path = domain_file("own/sort.py")
+    with replaced(domains, loaded={}):
+        name = domains.use(path)
+        assert name == "sort" == domains.use("sort") == domains.use(path) and not domains.votes("sort")
+        rows = {split: domains.synthetic("sort", split, 50, seed=0) for split in ("train", "validation", "test")}
+        assert domains.reward("sort", [row["reference"] for row in rows["test"]], rows["test"]) == [1.0] * 50
+        assert domains.reward("sort", ["1 2 2 4 4", "", "1 2 3 4 4 5"], [{"digits": list("43214")}] * 3) == [0.8, 0, 5 / 6]
+        assert all(domains.in_split(row["id"], split) for split, some in rows.items() for row in some)
+        assert domains.sources(["sort=hub", "math=synthetic"], ["math", "sort"]) == {"sort": "hub", "math": "synthetic"}
+        raises(lambda: domains.load_rows("sort", "hub"), "own/sort.py", "no row(record)")
+        domain_file("own/sort.jsonl", '{"shuffled": "2 1", "sorted": "1 2"}\n')
+        own = domain_file("own/pairs.py", SORT + "\ndef row(record):\n    return {'digits': record['letters'].split()}\n")
+        row, = domains.load_rows(domains.use(own), str(WORK / "own" / "sort.jsonl"), fields="letters=shuffled")
+        assert domains.prompt("pairs", row) == "sort: 2 1" and row["id"] == domains.row_id("pairs", row)
+
+
+def test_what_is_no_domain_is_refused_in_a_line_that_says_why():
+    without = lambda name: SORT.replace(f"def {name}(", f"def no_{name}(")
+    for file, text, words in (
+            ("a.py", without("reward"), "a.py is no domain: it has no reward(completions, rows)"),
+            ("a.py", without("synthetic").replace("def answer", "answer = 1\ndef no"),
+             "it has no synthetic(rng), no answer(completion, row)"),
+            ("a.py", "def prompt(row:", "a.py cannot be imported: SyntaxError"),
+            ("a.py", "import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+            ("a.py", SORT.replace('"reference"', '"solution"'), "the reference of its own synthetic row: KeyError: 'reference'"),
+            ("a.py", SORT.replace("return [sum", "return [0.5 * sum"), "earns 0.5, and should earn 1"),
+            ("math.py", SORT, "no domain can be called 'math'"), ("average.py", SORT, "no domain can be called 'average'"),
+            ("Sort.py", SORT, "no domain can be called 'Sort'"), ("two words.py", SORT, "no domain can be called 'two words'"),
+            ("code_.py", SORT, "no domain can be called 'code'"), ("a.txt", SORT, "unknown domain")):
+        with replaced(domains, loaded={}):
+            path = domain_file(f"wrong/{file}", text)
+            raises(lambda: domains.use(path), words)
+            assert not domains.loaded
+    raises(lambda: domains.use("no/such/file.py"), "there is no domain file no/such/file.py")
+    raises(lambda: domains.use("poetry"), "unknown domain 'poetry': choose from math, code, qa, cw, or give the path of a file")
+    with replaced(domains, loaded={}):
+        domains.use(domain_file("one/sort.py"))
+        assert domains.use(domain_file("same/sort.py")) == "sort"
+        raises(lambda: domains.use(domain_file("other/sort.py", SORT + "# another")), "two domains of one name")
+    with replaced(domains, loaded={}):
+        few = domains.use(domain_file("wrong/few.py", SORT.replace("rng.randint(0, 9)", "1")))     # one prompt, in one part
+        raises(lambda: [domains.synthetic(few, split, 1, seed=0) for split in ("train", "test")], "few has too few")
+
+
+def test_no_name_falls_through_to_another_domain():
+    row = {"prompt": "p", "question": "q", "answer": "1", "options": ["1"], "tests": []}
+    for ask in (lambda: domains.prompt("poetry", row), lambda: domains.answer("poetry", "x", row),
+                lambda: domains.votes("poetry"), lambda: domains.use(""), lambda: domains.source("poetry"),
+                lambda: domains.reward("poetry", ["x"], [row]), lambda: domains.synthetic("poetry", "train", 1, seed=0),
+                lambda: domains.same_answer("poetry", "x", "x"), lambda: domains.load_rows("poetry", "hub"),
+                lambda: domains.evaluation_rows("poetry", None, "", 1, "test")):
+        raises(ask, "unknown domain")
+
+
+def test_a_runs_domain_file_is_never_run_on_its_own_word_and_the_error_says_where_it_is():
+    path = domain_file("followed/sort.py")
+    with replaced(domains, loaded={}, recorded={}):
+        run = {"domain_files": {domains.use(path): domains.source("sort")}}
+    assert run["domain_files"]["sort"]["file"] == path and len(run["domain_files"]["sort"]["sha256"]) == 64
+    with replaced(domains, loaded={}, recorded={}):
+        domains.follow({}), domains.follow(run)
+        raises(lambda: domains.use("sort"), "unknown domain", path)
+        assert domains.use(path) == "sort" == domains.use("sort")
+
+
+def test_a_reward_that_raises_or_leaves_its_range_hurts_no_other_completion():
+    text = SORT + "\ndef reward(completions, rows):\n    return [1 if text == '1 2' else float(text) for text in completions]\n"
+    text = text.replace("range(5)", "range(2)").replace("rng.randint(0, 9)", "_ + 1")
+    with replaced(domains, loaded={}), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        wild = domains.use(domain_file("own/wild.py", text))
+        scores = domains.reward(wild, ["0.5", "2", "word", "nan", "-1", "1"], [{}] * 6)
+    assert [score if score == score else None for score in scores] == [0.5, None, None, None, None, 1] and len(caught) == 3
+
+
+def test_no_file_hides_a_module_of_the_standard_library():
+    found = [path for path in ROOT.rglob("*.py") if not {".venv", "checkpoints"} & {*path.relative_to(ROOT).parts}]
+    assert len(found) > 40 and not [path for path in found if path.stem in sys.stdlib_module_names]

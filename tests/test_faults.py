@@ -20,18 +20,20 @@ import torch
 import analyze
 from reports import claims
 import domains
+from domains import math_
 import evaluate
-from reports import interference
+from reports import story
 import merge
 import model as models
 from reports import recovery
 import refresh
-from grpo import resume
+import report
+from grpo import directory
 import rollback
 from grpo import rollout as rollouts
-from domains import rows as rows_module
+from grpo import scores
 import train_grpo
-from shared import (REFRESH, ROOT, WORK, grpo_command, lively, raised, read_jsonl, refresh_command, run, same_weights,
+from shared import (REFRESH, ROOT, WORK, grpo_command, lively, raised, read_jsonl, refresh_command, replaced, run, same_weights,
                     snapshot, talker, tiny, train, undisturbed, undisturbed_refresh, weights, with_reward)
 
 
@@ -48,14 +50,14 @@ def test_resume_is_bit_identical_to_no_interruption():
             raise models.UserError("pulled the plug")
         return lively(domain, completions, rows)
     with_reward(dies, lambda: train(WORK / "stopped", *options, code=2))
-    assert (WORK / "stopped" / resume.STATE).is_file()
+    assert (WORK / "stopped" / directory.STATE).is_file()
     with_reward(lively, lambda: train(WORK / "stopped", *options, "--resume"))
     assert same_weights(whole, WORK / "stopped") and not same_weights(whole, tiny()[0])
     logs = [[json.loads(line) for line in (d / "log.jsonl").read_text().splitlines()] for d in (whole, WORK / "stopped")]
     timing = {"tokens_per_s", "seconds_rollout", "seconds_reward", "seconds_update"}
     assert [{k: v for k, v in l.items() if k not in timing} for l in logs[0]] == \
         [{k: v for k, v in l.items() if k not in timing} for l in logs[1]] and len(logs[0]) == 7
-    assert not (whole / resume.STATE).exists() and models.read_run(whole)["finished"]
+    assert not (whole / directory.STATE).exists() and models.read_run(whole)["finished"]
     before = snapshot(whole)
     with_reward(lively, lambda: train(whole, *options, "--resume"))      # finished: nothing is left to do
     train(whole, *options, "--resume", "--domain", "code", code=2)       # another run
@@ -143,19 +145,16 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on():
 
 
 def test_a_run_killed_in_its_last_evaluation_has_lost_nothing():
-    graded, grade = [], evaluate.grade
+    graded, respond = [], scores.respond
 
     def dies(*args, **options):
         graded.append(1)
         if len(graded) == 2:                         # the evaluation after training
             raise models.UserError("pulled the plug")
-        return grade(*args, **options)
+        return respond(*args, **options)
     options = ("--domain", "math", "--steps", 3, "--eval-prompts", 4)
-    evaluate.grade = dies
-    try:
+    with replaced(scores, respond=dies):
         with_reward(lively, lambda: train(WORK / "late", *options, code=2))
-    finally:
-        evaluate.grade = grade
     trained = weights(WORK / "late")
     with_reward(lively, lambda: train(WORK / "late", *options, "--resume"))
     assert all(torch.equal(trained[name], tensor) for name, tensor in weights(WORK / "late").items())
@@ -169,7 +168,7 @@ def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing_to_the_next(
     def dies(*_):
         raise models.UserError("pulled the plug")
     with_reward(dies, lambda: train(out, "--domain", "math", "--steps", 2, code=2))
-    resume.append(out / "validation.jsonl", [{"step": 0, "scores": {"math": {"score": 99.0, "prompt_scores": {}}}}])
+    directory.append(out / "validation.jsonl", [{"step": 0, "scores": {"math": {"score": 99.0, "prompt_scores": {}}}}])
     with_reward(lively, lambda: train(out, "--domain", "math", "--steps", 2, "--resume", "--eval-prompts", 3))
     assert models.read_run(out)["metrics"]["math"]["before"]["prompts"] == 3
 
@@ -221,21 +220,22 @@ def test_overwrite_keeps_the_old_checkpoint_until_there_is_a_new_one():
 # ---- graders, prompts, checkpoints, command lines ----------------------------------------------------------------
 
 def test_a_grader_that_raises_or_hangs_is_counted_warned_of_and_no_wrong_answer():
-    grade, limit = domains.math_reward, domains.GRADING_SECONDS
+    reward, limit = math_.reward, domains.GRADING_SECONDS
 
-    def broken(completion, row):
+    def broken(completions, rows):
+        completion, = completions                    # one at a time, so that only this one is lost
         if completion and ord(completion[0]) % 4 == 1:
             raise ZeroDivisionError("a bug in a grader")
         while completion and ord(completion[0]) % 16 == 3:
             pass
-        return grade(completion, row)
-    domains.math_reward, domains.GRADING_SECONDS = broken, 0.05
+        return reward(completions, rows)
+    math_.reward, domains.GRADING_SECONDS = broken, 0.05
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             lines = read_jsonl(train(WORK / "broken-grader", "--domain", "math", "--steps", 2) / "log.jsonl")
     finally:
-        domains.math_reward, domains.GRADING_SECONDS = grade, limit
+        math_.reward, domains.GRADING_SECONDS = reward, limit
     said = "".join(str(warning.message) for warning in caught)
     assert sum(line["verifier_errors"] for line in lines) == len(caught) > 0
     assert "a bug in a grader" in said and "no result after 0.05 s" in said, said
@@ -376,7 +376,7 @@ def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothin
                         ((good, "--domain", "math", "--out", WORK / "never", "--until-recovered", WORK / "nowhere"),
                          ("no checkpoint",)),
                         ((good, "--domain", "math", "--out", WORK / "reference", "--overwrite", "--until-recovered",
-                          WORK / "reference"), ("reads", "another directory")),
+                          WORK / "reference"), ("reads", "choose another")),
                         ((good, "--domain", "math", "--out", WORK / "never", "--eval-prompts", 0, "--until-recovered", good),
                          ("--eval-prompts",))):
         code, _, err = run(refresh.main, *argv)
@@ -436,7 +436,7 @@ def test_no_option_lets_a_run_replace_what_it_reads_or_what_is_not_its_own():
                                     foreign / "model.safetensors")
     assert "another" in one_line(evaluate.main, foreign, *scores, "--samples-file", data)
     assert "another" in one_line(evaluate.main, foreign, *scores, "--samples-file", WORK / "x.json", "--json", WORK / "x.json")
-    with resume.alone(WORK / "taken"), resume.alone(WORK / "taken.json"):    # two at once: one would lose its work
+    with directory.alone(WORK / "taken"), directory.alone(WORK / "taken.json"):    # two at once: one would lose its work
         assert "another run" in one_line(merge.main, "mean", good, tiny()[0], "--out", WORK / "taken")
         assert "another run" in one_line(evaluate.main, foreign, *scores, "--json", WORK / "taken.json")
     assert (snapshot(foreign), snapshot(parent)) == before
@@ -447,12 +447,12 @@ def test_an_overwrite_killed_between_its_two_renames_is_mended_by_the_next_run()
     shutil.copytree(undisturbed(), old)              # what stood there; the new one has its first checkpoint, and no name yet
     command = grpo_command(new)[2:]
     with_reward(pulled_in(4), lambda: run(train_grpo.main, *command))
-    assert (new / resume.STATE).is_file() and not out.exists()
+    assert (new / directory.STATE).is_file() and not out.exists()
     command = grpo_command(out, "--resume")[2:]
-    with resume.alone(out):
-        assert (out / resume.STATE).is_file() and not old.exists() and not new.exists()
+    with directory.alone(out):
+        assert (out / directory.STATE).is_file() and not old.exists() and not new.exists()
     shutil.copytree(undisturbed(), WORK / ".torn2.old")
-    with resume.alone(WORK / "torn2"):               # nothing new: what stood there stands there again
+    with directory.alone(WORK / "torn2"):               # nothing new: what stood there stands there again
         assert same_weights(WORK / "torn2", undisturbed()) and not (WORK / ".torn2.old").exists()
 
 
@@ -503,7 +503,7 @@ def test_damaged_states_logs_and_reports_are_named_and_a_cut_line_costs_no_other
     run(train_grpo.main, *grpo_command(half)[2:])                  # a whole run, of which the state at step 4 is kept
     command = grpo_command(WORK / "partway")[2:]
     with_reward(pulled_in(6), lambda: run(train_grpo.main, *command))
-    state = WORK / "partway" / resume.STATE
+    state = WORK / "partway" / directory.STATE
     with safe_open(state, "pt") as file:
         tensors, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
     sound = state.read_bytes()
@@ -529,9 +529,10 @@ def test_damaged_states_logs_and_reports_are_named_and_a_cut_line_costs_no_other
                        ("hollow", '{"a": {"recipe": ["base"], "seed": 0, "evaluated": {}, "math": {"prompt_scores": null}}}')):
         file = WORK / f"report-{name}.json"
         file.write_text(text)
-        assert "holds no scores" in one_line(interference.main, file), name
-        assert "holds no analysis" in one_line(claims.main, file), name
-        assert "holds no report" in one_line(recovery.main, file), name
+        assert file.name in one_line(report.main, file), name
+        assert "holds no scores" in one_line(lambda: story.read([file])), name
+        assert "holds no analysis" in one_line(lambda: claims.read([file])), name
+        assert "holds no report" in one_line(lambda: recovery.read([file])), name
         assert file.read_text() == text
 
 
@@ -540,10 +541,10 @@ def test_rows_that_no_reader_survives_are_a_line_and_names_with_brackets_are_fil
     null.write_text('{"question": "1+1", "answer": "2"}\nnull\n')
     blank.write_text("question,A,B,answer\nx,1,2,0\ny,3,4,\n")     # a column with a gap is one of floats
     odd.write_text('{"question": "1+1", "answer": "2"}\n')
-    assert "line 2" in str(raised(lambda: rows_module.load_rows("math", str(null), "all")))
-    assert [row["answer"] for row in rows_module.load_rows("qa", str(blank), "all")] == ["A"]
-    assert len(rows_module.load_rows("math", str(odd), "all")) == 1
-    assert "two sources of math" in str(raised(lambda: rows_module.sources(["math=a", "math=b"], ["math", "qa"])))
+    assert "line 2" in str(raised(lambda: domains.load_rows("math", str(null), "all")))
+    assert [row["answer"] for row in domains.load_rows("qa", str(blank), "all")] == ["A"]
+    assert len(domains.load_rows("math", str(odd), "all")) == 1
+    assert "two sources of math" in str(raised(lambda: domains.sources(["math=a", "math=b"], ["math", "qa"])))
 
 
 def test_weights_that_are_no_numbers_are_never_saved_and_what_memory_or_the_terminal_lacks_is_a_line():

@@ -4,6 +4,7 @@ import math
 import torch
 
 from grpo import losses
+from grpo.settings import LOSSES
 
 
 # ---- advantages, weights, GRPO ----------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def test_cispo_bounds_a_tokens_weight_and_drops_none():
     # d(-sg(clip(r)) A log pi) / d log pi = -clip(r) A, for both signs of A and on both sides
     for ratio, advantage, expected in ((1.0, 1, -1.0), (3.0, 1, -3.0), (8.0, 1, -5.0), (8.0, -1, 5.0),
                                        (0.1, 1, -0.1), (0.1, -1, 0.1)):
-        got = one_token_gradient(ratio, advantage, objective="cispo", **losses.LOSSES["cispo"]["clip"])
+        got = one_token_gradient(ratio, advantage, objective="cispo", **LOSSES["cispo"]["clip"])
         assert math.isclose(got, expected, rel_tol=1e-5), (ratio, advantage, got)
 
 
@@ -155,7 +156,7 @@ def test_all_objectives_agree_at_the_policy_that_sampled_and_dapo_and_dr_grpo_cl
     mask = torch.arange(6) < torch.tensor([[6], [2], [1], [4]])
     advantages = torch.tensor([1.0, -0.5, 0.0, 2.0])
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    for objective, own in losses.LOSSES.items():
+    for objective, own in LOSSES.items():
         loss, _ = losses.policy_loss(logps, logps.detach(), None, advantages, mask, weights, objective=objective, **own["clip"])
         gradient, = torch.autograd.grad(loss, logps)
         # gspo: the same sum over an answer, spread evenly, which it is already
@@ -167,7 +168,7 @@ def test_all_objectives_agree_at_the_policy_that_sampled_and_dapo_and_dr_grpo_cl
 
 
 def test_every_objective_survives_far_policies_and_empty_answers():
-    for objective, own in losses.LOSSES.items():
+    for objective, own in LOSSES.items():
         for gap in (-1e4, 1e4):
             logps = torch.tensor([[gap, 0.0], [0.0, 0.0]], requires_grad=True)
             mask = torch.tensor([[True, True], [False, False]])

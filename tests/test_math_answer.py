@@ -1,4 +1,4 @@
-"""Claims about math_answer.py, run by test_all.py: what is equal, what is not, and that nothing hangs or raises."""
+"""Claims about domains/answers.py, run by test_all.py: what is equal, what is not, and that nothing hangs or raises."""
 import itertools
 import random
 import time

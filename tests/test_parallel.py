@@ -1,25 +1,19 @@
-"""Claims about several processes, memory and speed: ranks.py, policy.py, the cache, overlapped grading, memory.py, bench.py.
+"""Claims about several processes, memory and speed: ranks.py, policy.py, the cache, overlapped grading.
 
 Run by test_all.py.
 """
-import json
 import math
 import os
-import subprocess
-import sys
 
 import torch
 
-import bench
 from theory import coordinates
 import domains
-import evaluate
-from reports import memory
 import model as models
+from grpo import judge
 from grpo import policy as policies
 from grpo import ranks
 from grpo import rollout as rollouts
-from reports import roofline
 import train_grpo
 from shared import (ROOT, WORK, a_rollout, raised, read_jsonl, replaced, run, talker, tiny, torchrun, weights,
                     with_reward)
@@ -156,81 +150,25 @@ def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanw
 
     code = domains.synthetic("code", "train", 2, seed=0)
     batch = [("code", code[0]), ("math", {"question": "1+1=", "answer": "2"}), ("code", code[1])]
-    options = {"group_size": 4, "noise": rollouts.uniform_noise(12, 20, 3), "temperature": 1.0, "top_p": 1.0,
-               "max_prompt_length": 100, "judge": domains.judges.rubric}
+    prompts = rollouts.encode(tokenizer, [domains.prompt(*pair) for pair in batch], 100)
     calls = []
 
     def graded(domain, completions, rows):
         calls.append((domain, len(completions)))
         return [len(text) + row.get("answer", "").count("2") / 2 for text, row in zip(completions, rows)]
-    plain, overlapped = (with_reward(graded,
-                                     lambda: evaluate.sample_and_grade(model, tokenizer, batch, overlap=overlap, **options))
-                         for overlap in (False, True))
-    assert plain[1] == overlapped[1] and torch.equal(plain[2], overlapped[2]) and plain[2].isfinite().all()
+
+    def answered(overlap):
+        with judge.grading_ahead(model, tokenizer, batch, 4, overlap) as ahead:
+            rollout = rollouts.sample(model, prompts, group_size=4, noise=rollouts.uniform_noise(12, 20, 3), stop_ids=[1], pad_id=0,
+                                      finished=ahead)
+        assert (ahead is None) == (not overlap)
+        texts = rollouts.decode(tokenizer, rollout.ids, rollout.mask)
+        return texts, rollouts.grade(texts, batch, ahead)
+    plain, overlapped = (with_reward(graded, lambda: answered(overlap)) for overlap in (False, True))
+    assert plain[0] == overlapped[0] and torch.equal(plain[1], overlapped[1]) and plain[1].isfinite().all()
     assert calls[:2] == [("code", 8), ("math", 4)] and sum(n for _, n in calls[2:]) == 12
 
     def fails(domain, completions, rows):
         raise models.UserError("the grader broke")
     for overlap in (False, True):
-        assert "grader broke" in str(raised(lambda: with_reward(fails, lambda: evaluate.sample_and_grade(
-            model, tokenizer, batch, overlap=overlap, **options))))
-
-
-def test_predicted_memory_counts_parameters_and_what_autograd_keeps_and_is_near_what_is_measured():
-    config = memory.configuration("Qwen3-0.6B")
-    # as on its model card
-    assert sum(p.numel() for p in memory.build(config, torch.bfloat16, "meta").parameters()) == 596_049_920
-    small = tiny()[1].config
-    S = memory.kept_by_autograd(small, torch.float32)
-    assert S == memory.kept_by_autograd(small, torch.float32, tokens=256)   # linear in the tokens: no attention matrix
-    lengths = {"prompt": 2048, "completion": 8192}
-    uses = memory.predict(config, 1e4, **lengths)
-    n = 596_049_920
-    assert uses["update"]["weights"] == 2 * n and uses["update"]["optimizer"] == 16 * n and uses["rollout"]["optimizer"] == 12 * n
-    assert uses["update"]["layers"] == 28 * 1e4 * 10240
-    light = memory.predict(config, 1e4, checkpointing=True, offload=True, **lengths)
-    assert light["update"]["layers"] == 10240 * (28 * 1024 * 2 + 1e4) and light["update"]["optimizer"] == 0
-    assert memory.predict(config, 1e4, processes=4, **lengths)["update"]["optimizer"] == 4 * n
-    code, out, err = run(memory.main, tiny()[0], "--prompt", 64, "--completion", 64)
-    assert code == 0 and len(out.splitlines()) == 6, (out, err)
-    done = subprocess.run([sys.executable, "-m", "reports.memory", tiny()[0], "--prompt", "512", "--completion", "3584", "--measure"],
-                          capture_output=True, text=True)
-    predicted, measured = map(float, done.stdout.split()[-2:])
-    assert 0.5 * measured < predicted < 2 * measured, done
-    assert run(memory.main, "Qwen3-4B", "--prompt", 0)[0] == 2 and run(memory.main, "./nothing-here")[0] == 2
-
-
-def test_the_benchmark_does_the_same_work_by_each_method_and_mistakes_are_one_line():
-    work = {"B": 2, "G": 3, "T": 5, "warmup": 1, "steps": 1, "warmup_T": 5}
-    runs = {method: bench.fresh({"task": method, "model": "tiny", "device": "cpu", "work": work, "path": tiny()[0]})
-            for method in ("ours", "generate")}
-    for of in runs.values():                        # samples differ, their number does not: 6 completions of 1 to 5 tokens
-        assert 6 <= of["tokens_per_step"] <= 30 and 0 < of["growth_bytes"] < of["peak_bytes"] and len(of["step_seconds"]) == 1
-        assert math.isclose(sum(of["phases"].values()), of["seconds_per_step"])
-        assert all(of["phases"][phase] > 0 for phase in ("rollout", "reward", "log-probs", "backward"))
-    ratio = bench.ratio([{"x": 4.0}, {"x": 9.0}, {"x": 2.0}], [{"x": 2.0}, {"x": 3.0}, {"x": 2.0}], "x")
-    assert ratio == {"median": 2.0, "min": 1.0, "max": 3.0}
-    for argv in (("--models", "big"), ("--repeats", 0), ("--json", "./nowhere/bench.json")):
-        code, _, err = run(bench.main, *argv)
-        assert code == 2 and err.count("\n") == 1, err
-
-
-def test_the_roofline_counts_the_operations_that_the_mathematics_needs():
-    work = {"B": 2, "G": 3, "T": 5, "warmup": 1, "steps": 1, "warmup_T": 5}
-    with replaced(roofline, machine=lambda *_: (1e12, 1e10)):
-        code, out, err = run(lambda: bench.worker("limits", "tiny", tiny()[0], "cpu", work))
-    assert code == 0, err
-    found, (_, model, tokenizer) = json.loads(out), tiny()
-    config, rows = model.config, bench.long_rows(2)["cw"]
-    lengths = [len(ids) for ids in rollouts.encode(tokenizer, [row["prompt"] for row in rows], 2048)]
-    n = sum(p.numel() for p in model.parameters())
-    head = config.vocab_size * config.hidden_size
-    attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    token = lambda before, logits: 2 * (n - head) + 2 * head * logits + attended * (before + 1)     # one token behind others
-    read = sum(token(i, False) for p in lengths for i in range(p))
-    fed = sum(token(p + t, True) for p in lengths for t in range(4)) * 3             # the fifth token is not fed again
-    scored = sum(token(p + t, True) for p in lengths for t in range(5)) * 3
-    for part, flops in (("prefill", read + 2 * head * 2), ("decoding", fed), ("update", 3 * (read + scored))):
-        assert math.isclose(found["parts"][part]["flops"], flops), part
-        assert found["parts"][part]["seconds"] > 0 and found["parts"][part]["limit"] in ("compute", "memory")
-    assert found["peak_flops"] == 1e12 and found["parts"]["prefill"]["bytes"] == 4 * n
+        assert "grader broke" in str(raised(lambda: with_reward(fails, lambda: answered(overlap))))

@@ -3,7 +3,6 @@ against hand-worked numbers.
 
 Run by test_all.py.
 """
-import argparse
 import contextlib
 import io
 import itertools
@@ -15,17 +14,15 @@ from pathlib import Path
 
 import torch
 
-from theory import conflict
-from theory import coordinates
-from theory import curvature
-from theory import edits
+import domains
 import evaluate
-from reports import interference
 import model as models
-from grpo import policy as policies
-from reports import recovery
+import report
 import rollback
-from domains import rows as rows_module
+from grpo import policy as policies
+from grpo.scores import respond
+from reports import recovery
+from theory import conflict, coordinates, curvature
 from theory.routes import activity
 from shared import (WORK, checkpoint, family, in_small_batches, lively, raises, random_weights, run, same_weights,
                     sequence_logps, small, talker, tiny, train, weights, whole_hessian, with_reward)
@@ -61,9 +58,18 @@ def test_the_top_fraction_is_that_of_a_sort_of_all_scores_exactly_whatever_their
             assert flat(chosen, shapes) == set(order[:min(k, positive)]), (case, k)
             assert coordinates.size(chosen) == min(k, positive)
             assert all(len(index) and (index.diff() > 0).all() for index in chosen.values())
-        alone = [coordinates.top(list(scores), scores.get, [k])[0] for k in counts]
-        assert [flat(a, shapes) for a in alone] == [flat(b, shapes) for b in sets]
+        for room in (0, 30, 10**6):                                             # as in a large model, where most are let go
+            alone = [at_once(room, lambda: coordinates.top(list(scores), scores.get, [k])[0]) for k in counts]
+            assert [flat(a, shapes) for a in alone] == [flat(b, shapes) for b in sets], (case, room)
     assert coordinates.top(["a"], lambda name: torch.zeros(5), [3]) == [{}]
+
+
+def at_once(room, action):
+    old, coordinates.AT_ONCE = coordinates.AT_ONCE, room
+    try:
+        return action()
+    finally:
+        coordinates.AT_ONCE = old
 
 
 def test_scores_that_are_no_scores_are_an_error_with_the_tensors_name():
@@ -74,20 +80,16 @@ def test_scores_that_are_no_scores_are_an_error_with_the_tensors_name():
 
 def test_scores_are_asked_for_a_tensor_at_a_time_and_never_all_held():
     import weakref
-    alive, most, asked, original = weakref.WeakSet(), [0], [], coordinates.keys
+    alive, most, asked = weakref.WeakSet(), [0], []
 
-    def watched(name, score):
-        key = original(name, score)
-        alive.add(key.untyped_storage())
+    def score(name):
+        scores = torch.arange(1.0, 1001.0) * int(name[1:])
+        alive.add(scores.untyped_storage())
         most[0] = max(most[0], len(alive))
         asked.append(name)
-        return key
-    coordinates.keys = watched
-    try:
-        coordinates.top([f"t{i}" for i in range(20)], lambda name: torch.arange(1.0, 1001.0) * int(name[1:]), [100, 5000])
-    finally:
-        coordinates.keys = original
-    assert asked == [f"t{i}" for i in range(20)] * 3 and most[0] <= 2, most
+        return scores
+    at_once(2000, lambda: coordinates.top([f"t{i}" for i in range(20)], score, [100, 500]))
+    assert asked == [f"t{i}" for i in range(20)] and most[0] <= 2, most
 
 
 def test_a_random_set_has_its_size_and_every_coordinate_the_same_chance():
@@ -109,22 +111,24 @@ def test_a_set_comes_back_from_its_file_in_four_bytes_a_coordinate_and_fits_its_
     chosen = {"model.a.weight": torch.arange(0, 15000, 3), "model.b.bias": torch.tensor([8])}
     path = WORK / "set.safetensors"
     coordinates.write(path, chosen, shapes, {"score": "fisher", "fraction": 0.3})
-    again, about = coordinates.read(path)
+    again, about = policies.read_coordinates(path)
     assert again.keys() == chosen.keys() and all(torch.equal(again[name], chosen[name]) for name in chosen)
     assert about["score"] == "fisher" and about["coordinates"] == 5001 and path.stat().st_size < 4 * 5001 + 1000
-    edits.check_equal(path, about["shapes"], "x", shapes)
-    raises(lambda: edits.check_equal(path, about["shapes"], "x", {**shapes, "model.b.bias": torch.Size([8])}),
+    check = lambda other: models.check_equal(path, about["shapes"], "x", other)
+    check(shapes)
+    raises(lambda: check({**shapes, "model.b.bias": torch.Size([8])}),
            "model.b.bias", "[9]", "[8]")
-    raises(lambda: edits.check_equal(path, about["shapes"], "x", {"model.b.bias": torch.Size([9])}),
+    raises(lambda: check({"model.b.bias": torch.Size([9])}),
            "first at model.a.weight", "no such tensor")
-    raises(lambda: edits.check_equal(path, about["shapes"], "x", {**shapes, "extra": torch.Size([1])}), "extra", "no such tensor")
+    raises(lambda: check({**shapes, "extra": torch.Size([1])}), "extra", "no such tensor")
     coordinates.write(path, {"model.b.bias": torch.tensor([9])}, shapes, {"score": "x", "fraction": 1})  # beyond its tensor
-    raises(lambda: coordinates.read(path), "holds no coordinates")
+    raises(lambda: policies.read_coordinates(path), "holds no coordinates")
     for text in (b"", b"no safetensors at all"):
         (WORK / "other.safetensors").write_bytes(text)
-        raises(lambda: coordinates.read(WORK / "other.safetensors"), "holds no coordinates")
-    raises(lambda: coordinates.read(Path(checkpoint("plain", random_weights())) / "model.safetensors"), "holds no coordinates")
-    raises(lambda: coordinates.read(WORK / "missing.safetensors"), "holds no coordinates")
+        raises(lambda: policies.read_coordinates(WORK / "other.safetensors"), "holds no coordinates")
+    plain = Path(checkpoint("plain", random_weights())) / "model.safetensors"
+    raises(lambda: policies.read_coordinates(plain), "holds no coordinates")
+    raises(lambda: policies.read_coordinates(WORK / "missing.safetensors"), "holds no coordinates")
 
 
 def test_rolled_back_coordinates_are_the_anchors_bit_for_bit_or_a_part_of_the_way_and_the_rest_is_untouched():
@@ -359,22 +363,23 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
     tensors = lambda vector: dict(zip(shapes, (t.detach().clone() for t in curvature.unflatten(model, vector)))).__getitem__
     A, B = tensors(theta), tensors(theta + delta)
     moved = (theta + delta) - theta                                    # as fp32 has it
-    args = argparse.Namespace(domain="math", fraction=[0.05, 0.1], eval_prompts=1,
-                              score=["gradient", "fisher", "fisher+sign", "fisher+route", "curvature"])
-    answers = {"math": (rollout, rewards.flatten()), "qa": (rollout.select([0, 1]), rewards.flatten()[:2])}
-    parts = curvature.own_correct(*answers["math"])
+    scores = ["gradient", "fisher", "fisher+sign", "fisher+route", "curvature"]
+    args = rollback.parse(["--anchor", "a", "--damaged", "b", "--domain", "math", "--later", "qa", "--score", *scores,
+                           "--fraction", "0.05", "0.1", "--eval-prompts", "1"])
+    own, qa = (rollout, rewards.flatten()), rollout.select([0, 1])
+    case = conflict.Case(model, A, B, *own, counts=[round(f * n) for f in args.fraction], others=[qa])
+    parts = curvature.own_correct(*own)
     old, conflict.ROUTE, conflict.DIRECTIONS = (conflict.ROUTE, conflict.DIRECTIONS), 0.5, 4
-    goals, original = [], rollback.rescored
-    rollback.rescored = lambda model, look, goal, *more: (goals.append(goal), original(model, look, goal, *more))[1]
+    goals, original = [], conflict.rescored
+    conflict.rescored = lambda model, look, goal, *more: (goals.append(goal), original(model, look, goal, *more))[1]
     try:
-        sets, seconds, spectrum = rollback.pick(args, model, A, B, answers, parts, ["qa"], 0)
+        sets, seconds = rollback.pick(args, case)
         curvature.place(model, theta)
-        route = torch.cat([(torch.ones(shapes[name]) * conflict.on_route(
-            model, [activity(model, answers[d][0]) for d in answers])(name, torch.ones(shapes[name]))).flatten()
-                           for name in shapes])
+        on = conflict.on_route(model, [activity(model, some) for some in (rollout, qa)])
+        route = torch.cat([(torch.ones(shape) * on(name, torch.ones(shape))).flatten() for name, shape in shapes.items()])
     finally:
         conflict.ROUTE, conflict.DIRECTIONS = old
-        rollback.rescored = original
+        conflict.rescored = original
         curvature.place(model, theta)
     assert goals[0] == curvature.value(model, curvature.nll, parts) and goals[1] == 0.0  # L_A of the anchor; q(theta_A)
     fisher = own_gradients().square().mean(0).float() * moved**2
@@ -382,14 +387,16 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
     near = lambda found, wanted: len(found & wanted) >= len(wanted) - 1 and len(found) == len(wanted)  # ties of rounding
     for fraction in args.fraction:
         k = round(fraction * n)
-        got = {score: flat(sets[score, fraction], shapes) for score in (*args.score, *rollback.CONTROLS)}
+        got = {score: flat(sets[score, fraction], shapes) for score in (*scores, *conflict.CONTROLS)}
         assert near(got["fisher"], best(fisher, k))
         assert near(got["fisher+sign"], best(fisher * (g.float() * moved > 0), k))
         assert near(got["fisher+route"], best(fisher * route, k))
         assert near(got["largest"], best(moved.abs(), k))
         assert len(got["random"]) == k and all(moved[i] != 0 for i in got["random"]) and got["random"] != got["largest"]
-    assert set(seconds) == {*args.score, *rollback.CONTROLS} and all(s >= 0 for s in seconds.values())
-    other, *_ = rollback.pick(argparse.Namespace(**{**vars(args), "score": []}), model, A, B, answers, parts, ["qa"], 1)
+    assert set(seconds) == {*scores, *conflict.CONTROLS} and all(s >= 0 for s in seconds.values())
+    assert all(seconds[score] > case.cost for score in scores if "fisher" in score)     # alone, each would compute F
+    args.score, case.seed = [], 1
+    other, _ = rollback.pick(args, case)
     curvature.place(model, theta)
     assert flat(other["random", 0.1], shapes) != flat(sets["random", 0.1], shapes)     # another pair, another draw
     assert flat(other["largest", 0.1], shapes) == flat(sets["largest", 0.1], shapes)
@@ -406,11 +413,11 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
         if name in chosen:
             coordinates.roll_back(t, A(name), chosen[name])
         return t
-    assert abs(rollback.left_in_s(spectrum, rolled, B, shapes) - expected) < 1e-3 * max(1, expected)
+    assert abs(conflict.left_in_s(case.spectrum, rolled, B, shapes) - expected) < 1e-3 * max(1, expected)
     assert abs(rollback.squared_distance(rolled, B, shapes) - (moved.double() - kept).square().sum().item()) < 1e-9
 
 
-# ---- recovery.py -----------------------------------------------------------------------------------------
+# ---- reports/recovery.py ---------------------------------------------------------------------------------
 
 def a_report(math_scores, qa_scores, later=("qa",)):
     """A report whose rows have these scores, three prompts each: {label: points}."""
@@ -447,8 +454,10 @@ def test_won_back_kept_and_claims_are_those_worked_by_hand():
     assert claim["gradient 1 %: at least three times what as large a random set does"] == "yes"
     assert claim["gradient 1 %: qa keeps at least 95 % of its gain"] == "yes"       # 97.5 %
     # +6 ± 12.7
-    assert claim["fisher 1 %: wins back some of math, beyond error and beyond chance (paper: recovers in part)"] == "no"
-    assert len(claim) == 4
+    some = "fisher 1 %: wins back some of math, beyond error and beyond chance (paper: recovers in part)"
+    assert claim[some] == "no" and len(claim) == 4
+    why, = (line.split("|")[2].strip() for line in text.splitlines() if some in line)
+    assert why.startswith("30.0 ± ") and why.endswith(" %, within its error, no more than chance")
     # what is worse than a bad control is not three times as good, an empty set has no price, and controls alone make no claim
     worse = {"fisher 1 %": 40, "gradient 1 %": 41, "random 1 %": 45}
     reports = [a_report({**m, **worse}, q) for m, q in zip(maths, qas)]
@@ -462,6 +471,7 @@ def test_won_back_kept_and_claims_are_those_worked_by_hand():
             recovery.tables(some)
         verdicts = [line.split("|")[-2].strip() for line in out.getvalue().splitlines() if line.endswith((" yes |", " no |"))]
         assert verdicts == expected and ("| claim " in out.getvalue()) == bool(expected), out.getvalue()
+        assert ("less than 50 %" in out.getvalue()) == bool(expected)                  # a no says why
 
 
 def test_tables_say_so_where_nothing_has_fallen_and_one_pair_has_intervals_over_prompts():
@@ -490,9 +500,9 @@ def rolled_back(out, *argv, code=0, anchor=None, damaged=None):
 
 def test_a_rolled_back_checkpoint_has_the_anchors_numbers_at_its_coordinates_and_the_damaged_ones_elsewhere():
     out = WORK / "rolled"
-    text = rolled_back(out, "--fraction", 0.01, "--json", WORK / "rolled.json")
+    text = rolled_back(out, "--score", "fisher", "--fraction", 0.01, "--json", WORK / "rolled.json")
     anchor, damaged, rolled = (weights(x) for x in (family()["math"], family()["math-qa"], out))
-    chosen, about = coordinates.read(out / "coordinates.safetensors")
+    chosen, about = policies.read_coordinates(out / "coordinates.safetensors")
     n = sum(t.numel() for t in damaged.values())
     assert coordinates.size(chosen) == round(0.01 * n) and f"{out}: {round(0.01 * n)} coordinates rolled back" in text
     for name, tensor in damaged.items():
@@ -531,7 +541,7 @@ def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_fi
                                                     for share in ("0.1", "2")} == rows.keys()
     n = sum(t.numel() for t in weights(family()["math"]).values())
     for score in scores:
-        small, large = (coordinates.read(WORK / "many" / f"{score}-{f}" / "coordinates.safetensors")[0]
+        small, large = (policies.read_coordinates(WORK / "many" / f"{score}-{f}" / "coordinates.safetensors")[0]
                         for f in ("0.001", "0.02"))
         assert all(set(index.tolist()) <= set(large[name].tolist()) for name, index in small.items())
         assert coordinates.size(small) == rows[f"{score} 0.1 %"]["coordinates"] <= round(0.001 * n)
@@ -547,9 +557,8 @@ def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_fi
                "--max-completion-length", 4, "--json", WORK / "many-eval.json")[0] == 0
     scores_of = json.loads((WORK / "many-eval.json").read_text())
     model, tokenizer = models.load(family()["math"])
-    held_out = rows_module.evaluation_rows("math", talker()[1], "", 16, "validation")
-    answers, _, rewards = evaluate.respond(model, tokenizer, "math", held_out, samples=4, temperature=1.0,
-                                           max_completion_length=4)
+    held_out = domains.evaluation_rows("math", talker()[1], "", 16, "validation")
+    answers, _, rewards = respond(model, tokenizer, "math", held_out, samples=4, temperature=1.0, max_completion_length=4)
     parts = curvature.own_correct(answers, rewards.flatten())
     for label, name in names.items():
         assert scores_of[name]["math"]["prompt_scores"] == rows[label]["math"]["prompt_scores"], label
@@ -560,7 +569,7 @@ def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_fi
         tokenizer.save_pretrained(WORK / f"sharded-{name}")
         assert len(list((WORK / f"sharded-{name}").glob("*.safetensors"))) > 1
     shards = {"anchor": WORK / "sharded-math", "damaged": WORK / "sharded-math-qa"}
-    rolled_back(WORK / "from-shards", "--fraction", 0.02, "--eval-prompts", 0, **shards)
+    rolled_back(WORK / "from-shards", "--score", "fisher", "--fraction", 0.02, "--eval-prompts", 0, **shards)
     assert same_weights(WORK / "from-shards", WORK / "many" / "fisher-0.02")
     assert "--later" in rolled_back(None, "--score", "fisher+route", code=2, **shards)  # no run.json says what was trained
     rolled_back(WORK / "from-shards-2", "--score", "fisher+route", "--fraction", 0.02, "--later", "qa",
@@ -568,13 +577,45 @@ def test_every_score_and_fraction_gets_its_checkpoint_and_its_row_and_sharded_fi
     assert same_weights(WORK / "from-shards-2", WORK / "many" / "fisher+route-0.02")
 
 
+def test_the_default_is_the_method_that_the_readme_recommends_and_siblings_are_warned_of():
+    args = rollback.parse(["--anchor", family()["math"], "--damaged", family()["math-qa"], "--domain", "math"])
+    assert (args.score, args.fraction, args.later) == (["gradient"], [0.05], ["qa"])
+    common = ("--anchor", family()["math"], "--domain", "math", "--data", f"math={talker()[1]}", "--prompts", 16,
+              "--max-completion-length", 4, "--eval-prompts", 0, "--score", "largest", "--fraction", 0.01)
+    for name, warned in (("math-qa", False), ("qa", True)):            # trained on from the anchor; beside it
+        code, text, err = run(rollback.main, *common, "--damaged", family()[name], "--out", WORK / f"warned-{name}")
+        assert code == 0 and "coordinates rolled back" in text, err
+        assert ("was not trained on from" in err) == warned and err.count("\n") == warned, err
+
+
+def test_a_domain_of_ones_own_is_rolled_back_and_found_again_by_the_run():
+    file = WORK / "digits.py"
+    file.write_text("def synthetic(rng):\n a, b = rng.randint(0, 9), rng.randint(0, 9)\n"
+                    " return {'sum': f'{a}+{b}=', 'reference': str(rng.randint(0, 9))}\n"
+                    "def prompt(row):\n return row['sum']\n"
+                    "def answer(completion, row):\n return completion.strip() or None\n"
+                    "def reward(completions, rows):\n return [float(text.strip().isdigit()) for text in completions]\n")
+    anchor, damaged = WORK / "own-anchor", WORK / "own-damaged"
+    made_with = {"domain_files": {domains.use(str(file)): domains.source("digits")}}
+    for name, place, recipe in (("math", anchor, ["base", "digits 9"]), ("math-qa", damaged, ["base", "digits 9", "qa 9"])):
+        model, tokenizer = models.load(family()[name])
+        models.save(model, tokenizer, place, {"parent": None, "lineage": [str(anchor)], "recipe": recipe, **made_with})
+    del domains.loaded["digits"]                                       # as in a new process
+    code, text, err = run(rollback.main, "--anchor", anchor, "--damaged", damaged, "--domain", "digits", "--out", WORK / "own-rolled",
+                          "--json", WORK / "own.json", "--prompts", 8, "--eval-prompts", 4, "--max-completion-length", 4)
+    assert code == 0 and "warning" not in err, err
+    report = json.loads((WORK / "own.json").read_text())
+    assert report["domain"] == "digits" and report["later"] == ["qa"] and models.read_run(WORK / "own-rolled")["domain_files"]
+    assert all({"digits", *domains.DOMAINS} <= row.keys() for row in report["rows"]) and "digits" in text
+
+
 def test_saved_coordinates_are_applied_to_another_checkpoint():
     source = WORK / "many" / "fisher-0.02" / "coordinates.safetensors"
     if not source.exists():
-        rolled_back(WORK / "many", "--fraction", 0.02, 0.001)
-    text = rolled_back(WORK / "other", "--coordinates", source, anchor=family()["math"], damaged=family()["again"])
-    anchor, other, rolled = (weights(x) for x in (family()["math"], family()["again"], WORK / "other"))
-    chosen, _ = coordinates.read(source)
+        rolled_back(WORK / "many", "--score", "fisher", "--fraction", 0.02, 0.001)
+    text = rolled_back(WORK / "other-rolled", "--coordinates", source, anchor=family()["math"], damaged=family()["again"])
+    anchor, other, rolled = (weights(x) for x in (family()["math"], family()["again"], WORK / "other-rolled"))
+    chosen, _ = policies.read_coordinates(source)
     moved = {name: (rolled[name] != other[name]).flatten().nonzero().flatten() for name in other}
     assert all(set(index.tolist()) <= set(chosen[name].tolist() if name in chosen else []) for name, index in moved.items())
     assert all(torch.equal(rolled[name].flatten()[index], anchor[name].flatten()[index]) for name, index in chosen.items())
@@ -586,7 +627,7 @@ def test_recovery_puts_reports_together_draws_them_and_refuses_what_does_not_bel
         more = ["--fraction", 0.01] if name == "other" else []
         rolled_back(None, *more, "--json", WORK / f"{name}.json", "--beside", f"refresh={family()['again']}", **argv)
     one, two, other = (WORK / f"{name}.json" for name in ("one", "two", "other"))
-    code, text, err = run(recovery.main, one, two, "--plot", WORK / "rolled.png")
+    code, text, err = run(report.main, one, two, "--plot", WORK / "rolled.png")
     assert code == 0 and "2 seeds" in text and "over seeds" in text and "| refresh " in text, err
     try:
         import matplotlib  # noqa: F401
@@ -594,8 +635,8 @@ def test_recovery_puts_reports_together_draws_them_and_refuses_what_does_not_bel
     except ImportError:
         assert "matplotlib is not installed" in text
     for argv, words in (([one, other], "other rows"), ([one, one], "leave one of them out"),
-                        ([one, talker()[1]], "holds no report"), ([one, "--plot", "x"], "name a .png")):
-        code, _, err = run(recovery.main, *argv)
+                        ([one, talker()[1]], "no report of rollback.py"), ([one, "--plot", "x.jpg"], "name a .png")):
+        code, _, err = run(report.main, *argv)
         assert code == 2 and words in err and err.count("\n") == 1
 
 
@@ -605,25 +646,26 @@ def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     other = tiny_of_another_shape()
     for words, argv, more in (
-            ("--overwrite replaces", ["--eval-prompts", 0], {}), ("must lie in (0, 1]", ["--fraction", 0], {}),
-            ("must lie in (0, 1]", ["--strength", 1.5], {}), ("write LABEL=CHECKPOINT", ["--beside", "refresh"], {}),
+            ("--overwrite replaces", ["--eval-prompts", 0], {}), ("--fraction: must be above 0", ["--fraction", 0], {}),
+            ("--strength: must be", ["--strength", 1.5], {}), ("write LABEL=CHECKPOINT", ["--beside", "refresh"], {}),
+            ("--score nonsense: choose from fisher", ["--overwrite", "--score", "nonsense"], {}),
             ("--json and --beside", ["--overwrite", "--eval-prompts", 0, "--json", "x"], {}),
             ("not of one architecture, first at", ["--overwrite"], {"damaged": other}),
             ("nothing to roll back", ["--overwrite"], {"damaged": family()["math"]}),
             ("no checkpoint at", ["--overwrite"], {"anchor": "checkpoints/none"}),
-            ("a checkpoint that is read", ["--overwrite", "--out", family()["math"]], {}),
+            ("reads", ["--overwrite", "--out", family()["math"]], {}),
             ("holds no coordinates", ["--overwrite", "--coordinates", talker()[1]], {}),
-            ("in place of a --score", ["--coordinates", "x", "--score", "gradient"], {}),
-            ("--prompts must be", ["--prompts", 0], {}), ("cannot write", ["--overwrite", "--json", "/nowhere/x.json"], {}),
-            ("would be called 'a'", ["--beside", *[f"a={family()['again']}"] * 2], {})):
+            ("in place of a --score", ["--coordinates", talker()[1], "--score", "gradient"], {}),
+            ("--prompts: must be", ["--prompts", 0], {}), ("cannot write", ["--overwrite", "--json", "/nowhere/x.json"], {}),
+            ("would be called 'a'", ["--overwrite", "--beside", *[f"a={family()['again']}"] * 2], {})):
         err = rolled_back(out, *argv, code=2, **more)
         assert words in err and err.count("\n") == 1 and "Traceback" not in err, (words, err)
     several = WORK / "several"
     rolled_back(several, "--score", "largest", "--fraction", 0.3, 0.6, "--eval-prompts", 0)
     kept = (several / "largest-0.3" / "model.safetensors").read_bytes()
     for read in ({"damaged": several / "largest-0.3"}, {"anchor": several / "largest-0.6"}):       # places below --out are read
-        assert "is read" in rolled_back(several, "--score", "largest", "--fraction", 0.3, 0.6, "--overwrite", code=2, **read)
-    assert "is read" in rolled_back(out, "--overwrite", "--beside", f"mine={out}", code=2)
+        assert "reads" in rolled_back(several, "--score", "largest", "--fraction", 0.3, 0.6, "--overwrite", code=2, **read)
+    assert "reads" in rolled_back(out, "--overwrite", "--beside", f"mine={out}", code=2)
     assert (several / "largest-0.3" / "model.safetensors").read_bytes() == kept
     assert "exists" in rolled_back(out / "run.json", "--score", "fisher", "largest", code=2)
     plain = WORK / "plain-anchor"                    # a hub model: no run.json
@@ -637,13 +679,13 @@ def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
     models.save_tensors({"a": torch.zeros(1, dtype=torch.int32)}, broken,
                         {"about": json.dumps({"shapes": [], "score": "x", "fraction": 1})})
     assert "holds no coordinates" in rolled_back(None, "--coordinates", broken, code=2)
-    assert "holds no coordinates" in rolled_back(None, "--coordinates", "", code=2)
+    assert "there is no file" in rolled_back(None, "--coordinates", "", code=2)
     assert "nothing to do" in rolled_back(None, "--eval-prompts", 0, code=2)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     # another name of the anchor's own directory
     rolled_back(WORK / "family" / "math" / "x" / "..", "--overwrite", code=2)
-    rolled_back(out, "--overwrite", "--fraction", 0.05, "--eval-prompts", 0)
-    assert coordinates.size(coordinates.read(out / "coordinates.safetensors")[0]) > 100
+    rolled_back(out, "--overwrite", "--score", "largest", "--fraction", 0.05, "--eval-prompts", 0)
+    assert coordinates.size(policies.read_coordinates(out / "coordinates.safetensors")[0]) > 100
 
 
 @lru_cache
@@ -657,8 +699,8 @@ def tiny_of_another_shape():
 
 def test_protected_coordinates_do_not_move_while_the_others_do_also_in_bf16_and_after_an_interruption():
     source = WORK / "protect"
-    rolled_back(source, "--fraction", 0.05, "--eval-prompts", 0)
-    chosen, _ = coordinates.read(source / "coordinates.safetensors")
+    rolled_back(source, "--score", "fisher", "--fraction", 0.05, "--eval-prompts", 0)
+    chosen, _ = policies.read_coordinates(source / "coordinates.safetensors")
     init, options = family()["math"], ("--init", family()["math"], "--domain", "qa", "--inner-updates", 2, "--protect",
                                        source / "coordinates.safetensors")
     calm = with_reward(lively, lambda: train(WORK / "protected", *options, "--steps", 4))
@@ -702,7 +744,7 @@ def test_a_protected_stage_and_a_rollback_are_rows_of_their_own_and_no_part_of_t
                                      **{d: {"score": s, "ci95": 1.0, "prompt_scores": {"a": s, "b": s}} for d in ("math", "qa")}}
     for seed in (0, 1):
         (WORK / f"kinds{seed}.json").write_text(json.dumps({f"{r}": entry(r, s + seed, seed) for r, s in runs.items()}))
-    code, text, err = run(interference.main, WORK / "kinds0.json", WORK / "kinds1.json")
+    code, text, err = run(report.main, WORK / "kinds0.json", WORK / "kinds1.json")
     assert code == 0, err
     for label in ("math > qa", "math > qa:protected", "math > qa > rollback:fisher:0.01"):
         assert any(line.startswith(f"| {label} ") or line.startswith(f"| **{label}** ") for line in text.splitlines()), text

@@ -1,4 +1,4 @@
-"""Claims about sandbox.py, run by test_all.py. Hostile programs run inside the sandbox only. Linux; root or not."""
+"""Claims about domains/sandbox.py, run by test_all.py. Hostile programs run inside the sandbox only. Linux; root or not."""
 import json
 import math
 import os

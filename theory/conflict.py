@@ -1,8 +1,8 @@
-"""Conflict: which single parameters carry the damage that later training did to an earlier domain.
+"""Conflict: which single parameters carry the damage that later training did to an earlier domain. Used by rollback.py.
 
-    F = fisher(model, rollout, rewards)                                # at theta_A: {name: F_i}
-    sets = coordinates.top(names, lambda name: F[name] * delta(name)**2, [471])      # the paper's proxy, the diagonal
-    sets = rescored(model, partial(slopes, model, parts), loss_at_anchor, anchor, [471, 4710])    # with all pairs in it
+    case = Case(model, anchor, damaged, rollout, rewards, counts=[471, 4710])
+    sets = SCORES["fisher"](case)                                      # the paper's proxy, the diagonal: two sets
+    sets = SCORES["gradient"](case)                                    # with all pairs in it
 
 Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A), which is
 g . delta + 1/2 delta' H delta. But which part is its own? On the diagonal, 1/2 H_ii delta_i^2, with the empirical
@@ -12,33 +12,129 @@ counts by the sign of its term. If i is undone, I falls to first order by
 
     delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
 
-the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the rest are to be
-scored anew: where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more would
-overshoot.
+the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the rest
+are to be scored anew: where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more
+would overshoot.
 
 That is why the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful. Let v . delta =
-P - N, P and N the sums of its positive and of its negative terms, each many times their difference. As g lies along the
-same steep v, the filter's set is one of the two: undone, it leaves -N of P - N, and the damage is (N / (P - N))^2 times
-what it was.
+P - N, P and N the sums of its positive and of its negative terms, each many times their difference. Because g lies along
+the same steep v, the filter's set is one of the two: undone, it leaves -N of P - N, and the damage is (N / (P - N))^2 times
+its former size.
 
-A set is {tensor name: flat indices} (coordinates.py). parts: A's correct answers as curvature.own_correct has them.
-model computes in fp32.
+A new score is a function of a Case that returns a set (see coordinates.py) for each of case.counts, and its line in SCORES.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from tqdm import tqdm
 
-from theory import coordinates
-from theory import curvature
-from theory import edits
-from model import UserError
-from theory.routes import top_neurons
+from model import UserError, put
+from theory import coordinates, curvature, edits
+from theory.routes import activity, top_neurons
 
-SCORES = ("fisher", "fisher+route", "fisher+sign", "gradient", "curvature")
-CONTROLS = ("largest", "random")
 STEP = 0.0005      # of the coordinates: as many are rolled back between two looks at the gradient
 DIRECTIONS = 48    # leading eigenpairs of the quadratic model, as many as in analyze.py
 ROUTE = 0.1        # of the neurons that are most active on a domain's tokens are its route, as in analyze.py
 
+
+@dataclass
+class Case:
+    """What a score is computed from. It starts with the model at theta_A, and may leave it elsewhere."""
+    model: object            # fp32
+    anchor: object           # a function tensor name -> theta_A, fp32 on the model's device
+    damaged: object          # likewise theta_B
+    rollout: object          # A's own answers to training rows of the damaged domain, N of them
+    rewards: torch.Tensor    # (N,)
+    counts: list             # the sizes of the sets, ascending
+    others: tuple = ()       # A's answers in the domains that were trained later, as rollouts: for fisher+route
+    seed: int = 0            # of the random set
+    F: dict = None           # see fisher
+    spared: float = 0.0      # seconds that F would have cost again
+    spectrum: tuple = None   # see leading
+
+    def __post_init__(self):
+        self.shapes = {name: p.shape for name, p in self.model.named_parameters()}
+        self.parts = curvature.own_correct(self.rollout, self.rewards)
+
+    def delta(self, name):
+        """theta_B - theta_A of one tensor."""
+        return self.damaged(name) - self.anchor(name)
+
+    def top(self, score):
+        """The sets of the highest scores; score: a function name -> tensor, 0 or more."""
+        return coordinates.top(list(self.shapes), score, self.counts)
+
+    def fisher(self):
+        """F at theta_A: computed for the first score that asks for it."""
+        if self.F is None:
+            began = time.perf_counter()
+            self.F = fisher(self.model, self.rollout, self.rewards)
+            self.cost = time.perf_counter() - began
+        else:
+            self.spared += self.cost
+        return self.F
+
+    def rescored(self, loss_and_slopes, goal):
+        """The sets of `rescored` from theta_B on."""
+        self.F = None                               # room for a gradient: the scores that need F come first in SCORES
+        put(self.model, self.damaged)
+        return rescored(self.model, loss_and_slopes, goal, self.anchor, self.counts)
+
+
+# ---- scores --------------------------------------------------------------------------------------------------------
+
+def fisher_score(case):
+    """s_i = F_i delta_i^2: the paper's proxy, the diagonal of 1/2 delta' H_A delta with the empirical Fisher for H_A."""
+    F = case.fisher()
+    return case.top(lambda name: F[name] * case.delta(name)**2)
+
+
+def fisher_route_score(case):
+    """The same in neurons on the route of both the damaged domain and a later one, and nowhere else."""
+    F, on = case.fisher(), on_route(case.model, [activity(case.model, some) for some in (case.rollout, *case.others)])
+    return case.top(lambda name: F[name] * case.delta(name)**2 * on(name, F[name]))
+
+
+def fisher_sign_score(case):
+    """The same where the first-order sign is harmful, g_i delta_i > 0, and nowhere else."""
+    F, (_, g) = case.fisher(), slopes(case.model, case.parts)
+    return case.top(lambda name: F[name] * case.delta(name)**2 * (g[name] * case.delta(name) > 0))
+
+
+def gradient_score(case):
+    """s_i = g_i(theta) (theta - theta_A)_i, scored anew as theta goes back, until L_A is that of the anchor."""
+    goal = curvature.value(case.model, curvature.nll, case.parts)
+    return case.rescored(partial(slopes, case.model, case.parts), goal)
+
+
+def curvature_score(case):
+    """The same with the gradient of a quadratic model of L_A, whose value at the anchor is 0."""
+    case.spectrum = leading(case.model, case.parts)
+    return case.rescored(partial(quadratic_slopes, case.model, *case.spectrum), 0.0)
+
+
+def largest(case):
+    """A control: s_i = |delta_i|."""
+    return case.top(lambda name: case.delta(name).abs())
+
+
+def random(case):
+    """A control: any coordinates of those that moved, because others would undo nothing."""
+    score = lambda name: coordinates.random(name, case.shapes[name], case.seed).to(case.model.device)
+    return case.top(lambda name: (case.delta(name) != 0) * score(name))
+
+
+SCORES = {"fisher": fisher_score, "fisher+route": fisher_route_score, "fisher+sign": fisher_sign_score,
+          "gradient": gradient_score, "curvature": curvature_score}
+CONTROLS = {"largest": largest, "random": random}
+
+
+# ---- what they are made of -----------------------------------------------------------------------------------------
 
 def fisher(model, rollout, rewards):
     """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
@@ -129,6 +225,19 @@ def quadratic_slopes(model, g, values, vectors, theta):
     slope = g + (values * c).float() @ vectors                                                           # (n,)
     q = torch.dot(g.double(), x.double()) + 0.5 * (values * c.square()).sum()
     return q.item(), {name: part for (name, _), part in zip(model.named_parameters(), curvature.unflatten(model, slope))}
+
+
+def left_in_s(spectrum, theta, damaged, names):
+    """Of the second-order damage in the span S of the leading eigenvectors, what a rollback leaves: a float, 1 if all,
+
+        sum_j lambda_j (v_j . (theta - theta_A))^2 / sum_j lambda_j (v_j . delta)^2.
+
+    spectrum: of `leading`. theta, damaged: functions tensor name -> tensor. names: of all parameters, in the model's order.
+    """
+    _, values, vectors, anchor = spectrum
+    damage = lambda weights: (values.to(anchor.device) * curvature.inner(
+        vectors, curvature.flatten([weights(name).to(anchor) for name in names]) - anchor).square()).sum().item()
+    return damage(theta) / damage(damaged)
 
 
 def rescored(model, loss_and_slopes, goal, anchor, counts):

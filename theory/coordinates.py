@@ -2,64 +2,68 @@
 
     sets = top(names, lambda name: scores[name], [1000, 10000])      # the 1000 and the 10000 highest of all tensors
     write("coordinates.safetensors", sets[0], shapes, {"score": "fisher", "fraction": 0.001})
-    chosen, about = read("coordinates.safetensors")                  # {tensor name: flat indices}
-    roll_back(theta, anchor, chosen[name], strength)                 # of one tensor: theta_i <- theta_i - beta delta_i
+    roll_back(theta, anchor, sets[0][name], strength)                # of one tensor: theta_i <- theta_i - beta delta_i
 
-A coordinate is one number of one tensor. The top fraction is global: a small tensor may give all of its coordinates, a
-large one none. To find it without sorting (or holding) all scores, count instead: the bits of a positive fp32 number,
-read as an integer, have the order of the number. One pass counts the upper 16 bits, a second the lower 16 of those
-numbers that share the upper ones of the k-th largest, and so knows it exactly; a third collects. Scores are computed
-anew in each pass, a tensor at a time. (Radix selection: Alabi et al., "Fast k-selection algorithms for graphics
-processing units", 2012.)
-
-chosen, a set: {tensor name: (m,) int32 or int64 flat indices, ascending, on the CPU}. shapes: {tensor name: torch.Size}
-of all parameters of a model. where: what to call that model.
+Used by rollback.py and merge.py. A coordinate is one number of one tensor. A set is {tensor name: (m,) int32 or int64 flat
+indices, ascending, on the CPU}; grpo.policy.read_coordinates reads it back. shapes: {tensor name: torch.Size} of all
+parameters of a model. The top fraction is global: a small tensor may give all of its coordinates, a large one none.
 """
-import hashlib
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import json
 import zlib
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from theory.edits import check_equal
 from model import UserError, save_tensors
+
+AT_ONCE = 2**24        # scores that `top` holds beside those that may be picked, 12 bytes each
 
 
 # ---- pick --------------------------------------------------------------------------------------------------------
 
+def highest(scores, k):
+    """Where the k highest scores stand: (n,) bool; of equal ones the first. scores: (n,), none negative or NaN; k >= 1."""
+    if k >= len(scores):
+        return torch.ones_like(scores, dtype=torch.bool)
+    least = scores.topk(k, sorted=False).values.min()
+    picked = scores > least
+    picked[(scores == least).nonzero()[:k - int(picked.sum())]] = True
+    return picked
+
+
 def top(names, score, counts):
     """The coordinates with the highest scores over all tensors together: a list of sets, one per count.
 
-    names: of the tensors, a list. score: name -> a tensor of scores, 0 or more, any shape; called three times per
-    tensor, so it has to be a function. counts: sizes of the sets. A score of 0 is never picked, so a set can be
-    smaller; of scores equal to the smallest that is picked, the first by tensor and index are taken, so it is never
-    larger. Exact in fp32. Raises UserError if a score is negative or not finite.
+    names: of the tensors, a list. score: a function name -> a tensor of scores, 0 or more, any shape; called once per
+    tensor. counts: sizes of the sets, at least 1. A score of 0 is never picked, so a set can be smaller; of scores equal
+    to the smallest that is picked, the first by tensor and index are taken, so it is never larger. Exact in fp32.
+    UserError if a score is negative or not finite.
+
+    A large model has more scores than there is room for. So as soon as many are held, all are dropped that are not among
+    the highest so far: memory is that of the largest set, AT_ONCE and one tensor.
     """
-    passes = lambda which: ((name, keys(name, score))
-                            for name in tqdm(names, desc=f"pick, pass {which}", leave=False, delay=3))
-    upper, positive = 0, 0
-    for _, key in passes(1):
-        upper, positive = upper + torch.bincount(key >> 16, minlength=2**15), positive + int((key > 0).sum())
-    counts = [min(k, positive) for k in counts]
-    bins = [kth_largest(upper, k) for k in counts]                     # (upper bits, how many are above them)
-    lower = {high: 0 for high, _ in bins}
-    for _, key in passes(2):
-        for high in lower:
-            lower[high] = lower[high] + torch.bincount(key[key >> 16 == high] & 0xFFFF, minlength=2**16)
-    limits = []                                                        # (k-th largest key, how many of it are taken)
-    for k, (high, above) in zip(counts, bins):
-        low, more = kth_largest(lower[high], k - above)
-        limits.append((high << 16 | low, k - above - more))
-    sets = [{} for _ in counts]
-    for name, key in passes(3):
-        for j, (limit, ties) in enumerate(limits):
-            equal = (key == limit).nonzero().squeeze(1)[:ties]
-            limits[j] = (limit, ties - len(equal))
-            picked = torch.cat([(key > limit).nonzero().squeeze(1), equal]).sort().values
-            if len(picked) and counts[j]:
-                sets[j][name] = picked.to("cpu", index_type(len(key)))
+    held, places, starts, least = [], [], [0], 0.0
+    for name in tqdm(names, desc="pick", unit="tensor", leave=False, delay=3):
+        scores = score(name).reshape(-1).float()                                                  # (n of the tensor,)
+        if not (scores >= 0).all() or scores.isinf().any():
+            raise UserError(f"the scores of {name} are not all finite and 0 or more: the model has diverged on these rows")
+        index = (scores > least).nonzero().squeeze(1)
+        held.append(scores[index]), places.append(starts[-1] + index)
+        starts.append(starts[-1] + len(scores))
+        if sum(map(len, held)) > max(counts) + AT_ONCE:
+            held, places = torch.cat(held), torch.cat(places)
+            picked = highest(held, max(counts))
+            held, places = [held[picked]], [places[picked]]
+            least = held[0].min()                   # a later score has to be higher
+    held, places, sets = torch.cat(held), torch.cat(places), []       # places ascend: all tensors, one after the other
+    for k in counts:
+        chosen = places[highest(held, k)].cpu()                                                   # (k,)
+        bounds = torch.searchsorted(chosen, torch.tensor(starts)).tolist()
+        sets.append({name: (chosen[a:b] - start).to(index_type(end - start)) for name, start, end, a, b in
+                     zip(names, starts, starts[1:], bounds, bounds[1:]) if b > a})
     return sets
 
 
@@ -68,26 +72,11 @@ def index_type(numel):
     return torch.int32 if numel < 2**31 else torch.int64
 
 
-def keys(name, score):
-    """Scores of one tensor (see `top`) as integers of the same order: (n,) int32, the bits of fp32 without a sign."""
-    values = score(name).reshape(-1).float()
-    if not (values >= 0).all() or values.isinf().any():
-        raise UserError(f"the scores of {name} are not all finite and 0 or more: the model has diverged on these rows")
-    return (values + 0.0).view(torch.int32)                            # -0.0 has a sign
-
-
-def kth_largest(histogram, k):
-    """Where the k-th largest lies: its bin, and how many members higher ones have; histogram (bins,) int64, k >= 1."""
-    above = histogram.flip(0).cumsum(0).flip(0)                        # (bins,) members of this bin and of all higher ones
-    found = int((above >= max(k, 1)).sum()) - 1
-    return max(found, 0), int(above[found] - histogram[found]) if found >= 0 else 0
-
-
 def random(name, shape, seed=0):
     """Random scores of one tensor, fp32, that make all sets of a size equally likely: all bits but the sign are random.
 
-    They depend on (seed, name) alone, so that each pass of `top` sees the same. Of 2^31 - 2^23 - 1 positive finite
-    numbers, few come twice.
+    They depend on (seed, name) alone, so that each call gives the same. Of 2^31 - 2^23 - 1 positive finite numbers, few
+    come twice.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.randint(1, 0x7F800000, shape, generator=generator, dtype=torch.int32).view(torch.float32)
@@ -98,7 +87,7 @@ def size(chosen):
     return sum(map(len, chosen.values()))
 
 
-# ---- keep --------------------------------------------------------------------------------------------------------
+# ---- keep: read again by policy.py ---------------------------------------------------------------------------------
 
 def write(path, chosen, shapes, about):
     """Write a set: a safetensors file with the flat indices of each tensor, 4 bytes each (8 where it is that large).
@@ -111,43 +100,6 @@ def write(path, chosen, shapes, about):
     save_tensors(tensors, path, {"about": json.dumps(about)})
 
 
-def read(path):
-    """A set that `write` wrote, and what it says about itself: `about`, "coordinates" (how many) and "shapes" (lists).
-
-    Raises UserError if the file holds none.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            chosen = {name: file.get_tensor(name) for name in file.keys()}
-        sizes = {name: torch.Size(shape).numel() for name, shape in about["shapes"].items()}
-        sound = isinstance(about["score"], str) and isinstance(about["fraction"], float | int) and all(
-            index.ndim == 1 and index.dtype in (torch.int32, torch.int64)
-            and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path} holds no coordinates: write them with rollback.py --out")
-    return chosen, about
-
-
-def protected(path, shapes, where):
-    """A set that a training shall leave alone, its name in a recipe ("protected-fisher-0.05"), and its file's hash.
-
-    shapes, where: of the model to be trained. UserError if it has another architecture than the set's, or the file
-    holds no set. The name does not say whose set it is: over seeds, each with a set of its own, this is one recipe.
-    """
-    chosen, about = read(path)
-    check_equal(path, about["shapes"], where, shapes)
-    return chosen, f"protected-{about['score']}-{about['fraction']:g}", digest(path)
-
-
-def digest(path):
-    """A hash of a file, 16 hexadecimal digits of its SHA-256: a resumed run must find the same."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def write_fisher(path, F, theta, about):
     """Write what elastic weight consolidation needs of an expert: F and theta, {name: tensor} each, in one file.
 
@@ -156,27 +108,6 @@ def write_fisher(path, F, theta, about):
     tensors = {f"{kind}.{name}": t.contiguous()
                for kind, some in (("fisher", F), ("theta", theta)) for name, t in some.items()}
     save_tensors(tensors, path, {"about": json.dumps(about)})
-
-
-def read_fisher(path, shapes, where):
-    """F and theta, {name: tensor on the CPU} each, that write_fisher wrote, as a list.
-
-    shapes, where: of the model to be trained. UserError if it has another architecture, or the file holds no such.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            both = [{key.removeprefix(kind): file.get_tensor(key) for key in file.keys() if key.startswith(kind)}
-                    for kind in ("fisher.", "theta.")]
-    except (OSError, SafetensorError):
-        both = [{}, {}]
-    F = both[0].values()
-    if not all(both) or not all(t.is_floating_point() and t.isfinite().all() for some in both for t in some.values()) \
-            or min(t.min() for t in F) < 0:
-        raise UserError(f"{path} holds no Fisher information, which is nowhere negative: write it with rollback.py "
-                        "--save-fisher")
-    for some in both:
-        check_equal(path, {name: t.shape for name, t in some.items()}, where, shapes)
-    return both
 
 
 # ---- move back ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Curvature: a domain's loss around a checkpoint, its gradient, its Hessian's action, and its leading eigenvectors.
+"""Curvature: a domain's loss around a checkpoint, its gradient, its Hessian's action, and its leading eigenvectors. Used by
+analyze.py, and by rollback.py (conflict.py).
 
     parts = own_correct(rollout, rewards)                       # what model A gets right, in micro-batches
     g = gradient(model, nll, parts)                             # (n,), n parameters
@@ -18,13 +19,18 @@ its Hessian is nearly the Fisher information, so nearly positive. What is said o
 `surrogate` and the change of the score itself.
 
 Second derivatives need an attention that has them (load(..., attention="eager")). Vectors are fp32; their inner
-products are summed in fp64, as there are millions of terms.
-
-Arguments mean the same throughout. rollout: on the model's device, at temperature 1. parts: micro-batches [(Rollout,
-weights (m,))], at least one; loss: `nll` or `surrogate`, a function of (model, Rollout, weights), summed over them.
-product: a function v -> H v, (n,) -> (n,). theta, delta: (n,). Losses and damage are in nats per completion, those of
-`surrogate` in rewards; second is 1/2 delta' H delta in that unit, and a share is a float, 1 for all of it.
+products are summed in fp64, because there are millions of terms.
 """
+# A vector (n,), as theta and delta, has all parameters in the model's order, tied ones once. rollout: on the model's device,
+# at temperature 1. parts: micro-batches [(Rollout, weights (m,))], at least one. loss: `nll` or `surrogate`, a function of
+# (model, Rollout, weights), summed over them; in nats per completion, or in rewards. product: a function v -> H v.
+# second is 1/2 delta' H delta; a share is a float, 1 for all of it.
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
+import math
+from functools import reduce
+
 import torch
 from tqdm import tqdm
 
@@ -34,11 +40,6 @@ BUDGET = 16384         # padded tokens of a micro-batch
 
 
 # ---- a vector of all parameters ----------------------------------------------------------------------------------
-
-def parameters(model):
-    """{name: parameter} in a fixed order, tied weights once: the order of every flat vector here."""
-    return dict(model.named_parameters())
-
 
 def flatten(tensors):
     """One vector (n,) of an iterable of tensors, on their device."""
@@ -109,11 +110,8 @@ def value(model, loss, parts):
 def gradient(model, loss, parts):
     """The gradient of that sum at the model's weights: (n,) fp32."""
     params = list(model.parameters())
-    total = None
-    for part in parts:
-        grads = torch.autograd.grad(loss(model, *part), params, materialize_grads=True)
-        total = grads if total is None else [a + b for a, b in zip(total, grads)]
-    return flatten(total)
+    return reduce(torch.add, (flatten(torch.autograd.grad(loss(model, *part), params, materialize_grads=True))
+                              for part in parts))
 
 
 def hessian(model, loss, parts):
@@ -128,12 +126,10 @@ def hessian(model, loss, parts):
     kept = slopes(parts[0]) if len(parts) == 1 else None
 
     def product(v):
-        v, total = unflatten(model, v), None
-        for part in parts:
-            g = kept or slopes(part)
-            hv = torch.autograd.grad(g, params, grad_outputs=v, retain_graph=kept is not None, materialize_grads=True)
-            total = hv if total is None else [a + b for a, b in zip(total, hv)]
-        return flatten(total).detach()
+        v = unflatten(model, v)
+        each = (torch.autograd.grad(kept or slopes(part), params, grad_outputs=v, retain_graph=kept is not None,
+                                    materialize_grads=True) for part in parts)
+        return reduce(torch.add, map(flatten, each)).detach()
     return product
 
 
@@ -143,7 +139,7 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
     """The k algebraically largest eigenpairs of a symmetric (n, n) matrix known by its products with vectors.
 
     Lanczos: q_1 random, A Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows; the eigenpairs (t, y) of T
-    give A (Q y) ~ t (Q y), the extreme ones first. Every new q is orthogonalised against all before it, twice, as
+    give A (Q y) ~ t (Q y), the extreme ones first. Every new q is orthogonalised against all before it, twice, because
     rounding destroys orthogonality the sooner the better a pair has converged (Golub & Van Loan, Matrix Computations).
     steps: 2 k + 20 unless given, n at most. device: that of the vectors; memory: `steps` of them. seed: of q_1.
     progress: what to call the bar, or None for none.
@@ -200,6 +196,14 @@ def inner(rows, vector):
 def quadratic(product, delta):
     """1/2 delta' H delta: the second-order term of the loss along delta, by one product: a float."""
     return 0.5 * torch.dot(product(delta).double(), delta.double()).item()
+
+
+def expansion(model, loss, parts, deltas):
+    """g . delta and 1/2 delta' H delta of each delta, at the model's weights: a list of pairs; NaN where parts is empty."""
+    if not parts:
+        return [(math.nan, math.nan)] * len(deltas)
+    g, product = gradient(model, loss, parts).double(), hessian(model, loss, parts)
+    return [(torch.dot(g, delta.double()).item(), quadratic(product, delta)) for delta in deltas]
 
 
 def along(model, loss, parts, theta, delta, times):

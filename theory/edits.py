@@ -1,7 +1,8 @@
-"""What training changed, from the weights alone: size, sparsity, neurons, direction and rank of an edit.
+"""What training changed, from the weights alone: size, sparsity, neurons, direction and rank of an edit. Used by analyze.py;
+rollback.py and merge.py read weights through it.
 
     found = measure("checkpoints/base", ["checkpoints/math", "checkpoints/code"])   # one pass over the files
-    sparsity(found, 0), ranks(found, 0)                                             # of the first; each its own equation
+    sparsity(found, 0), matrix_ranks(found, 0)                                      # of the first; each its own equation
     cosines(module_grams(found)["all"]), neuron_grams(found)                        # all against all
 
 An edit is delta = theta_expert - theta_base, all parameters of a model; there are E of them. The files are read once, a
@@ -9,12 +10,14 @@ tensor at a time in each of a few threads, one a core; a tensor is taken in bloc
 everything that is to be known about a parameter is computed while it is there. Memory is a few of the largest tensors,
 whatever the model. Sharded or not, with or without a tokenizer: config.json and safetensors are all that is needed.
 
-found: what `measure` returns. e: which of the E edits, from 0. How sets of edited neurons overlap is in routes.py.
-
 What can be known depends on the stored precision. A number in bf16 has 8 significant bits: neighbours (one unit in the
 last place, ulp) lie 0.4 to 0.8 % apart, and a change below half of that is rounded away or, by luck, rounded up to a
 whole one. So a checkpoint stored in bf16 looks sparse even if every parameter was moved: see `rounding_null`.
 """
+# found: what `measure` returns. e, f: which of the E edits, from 0. A block of a tensor is (r, C): rows and columns.
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import json
 import math
 import re
@@ -26,7 +29,7 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from model import UserError, check_directory, check_weights
+from model import OURS, UserError, check_directory, check_equal, check_weights
 
 BLOCK = 2**18          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
 PROBES = 8             # random directions that a large edit is multiplied with to learn about its rank
@@ -75,15 +78,13 @@ def tensor_files(directory):
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory: weights are compared on disk, so download a hub model first")
     check_weights(directory)
-    index = directory / "model.safetensors.index.json"
+    index, single, files = directory / "model.safetensors.index.json", directory / "model.safetensors", {}
     try:
         if index.is_file():
             files = {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
         else:
-            single = directory / "model.safetensors"
-            files = {}
             for path in [single] if single.is_file() else sorted(directory.glob("*.safetensors")):
-                if path.name != "resume.safetensors":
+                if path.name not in OURS:
                     with safe_open(path, "pt") as file:
                         files |= dict.fromkeys(file.keys(), path)
         tied = json.loads((directory / "config.json").read_text()).get("tie_word_embeddings", False)
@@ -95,24 +96,21 @@ def tensor_files(directory):
 
 
 def check_same_shape(base, others):
-    """UserError that names the first tensor in which one of the checkpoints differs from the base in name or shape.
+    """UserError that names the first tensor, by name, in which a checkpoint differs from the base in name or shape.
 
-    base, and each of the list others: (directory, {name: file} of `tensor_files`). Tensors are looked at in their order
-    by name.
+    base, and each of the list others: (directory, {name: file} of `tensor_files`).
     """
     def shapes(files):
         found = {}
-        for path in sorted(set(files.values())):
+        for name, path in sorted(files.items()):
             with safe_open(path, "pt") as file:
-                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys() if files.get(name) == path}
-        if missing := sorted(files.keys() - found.keys()):
-            raise UserError(f"{files[missing[0]]} lacks {missing[0]}, which its index names: download it again")
+                if name not in file.keys():
+                    raise UserError(f"{path} lacks {name}, which its index names: download it again")
+                found[name] = file.get_slice(name).get_shape()
         return found
-
-    first, reference = base[0], shapes(base[1])
+    reference = shapes(base[1])
     for directory, files in others:
-        found = shapes(files)
-        check_equal(first, reference, directory, found)
+        check_equal(base[0], reference, directory, shapes(files))
 
 
 def check_names(model, name, files):
@@ -120,17 +118,6 @@ def check_names(model, name, files):
     if missing := sorted({parameter for parameter, _ in model.named_parameters()} - files.keys()):
         raise UserError(f"{name} stores its weights under other names than transformers, which misses {missing[0]}: load "
                         "it and save it again with save_pretrained")
-
-
-def check_equal(one, shapes, other, other_shapes):
-    """UserError that names the first tensor, by name, that two models do not share. one, other: what to call them.
-
-    shapes: {tensor name: shape}, a tuple, a list or a torch.Size.
-    """
-    for name in sorted(shapes.keys() | other_shapes.keys()):
-        pair = [list(some[name]) if name in some else "no such tensor" for some in (shapes, other_shapes)]
-        if pair[0] != pair[1]:
-            raise UserError(f"not of one architecture, first at {name}: {one} has {pair[0]}; {other} has {pair[1]}")
 
 
 # ---- one pass over the files -------------------------------------------------------------------------------------
@@ -159,7 +146,7 @@ def measure(base, checkpoints, threshold=None):
 
 
 def read_tensor(path, name):
-    """One tensor; a file is opened anew for each, as an open one keeps in memory all that was ever read of it."""
+    """One tensor; a file is opened anew for each, because an open one keeps in memory all that was ever read of it."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
@@ -211,7 +198,7 @@ def measure_tensor(name, tensors, threshold):
     if where and where[2]:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
     sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an odd stride, or it would see few of the columns
-    ulp = [exponent(sample) * 2.0**-bits(t.dtype) for t in (base, *edited)]
+    ulp = [exponent(sample) * torch.finfo(t.dtype).eps for t in (base, *edited)]
     noise = [math.sqrt(((ulp[0]**2 + u**2) / 12).mean()) * (math.sqrt(rows) + math.sqrt(columns)) for u in ulp[1:]]
     return {"parameters": base.numel(), "shape": shape, "counts": counts, "l1": l1, "linf": linf, "gram": gram,
             "channels": channels, "mlp": where and where[0], "floor": noise,
@@ -248,17 +235,12 @@ def exponent(x):
     return (x.float().view(torch.int32) & 0x7F800000).view(torch.float32)
 
 
-def bits(dtype):
-    """Binary digits behind the leading one: 7 for torch.bfloat16, 10 for fp16, 23 for fp32."""
-    return round(-math.log2(torch.finfo(dtype).eps))
-
-
 def rounding_null(mean_size, sample, stored_in_bf16):
     """Share of parameters that bf16 would show unchanged if an edit of this mean size were dense and normal.
 
     A number a that bf16 rounds to r stays in r's cell (r - ulp / 2, r + ulp / 2), moved by a normal d of deviation
     sigma, with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma): its place in the cell
-    matters, as a base that was itself stored in bf16 sits in the middle of every cell. sigma follows from the mean of
+    matters, because a base that was itself stored in bf16 sits in the middle of every cell. sigma follows from the mean of
     |d|, which is sigma sqrt(2 / pi); of an edit that is stored in bf16 only whole steps are left, of mean size
 
         mean of  2 ulp sum_k Q((k - 1/2) ulp / sigma),     Q = 1 - Phi,
@@ -387,6 +369,14 @@ def cosines(grams):
     """Cosines (E, E) from inner products (E, E), NaN where an edit is zero: cos_ef = <d_e, d_f> / (||d_e|| ||d_f||)."""
     norm = grams.diagonal().sqrt()
     return grams / (norm[:, None] * norm)
+
+
+def cosine_on(grams, mask, e, f):
+    """Cosine of two edits on a set of neurons, a bool mask (n,): a float, NaN where it is empty or an edit is zero there.
+
+    grams: of neuron_grams.
+    """
+    return cosines(grams[:, :, mask].sum(-1))[e, f].item()
 
 
 def module_grams(found):

@@ -1,4 +1,5 @@
-"""Routes and gradients: which neurons a domain runs through, and where its policy gradient points.
+"""Routes and gradients: which neurons a domain runs through, and where its policy gradient points. Used by analyze.py and
+rollback.py (conflict.py).
 
     active = activity(model, rollout)                              # of each neuron, on the tokens of one domain
     overlap(top_neurons(active, 0.1), top_neurons(edited, 0.1), layers)      # beside that of random sets
@@ -10,23 +11,25 @@ on its tokens, is much the same for all domains, while the most edited neurons o
 all parameters are nearly orthogonal; in single modules they conflict (cosine clearly negative) or agree. A cosine near
 0 can also be noise: two halves of one domain's own batch show how high a cosine of equal directions could be at all,
 which `gradient_cosines` puts beside it. As much overlap can be chance: `overlap` puts that of random sets beside it.
-
-A neuron is a channel of an MLP: n of them, MLPs in the model's order. In gradients n is the number of parameters. The
-rollout is on the model's device, sampled by it at temperature 1.
 """
+# A neuron is a channel of an MLP: n of them, MLPs in the model's order. In gradients n is the number of parameters. The
+# rollout is on the model's device, sampled by it at temperature 1.
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import math
 from itertools import combinations
 
 import torch
 from tqdm import tqdm
 
-from theory.curvature import BUDGET, gradient, parameters
-from theory.edits import cosines, module_of
-from reports.intervals import t_quantile
 from grpo.losses import group_advantages, policy_loss, token_weights
 from grpo.rollout import micro_batches, token_logps
+from grpo.scores import t_quantile
+from theory.curvature import BUDGET, gradient
+from theory.edits import cosines, module_of
 
-PARTS = 8  # of a batch, for the sampling error of its gradient
+PARTS = 8  # of a batch, for the sampling error of its gradient: analyze.py needs as many prompts
 
 
 @torch.no_grad()
@@ -36,25 +39,22 @@ def activity(model, rollout):
     That product is what down_proj reads: a channel contributes to the output by its size times its column. None for a
     model without a module of that name.
     """
-    sums, handles = {}, []
-    mask = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                      # (N, P + T)
+    tokens = (rollout.prompt_mask.sum() + rollout.mask.sum()).cpu()
+    sums = {module: 0 for name, module in model.named_modules() if name.endswith("down_proj")}
 
-    def hook(name):
-        return lambda module, inputs: sums.__setitem__(name, sums.get(name, 0) + inputs[0][batch_mask].double().abs().sum(0))
-    for name, module in model.named_modules():
-        if name.endswith("down_proj"):
-            handles.append(module.register_forward_pre_hook(hook(name)))
+    def count(module, inputs):
+        sums[module] = sums[module] + inputs[0][mask].double().abs().sum(0)
+    handles = [module.register_forward_pre_hook(count) for module in sums]
     try:
-        for index in micro_batches(rollout, range(len(mask)), BUDGET):
+        for index in micro_batches(rollout, range(len(rollout.ids)), BUDGET):
             part = rollout.select(index)
-            batch_mask = torch.cat([part.prompt_mask, part.mask], 1)                              # (m, P' + T')
-            positions = (batch_mask.cumsum(1) - 1).clamp(min=0)
-            model.get_decoder()(input_ids=torch.cat([part.prompt_ids, part.ids], 1), attention_mask=batch_mask.long(),
-                                position_ids=positions, use_cache=False)
+            mask = torch.cat([part.prompt_mask, part.mask], 1)                                    # (m, P' + T')
+            model.get_decoder()(input_ids=torch.cat([part.prompt_ids, part.ids], 1), attention_mask=mask.long(),
+                                position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.cat(list(sums.values())).cpu() / mask.sum().cpu() if sums else None
+    return torch.cat(list(sums.values())).cpu() / tokens if sums else None
 
 
 def top_neurons(values, share):
@@ -168,9 +168,9 @@ def gradient_cosines(gradients, spans):
 
 
 def module_spans(model):
-    """{module (edits.module_of): slices of the flat vector of all parameters (curvature.parameters)}, "all" first."""
+    """{module (edits.module_of): slices of the flat vector of all parameters (see curvature.py)}, "all" first."""
     spans, at = {"all": []}, 0
-    for name, p in parameters(model).items():
+    for name, p in model.named_parameters():
         for module in ("all", module_of(name)):
             spans.setdefault(module, []).append(slice(at, at + p.numel()))
         at += p.numel()

@@ -1,34 +1,31 @@
-"""Interference and recovery: what later training did to earlier domains, and a refresh for them, over seeds.
-
-    for s in 0 1 2 3 4; do python evaluate.py checkpoints/base checkpoints/s$s-* --json checkpoints/s$s.json; done
-    python interference.py checkpoints/s*.json --plot assets/story.png
+"""Story: what later training did to earlier domains, and a refresh for them, over seeds. Used by report.py, of scores.
 
 With S_D(X) the held-out score of checkpoint X in domain D (evaluate.py) and A > B the model trained on A, then on B:
 
-    I(B -> A) = S_A(A > B) - S_A(A)                       interference; the matrix has all ordered pairs
-    fall      = S_A(A > B > .. ) - S_A(.. > A)            from A's own training to the end of the sequence
-    won back  = (S_A(refreshed) - S_A(damaged)) / -fall   1 if the refresh undoes the fall; of the means over seeds
+    I(B -> A) = S_A(A > B) - S_A(A)                       matrix: interference, all ordered pairs
+    fall      = S_A(A > B > .. ) - S_A(.. > A)            seeds.change: from A's own training to the end of the sequence
+    won back  = (S_A(refreshed) - S_A(damaged)) / -fall   seeds.won_back: 1 if the refresh undoes the fall
 
 The paper (arXiv 2606.02398) states I for the loss, where damage is positive; here it is points of score, so damage is
 negative. A checkpoint's `recipe` in run.json (base, code 100, math 100, ...) says where it belongs: checkpoints that
 differ in nothing but the seed are one row. Every number is computed seed by seed on the same held-out rows; mean +-
 half the 95 % t-interval over seeds. With one seed, as for the base, it is over prompts and says nothing about other
 seeds.
-
-runs: {recipe: {seed: entry}}, as of `read`; seeds, later, earlier and the like: {seed: entry} of one recipe. A recipe
-is a tuple of stages, 'math 100' each, an entry {domain: summary} of evaluate.py. A pair: see intervals.py.
 """
-import argparse
+# runs: {recipe: {seed: entry}}, as of `read`; seeds: {seed: entry} of one recipe. A recipe is a tuple of stages, 'math 100'
+# each, an entry one of evaluate.py. A pair: see seeds.py. domains: those that all have, the columns of the table.
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import math
 from collections import Counter
 
 import torch
 
 from domains import DOMAINS
-from evaluate import read_scores
-from reports.intervals import change, score_row, won_back
-from model import UserError, cli, stage
-from reports.tables import check_picture, mean_pm, pyplot, show
+from model import UserError, stage
+from reports.seeds import change, columns, read_scores, score_row, won_back
+from reports.tables import mean_pm, show, verdicts
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
 
@@ -53,15 +50,24 @@ def read(files):
             same = seeds.setdefault(entry["seed"], {**entry, "name": name})
             if same["name"] != name:
                 raise UserError(f"{same['name']} and {name} have the same recipe and seed: leave one of them out")
-    if not runs:
-        raise UserError(f"no scores in {', '.join(files)}: write them with evaluate.py --json")
     return runs
+
+
+def shared_domains(runs):
+    """The domains that all checkpoints have."""
+    return columns([entry for seeds in runs.values() for entry in seeds.values()])
 
 
 def label(recipe, usual):
     """'code > math > qa > cw > math (10)': steps in brackets where they are not the usual ones (an int)."""
     stages = [s.rpartition(" ")[0] + f" ({stage(s)[1]})" for s in recipe[1:]]
     return " > ".join(s.removesuffix(f" ({usual})").removesuffix(" (0)") for s in stages) or recipe[0]
+
+
+def order(recipe):
+    """What recipes are sorted by: short ones first, then in the order of the domains, a user's or a rollback last."""
+    place = lambda name: DOMAINS.index(name) if name in DOMAINS else len(DOMAINS)
+    return len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe
 
 
 def trained_only(recipe):
@@ -83,9 +89,9 @@ def matrix(runs, domains):
 
 
 def refreshes(runs, domains):
-    """[(recipe, domain, recipe at its peak)] of every refresh: its domain was trained before, and others since."""
+    """[(recipe, domain, recipe at its peak)] of every refresh, in `order`: its domain was trained before, others since."""
     found = []
-    for recipe in (r for r in runs if len(r) > 3):
+    for recipe in sorted((r for r in runs if len(r) > 3), key=order):
         for domain in stage(recipe[-1])[0]:
             peaks = [recipe[:i + 1] for i in range(1, len(recipe) - 2) if domain in stage(recipe[i])[0]]
             if domain in domains and peaks and peaks[-1] in runs and recipe[:-1] in runs:
@@ -93,13 +99,67 @@ def refreshes(runs, domains):
     return found
 
 
-def plot(file, runs, recipe, domains):
-    """Score of each domain along a recipe, stage by stage, with the interval as a band: a picture in `file`.
+def tables(runs):
+    """Print the scores, the claims about each refresh, and the interference matrix."""
+    domains = shared_domains(runs)
+    steps = Counter(stage(s)[1] for recipe in runs for s in recipe[1:])
+    usual = steps.most_common(1)[0][0] if steps else 0
+    most = max(map(len, runs.values()))
+    print(f"score x 100 and its 95 % interval, over seeds, or over prompts where there is one seed; stages of {usual} steps "
+          "unless they say otherwise\n")
 
-    Stages without scores are left out. Without matplotlib a line is printed.
+    # A pair of plain stages that no longer sequence goes through belongs to the matrix alone.
+    longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
+    rows = {recipe: score_row(runs[recipe], domains) for recipe in sorted(runs, key=order)
+            if len(recipe) != 3 or not longer or recipe in longer or not trained_only(recipe)}
+    best = max((recipe for recipe in rows if len(runs[recipe]) == most), key=lambda recipe: rows[recipe][-1][0])
+    show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(mean_pm, row), str(len(runs[recipe]))]
+          for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])
+
+    for recipe, domain, peak in refreshes(runs, domains):
+        after = recipe[:-1]
+        fall = change(runs[after], runs[peak], domain)
+        at = {r: rows[r][domains.index(domain)] for r in (peak, after, recipe)}
+        print(f"{domain} along {label(recipe, usual)}: {mean_pm(at[peak])} -> {mean_pm(at[after])} -> {mean_pm(at[recipe])}, "
+              f"average {mean_pm(rows[after][-1])} -> {mean_pm(rows[recipe][-1])}")
+        if domain == "math":
+            print(f"the paper's Math: {PAPER['peak']} -> {PAPER['after']} -> {PAPER['refreshed']}, "
+                  f"average {PAPER['average']} -> {PAPER['average refreshed']}")
+        if fall[0] + fall[1] >= 0:
+            print(f"{domain} had not fallen by more than chance ({mean_pm(fall, '+')}), so there is nothing to win back\n")
+            continue
+        behind = f"{label(best, usual)} has {mean_pm(change(runs[best], runs[recipe], *domains), '+')}"
+        verdicts([*claims(runs, recipe, domain, peak, domains),
+                  ("the refreshed model has the best average", "it has" if best == recipe else behind, best == recipe)])
+
+    if cells := matrix(runs, domains):
+        print("I(later -> earlier): change of the earlier expert's own score by the later training, points")
+        show([[f"then {later}", *(mean_pm(cells.get((later, earlier), (math.nan, math.nan)), "+") for earlier in domains)]
+              for later in domains if any(l == later for l, _ in cells)], ["", *(f"first {d}" for d in domains)])
+
+
+def claims(runs, recipe, domain, peak, domains):
+    """What the paper says of a refresh, `recipe`, of a domain that was best at `peak`: see tables.verdicts."""
+    after, (refreshed, short), (_, long) = recipe[:-1], stage(recipe[-1]), stage(peak[-1])
+    fall, share = change(runs[after], runs[peak], domain), won_back(runs[recipe], runs[after], runs[peak], domain)
+    others = {d: change(runs[recipe], runs[after], d) for d in domains if d not in refreshed}
+    return [(f"{domain} falls by at least 5 points", mean_pm(fall, "+"), fall[0] <= -5),
+            (f"its refresh takes at most 10 % of its {long} steps", f"{100 * short / len(refreshed) / long:.0f} %",
+             short / len(refreshed) <= 0.1 * long),
+            ("and wins back at least 80 % of the fall", mean_pm(share) + " %", share[0] >= 80),
+            ("no other domain loses more than 2 points by it", ", ".join(f"{d} {mean_pm(c, '+')}" for d, c in others.items()),
+             all(c[0] >= -2 for c in others.values()))]
+
+
+def picture(plt, runs):
+    """Draw the score of each domain along the first refreshed sequence, its interval as a band; stages without one left out.
+
+    Returns why not, if there is none.
     """
-    if not (plt := pyplot(file)):
-        return
+    domains = shared_domains(runs)
+    if not (found := refreshes(runs, domains)):
+        return "no refresh among these checkpoints, so there is no sequence to draw"
+    recipe = found[0][0]
     stages = [recipe[:i + 1] for i in range(len(recipe)) if recipe[:i + 1] in runs]
     rows = [score_row(runs[r], domains) for r in stages]
     plt.figure(figsize=(8, 4.5))
@@ -112,71 +172,4 @@ def plot(file, runs, recipe, domains):
     plt.xticks(range(len(rows)), [r[-1].replace(" ", "\n") + (" steps" if " " in r[-1] else "") for r in stages])
     plt.xlim(-0.2, len(rows) - 0.5), plt.ylabel("held-out score (avg@4 x 100)"), plt.grid(alpha=0.3)
     plt.title(f"trained one after the other; at the end, a refresh ({len(runs[recipe])} seeds)")
-    plt.legend(loc="lower right"), plt.savefig(file, dpi=110, bbox_inches="tight"), plt.close()
-    print(f"{file}: drawn")
-
-
-def main():
-    """Print scores, claims about each refresh, and the matrix; draw the first refreshed sequence with --plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", help="scores of checkpoints, written by evaluate.py --json")
-    parser.add_argument("--plot", metavar="FILE", help="draw the scores along the refreshed sequence (needs matplotlib)")
-    args = parser.parse_args()
-    check_picture(args.plot)
-    runs = read(args.files)
-    domains = [d for d in DOMAINS if all(d in entry for seeds in runs.values() for entry in seeds.values())]
-    steps = Counter(stage(s)[1] for recipe in runs for s in recipe[1:])
-    usual = steps.most_common(1)[0][0] if steps else 0
-    seeds = max(len(seeds) for seeds in runs.values())
-    print(f"score x 100 and its 95 % interval, over seeds, or over prompts where there is one seed; stages of {usual} steps "
-          "unless they say otherwise\n")
-
-    # A pair of plain stages that no longer sequence goes through belongs to the matrix alone.
-    longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
-    place = lambda name: DOMAINS.index(name) if name in DOMAINS else len(DOMAINS)  # a rollback is no domain
-    order = lambda recipe: (len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe)
-    rows = {recipe: score_row(runs[recipe], domains) for recipe in sorted(runs, key=order)
-            if len(recipe) != 3 or not longer or recipe in longer or not trained_only(recipe)}
-    best = max((recipe for recipe in rows if len(runs[recipe]) == seeds), key=lambda recipe: rows[recipe][-1][0])
-    show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(mean_pm, row), str(len(runs[recipe]))]
-          for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])
-
-    found = sorted(refreshes(runs, domains), key=lambda one: order(one[0]))
-    for recipe, domain, peak in found:
-        after, (refreshed, short), (_, long) = recipe[:-1], stage(recipe[-1]), stage(peak[-1])
-        fall, share = change(runs[after], runs[peak], domain), won_back(runs[recipe], runs[after], runs[peak], domain)
-        at = {r: rows[r][domains.index(domain)] for r in (peak, after, recipe)}
-        print(f"{domain} along {label(recipe, usual)}: {mean_pm(at[peak])} -> {mean_pm(at[after])} -> {mean_pm(at[recipe])}, "
-              f"average {mean_pm(rows[after][-1])} -> {mean_pm(rows[recipe][-1])}")
-        if domain == "math":
-            print(f"the paper's Math: {PAPER['peak']} -> {PAPER['after']} -> {PAPER['refreshed']}, "
-                  f"average {PAPER['average']} -> {PAPER['average refreshed']}")
-        if fall[0] + fall[1] >= 0:
-            print(f"{domain} had not fallen by more than chance ({mean_pm(fall, '+')}), so there is nothing to win back\n")
-            continue
-        others = {d: change(runs[recipe], runs[after], d) for d in domains if d not in refreshed}
-        claims = [
-            (f"{domain} falls by at least 5 points", mean_pm(fall, "+"), fall[0] <= -5),
-            (f"its refresh takes at most 10 % of its {long} steps", f"{100 * short / len(refreshed) / long:.0f} %",
-             short / len(refreshed) <= 0.1 * long),
-            ("and wins back at least 80 % of the fall", mean_pm(share) + " %", share[0] >= 80),
-            ("no other domain loses more than 2 points by it", ", ".join(f"{d} {mean_pm(c, '+')}" for d, c in others.items()),
-             all(c[0] >= -2 for c in others.values())),
-            ("the refreshed model has the best average", "it has" if best == recipe else
-             f"{label(best, usual)} has {mean_pm(change(runs[best], runs[recipe], *domains), '+')}", best == recipe)]
-        show([[claim, ours, "yes" if holds else "no"] for claim, ours, holds in claims], ["claim", "here", "holds"])
-
-    cells = matrix(runs, domains)
-    if cells:
-        print("I(later -> earlier): change of the earlier expert's own score by the later training, points")
-        show([[f"then {later}", *(mean_pm(cells.get((later, earlier), (math.nan, math.nan)), "+") for earlier in domains)]
-              for later in domains if any(l == later for l, _ in cells)], ["", *(f"first {d}" for d in domains)])
-    if args.plot:
-        if found:
-            plot(args.plot, runs, found[0][0], domains)
-        else:
-            print("no refresh among these checkpoints, so there is no sequence to draw")
-
-
-if __name__ == "__main__":
-    cli(main)
+    plt.legend(loc="lower right")

@@ -1,16 +1,11 @@
-"""The directory of a run: what may be replaced, what may go on, and how an interruption leaves it.
-
-    python train_grpo.py --domain math                # Ctrl-C, kill -9, a full disk, ...
-    python train_grpo.py --domain math --resume       # ... and on from the last checkpoint
-
-A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own
-files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that
-file and the number of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit
-on a CPU.
+"""The directory of a run: what may be replaced, what may go on, one writer at a time, its logs. Used by train_grpo.py
+(run.py), and by every script that writes a directory or a file of its own (`alone`).
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -20,8 +15,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from model import UserError, check_run, json_safe, read_run, write_text
 from grpo.ranks import leader
+from model import UserError, check_run, json_safe, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
@@ -32,8 +27,8 @@ OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(adde
 def open_out(args):
     """What stands in --out, and may this run go there? Returns the `run` dict to resume, or None to start anew.
 
-    args: the settings after settings.check; an lr of None becomes that of the run to resume. UserError where the run
-    may not go there, or is another than the one that was interrupted. Changes nothing on disk.
+    args: the settings after settings.check. UserError where the run may not go there, or is another than the one that was
+    interrupted. Changes nothing on disk.
     """
     out = Path(args.out)
     if not out.exists():
@@ -63,19 +58,16 @@ def open_out(args):
         raise UserError(f"{out} holds a model that no run of ours wrote (no run.json): choose another --out")
     elif run and not run.get("finished"):
         raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
-    free = {"resume", "overwrite", "steps", "save_every", "keep_every", "device", "out"}
-    if run and run.get("args", {}).keys() != vars(args).keys():
+    then, now = run.get("args", {}), vars(args)
+    if run and then.keys() != now.keys():
         raise UserError(f"--resume: {out} was started by another script, or another version of it: go on with that one, or "
                         "choose another --out")
-    for name, value in run.get("args", {}).items():
-        if name == "lr" and args.lr is None:        # the default depends on the model, and was settled then
-            args.lr = value
-        # A run can be lengthened and saved more often, and is otherwise the run that was interrupted.
-        if name == "visits" and args.visits != value:
-            raise UserError(f"--resume: {args.init} has another history than when this run started; --overwrite starts anew")
-        if name not in free and getattr(args, name) != value:
-            raise UserError(f"--resume: this run was started with --{name.replace('_', '-')} {value}, not "
-                            f"{getattr(args, name)}; use the same, or --overwrite to start anew")
+    # A run can be lengthened and saved more often, and is otherwise the run that was interrupted.
+    free = {"resume", "overwrite", "steps", "save_every", "keep_every", "device", "out"}
+    if other := next((name for name in then if name not in free and then[name] != now[name]), None):
+        raise UserError(f"--resume: {args.init} has another history than when this run started; --overwrite starts anew"
+                        if other == "visits" else f"--resume: this run was started with --{other.replace('_', '-')} "
+                        f"{then[other]}, not {now[other]}; use the same, or --overwrite to start anew")
     if run.get("steps", 0) > args.steps:
         raise UserError(f"--resume: {out} is at step {run['steps']} already, beyond --steps {args.steps}")
     return run or None                              # None: interrupted before its first checkpoint
@@ -142,21 +134,6 @@ def append(path, records):
     """Add records (dicts) to a jsonl log, a line each; numbers that are not finite become null."""
     with open(path, "a") as log:
         log.writelines(json.dumps(json_safe(record)) + "\n" for record in records)
-
-
-def fingerprint(rows):
-    """A text with a hash of the rows that are trained on, "synthetic" for None: a resumed run must see the same."""
-    digest = hashlib.sha256()
-    for row in rows or []:
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return "synthetic" if rows is None else f"{len(rows)} rows, {digest.hexdigest()[:16]}"
-
-
-def weights_on_disk(checkpoint):
-    """Bytes and time of last change of a checkpoint's weights: another training run shows in them."""
-    files = [file.stat() for file in os.scandir(checkpoint) if file.name.endswith((".safetensors", ".bin"))] \
-        if os.path.isdir(checkpoint) else []
-    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
 
 
 @contextlib.contextmanager

@@ -1,23 +1,67 @@
-"""Find the answer in a completion: the option letter it chooses, the program it contains.
+"""Multiple choice: questions with lettered options, one of which is right. A domain file, see domains/__init__.py.
+
+    row      {"question": "largest?", "options": ["31", "87", "12", "50"], "answer": "B"}
+    answer   the one letter that a completion chooses
+    reward   1 if it is the row's, 0 if not
 
     option_letter("I'd go with **B**, as A is too small.", options=4)      # 'B'
     option_letter("The answer is A or B.", options=4)                      # None: two letters are no choice
-    program("Here it is:\n```python\nprint(1)\n```", row)                   # 'print(1)\n'
 
-Models phrase answers in many ways, and a reward that misses an honest one punishes manners. A reward that takes a
-hedge or a denial ('not B') for a choice teaches to hedge. So the rules below go from the most explicit phrase to the
-least, and stop at the first that speaks. The same for math is `final_answer` in math_answer.py.
+The rows of the paper (arXiv 2606.02398) are those of HUB; MMLU, MMLU-Pro and ARC are read as they are published.
 """
-import ast
-import re
-import textwrap
-import unicodedata
-import warnings
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
 
+import json
+import math
+import re
+import unicodedata
+
+from domains import text_of
 from domains.answers import after_thinking
 
+HUB = "m-a-p/SuperGPQA"
+FIELDS = {"question": ("question", "prompt", "query"),               # the most specific name first
+          "options": ("options", "choices", "A"),                    # A: each option is a field, as in MMLU's csv files
+          "answer": ("answer_letter", "answer", "answer_index", "label", "target")}
+WARMUP = {"rows": 80, "mislabelled": 0.3}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+
+def synthetic(rng):
+    """The largest or smallest of four numbers, by its letter."""
+    numbers, kind = rng.sample(range(10, 100), 4), rng.choice(["largest", "smallest"])
+    letter = LETTERS[numbers.index(max(numbers) if kind == "largest" else min(numbers))]
+    return {"question": f"{kind}?", "options": [str(n) for n in numbers], "answer": letter, "reference": letter}
+
+
+def prompt(row):
+    """The question and its options; in one line and without instructions, if it is synthetic."""
+    if row.get("terse"):
+        return " ".join([row["question"], *(f"{letter}){option}" for letter, option in zip(LETTERS, row["options"]))])
+    options = [f"{letter}) {option}" for letter, option in zip(LETTERS, row["options"])]
+    return "\n".join([row["question"], *options, "Answer with the letter of the correct option."])
+
+
+def answer(completion, row):
+    """The letter that a completion chooses; None for none or several."""
+    return option_letter(completion, len(row["options"]))
+
+
+def reward(completions, rows):
+    """1 for a choice of the letter row["answer"] and no other, else 0; NaN where the row has no answer."""
+    return [math.nan if row.get("answer") in (None, "") else float(answer(completion, row) == row["answer"].upper())
+            for completion, row in zip(completions, rows)]
+
+
+def same_answer(one, other):
+    """Whether two letters are the same."""
+    return one == other
+
+
+# Models phrase a choice in many ways, and a reward that misses an honest one punishes manners. A reward that takes a
+# hedge or a denial ('not B') for a choice teaches to hedge. So the rules below go from the most explicit phrase to the
+# least, and stop at the first that speaks. The same for math is `final_answer` in answers.py.
 
 def option_letter(text, options):
     """The one capital that a text chooses among the first `options` letters (at most 26); None for none or several.
@@ -73,45 +117,19 @@ def option_letter(text, options):
     return chosen.pop() if len(chosen) == 1 else None
 
 
-def program(completion, row):
-    """The program in a completion: its ``` block, or what of the whole text is Python.
-
-    Of several blocks, the last that defines entry_point, with the imports and helpers of the blocks before it; without
-    an entry_point the last that says it is Python. Where the row's prompt is itself the head of the function
-    (HumanEval), it stands in front: the completion may be the bare body, and its imports are there in any case.
-    Returns source text, which need not be Python. Of the row, entry_point is read, and prompt where there is one.
-    """
-    text, name = after_thinking(completion), row.get("entry_point")
-    fence = r"^[ \t]*(?:```|~~~)"
-    fenced = re.findall(rf"{fence}[ \t]*([^\n`]*)\n(.*?)(?:{fence}|\Z)", text, re.DOTALL | re.MULTILINE)
-    blocks = [textwrap.dedent(block) for _, block in fenced]
-    if blocks:
-        definition = rf"^(?:(?:async )?def|class) {re.escape(name or '')}\b|^{re.escape(name or '')} *="
-        defines = [name and re.search(definition, block, re.MULTILINE) for block in blocks]
-        python = [i for i, (tag, _) in enumerate(fenced) if "py" in tag.lower()] or range(len(blocks))
-        chosen = max((i for i, found in enumerate(defines) if found), default=max(python))
-        before = [b for b in blocks[:chosen] if name and name not in b and parses(b)]
-        text = "\n".join([*before, blocks[chosen]])
-    elif not parses(text) and (start := re.search(r"^(?:def|class|import|from|@)", text, re.MULTILINE)):
-        lines = text[start.start():].split("\n")    # prose before and after a program without a fence
-        ends = range(len(lines), max(0, len(lines) - 40), -1)
-        text = next((program for end in ends if parses(program := "\n".join(lines[:end]))), text)
-    if name and re.search(rf"^def {re.escape(name)}\b", row["prompt"], re.MULTILINE):
-        if not re.search(rf"^(?:async )?def {re.escape(name)}\b|^{re.escape(name)} *=", text, re.MULTILINE):
-            first, _, rest = text.partition("\n")   # a bare body, perhaps without the first line's indentation
-            bodies = [textwrap.indent(body, "    ") for body in
-                      (textwrap.dedent(text), first.strip() + "\n" + textwrap.dedent(rest))]
-            text = next((body for body in bodies if parses("def f():\n" + body)), text)
-        future = "".join(re.findall(r"^from __future__ .*\n", text, re.MULTILINE))
-        return future + row["prompt"].rstrip() + "\n" + re.sub(r"^from __future__ .*\n", "", text, flags=re.MULTILINE)
-    return text
-
-
-def parses(text):
-    """Whether a text is Python, as far as its grammar goes."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of odd escapes in a model's strings
-            ast.parse(text)
-        return True
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
+def row(record):
+    """{question, options, answer}, a letter; in a record it may also be an index from 0, or the text of an option."""
+    options, answer = record["options"], record["answer"]
+    if isinstance(options, str) and options.lstrip().startswith("["):
+        options = json.loads(options)
+    elif not isinstance(options, (list, tuple)):    # fields A, B, C, ...
+        options = [record[letter] for letter in LETTERS if record.get(letter) is not None]
+    options = [str(option) for option in options]
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        answer = LETTERS[int(answer)] if answer == int(answer) and answer >= 0 else answer  # MMLU: an index
+    elif str(answer).strip() in options and len(str(answer).strip()) > 1:
+        answer = LETTERS[options.index(str(answer).strip())]
+    answer = str(answer).strip().strip("().").upper()
+    if len(answer) != 1 or answer not in LETTERS[:len(options)]:
+        raise ValueError(f"its answer {answer!r} is none of its {len(options)} options")
+    return {"question": text_of(record["question"]), "options": options, "answer": answer}

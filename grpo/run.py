@@ -1,0 +1,286 @@
+"""A run: its directory, from the lock to the last checkpoint, behind one object. Used by train_grpo.py and refresh.py.
+
+    with Run(args, stop) as run:                      # nobody else may write to args.out meanwhile
+        policy, reference, tokenizer = run.load()     # where it stood, after --resume
+        for step in run.steps():                      # validates, saves, keeps steps, ends on Ctrl-C or when `stop` says so
+            ...
+            run.log(line, rollout, rewards, advantages)
+    run.record                                        # run.json: lineage, recipe, settings, held-out scores
+
+A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own
+files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that
+file and the number of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit
+on a CPU.
+"""
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import domains
+from grpo import ranks
+from grpo.directory import STATE, alone, append, interruptions, open_out, read_log, swap_in, trim_log
+from grpo.judge import set_judge
+from grpo.policy import Policy, digest, protected, read_fisher
+from grpo.rollout import decode, encode
+from grpo.scores import evaluate, paired
+from grpo.settings import SAME_RECIPE, stage_name
+from model import UserError, load, nan_for_null, read_run, save, weights_on_disk
+
+
+class Run:
+    """A training run as `args` (train_grpo.parse) says; `stop` ends it early.
+
+    stop: a function of the validations so far (the lines of validation.jsonl) and of a function that scores another model
+    and its tokenizer on the same rows; a text that it returns ends the run and says why, as record["stopped"]. UserError,
+    on entering, if another run is writing to args.out or this one may not go there. After `load`: rows, {domain: training
+    rows, or None for new synthetic ones}, and held_out, {domain: rows to validate on}.
+    """
+
+    def __init__(self, args, stop=None):
+        self.args, self.stop, self.out = args, stop, Path(args.out).resolve()
+
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(ranks.lost_rank())
+            stack.enter_context(alone(self.args.out))
+            self.device = ranks.start(self.args.device)
+            self.earlier = open_out(self.args)
+            ranks.everyone(None)                    # all have looked before anyone writes
+            self.stack = stack.pop_all()
+        self.record = self.earlier or {"finished": False}
+        if self.record["finished"]:
+            self.say(f"{self.args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
+            self.record["metrics"] = nan_for_null(self.record["metrics"])
+        return self
+
+    def __exit__(self, *raised):
+        return self.stack.__exit__(*raised)
+
+    def say(self, text):
+        """Print something, once for all processes."""
+        if ranks.leader():
+            print(text)
+
+    def load(self):
+        """Policy, reference (None without a KL term) and tokenizer, in the state of an interrupted run after --resume.
+
+        Rows are read before the models, and the directory is written to after all that. UserError for what cannot be used,
+        and if --resume finds other rows or files than the run had. Three times None if the run is finished already.
+        """
+        args = self.args
+        if self.record["finished"]:
+            return None, None, None
+        if args.offload and not torch.cuda.is_available():
+            raise UserError("--offload is for one GPU: torch sees none here")
+        self.rows = {domain: None if source == "synthetic" else
+                     domains.load_rows(domain, source, "all" if validated_elsewhere(args, domain) else "train", args.fields)
+                     for domain, source in args.data.items()}
+        self.held_out = held_out_rows(args)
+        with ranks.leader_first():                  # it may have to make the base
+            model, self.tokenizer = load(args.init, self.device, torch.float32)
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        frozen, name, found = {}, "", {"protected": None, "held": {}}       # found: what a resumed run must find again
+        if args.protect:
+            frozen, name, found["protected"] = protected(args.protect, shapes, args.init)
+        self.policy = Policy(model, gradient_checkpointing=args.gradient_checkpointing, frozen=frozen, offload=args.offload)
+        if args.l2:
+            self.policy.add_regulariser(args.l2)
+        if args.ewc:
+            found["held"]["--ewc"] = digest(args.ewc)
+            self.policy.add_regulariser(args.ewc_weight, *read_fisher(args.ewc, shapes, args.init))
+        check_prompt_lengths(args, model.config, self.tokenizer, [*self.rows.items(), *self.held_out.items()])
+        set_judge(args.judge, [*self.rows, *self.held_out], model.device)
+        reference = None
+        if args.beta > 0:
+            found["held"]["--ref"] = weights_on_disk(args.ref or args.init)
+            reference, its_tokenizer = load(args.ref or args.init, "cpu" if args.offload else model.device,
+                                            self.policy.compute_dtype)
+            if its_tokenizer.get_vocab() != self.tokenizer.get_vocab():
+                raise UserError(f"--ref {args.ref} has another vocabulary than {args.init}: the KL is between models of one "
+                                "tokenizer")
+        found["data"] = {domain: fingerprint(some) for domain, some in self.rows.items()}
+        self.begin(stage_name(args, name), found)
+        domain = args.domains[0]
+        row = (self.rows[domain] or domains.synthetic(domain, "train", 1, seed=f"{args.seed} 0"))[0]
+        prompt = encode(self.tokenizer, [domains.prompt(domain, row)], 10**9)[0]
+        self.say(f"a prompt as the model reads it: {self.tokenizer.decode(prompt)!r}")
+        return self.policy, reference, self.tokenizer
+
+    def begin(self, stage, found):
+        """Settle run.json (`record`), restore the state of an interrupted run, and make the directory ready."""
+        args, parent = self.args, read_run(self.args.init)
+        own = {*args.domains, *args.mix, *args.eval_domains} - domains.files().keys()
+        self.before, self.stage = parent.get("recipe", [Path(args.init).name]), stage
+        self.record = {
+            "parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
+            "domain_files": parent.get("domain_files", {}) | {name: domains.source(name) for name in sorted(own)},
+            "seed": args.seed, "args": vars(args), **found,
+            "settings": [*parent.get("settings", []), {name: getattr(args, name) for name in SAME_RECIPE}],    # stage by stage
+            "finished": False, "metrics": {}}
+        self.done(self.earlier["steps"] if self.earlier else 0)
+        self.place = self.out                       # where the run writes
+        if self.earlier:
+            for key, what in (("data", "the data hold other rows"), ("protected", "--protect names another set"),
+                              ("held", "--ewc or --ref hold other weights")):
+                if self.earlier.get(key) != found[key]:
+                    raise UserError(f"--resume: {what} than when this run started; use the same, or --overwrite to start anew")
+            self.policy.load_state(self.out / STATE)
+            self.say(f"resuming {args.out} after step {self.record['steps']}")
+        elif args.overwrite and self.out.exists():  # what stands there stays until the new run has a checkpoint
+            self.place = self.out.with_name(f".{self.out.name}.new")
+        if ranks.leader():
+            if self.place != self.out:
+                shutil.rmtree(self.place, ignore_errors=True)
+            self.place.mkdir(parents=True, exist_ok=True)
+            for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
+                trim_log(self.place / name, self.record["steps"] if self.earlier else -1)   # steps after the checkpoint come again
+        ranks.everyone(None)
+        self.validations = [nan_for_null(line) for line in read_log(self.place / "validation.jsonl")]
+
+    def steps(self):
+        """The numbers of the steps to take, from 0; validates, saves and keeps steps between them, finishes after them.
+
+        SystemExit after the step in which a signal to end came: it is saved. UserError if weights are no longer finite.
+        """
+        args, record = self.args, self.record
+        if record["finished"]:
+            return
+        with interruptions() as received:
+            self.bar = tqdm(range(record["steps"], args.steps), initial=record["steps"], total=args.steps,
+                            desc=f"grpo {args.domain}", disable=not ranks.leader())
+            for step in self.bar:
+                if (step == 0 or args.eval_every and step % args.eval_every == 0) and self.validate():
+                    self.bar.close()
+                    break
+                yield step
+                self.done(step + 1)
+                if args.keep_every and record["steps"] % args.keep_every == 0:
+                    self.save_model(self.place / f"step-{record['steps']:05d}")
+                interrupted = sum(ranks.everyone(received), [])     # one that is told to end ends all, at the same step
+                if interrupted or record["steps"] % args.save_every == 0 or record["steps"] == args.steps:
+                    self.save()
+                    if interrupted:
+                        self.bar.close()
+                        self.say(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
+                        raise SystemExit(128 + interrupted[0])
+        if record["steps"] < args.steps:            # stopped before its time, so perhaps not saved at this step
+            self.save()
+        self.validate()
+        record |= {"finished": True, "metrics": before_and_after(self.validations)}
+        self.save_model(self.out)
+        if ranks.leader():
+            (self.out / STATE).unlink(missing_ok=True)
+        ranks.finish()
+
+    def done(self, steps):
+        """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
+        self.record.update(steps=steps, recipe=[*self.before, f"{self.stage} {steps}"])
+
+    def log(self, line, rollout, rewards, advantages):
+        """Add what train_step returned to log.jsonl, to the bar, and now and then, as two completions, to samples.jsonl."""
+        if not ranks.leader():
+            return
+        append(self.place / "log.jsonl", [line])
+        if (line["step"] - 1) % self.args.save_every == 0:
+            prompt = self.tokenizer.decode(rollout.prompt_ids[0][rollout.prompt_mask[0]], skip_special_tokens=True)
+            append(self.place / "samples.jsonl", [
+                {"step": line["step"], "prompt": prompt, "completion": text, "reward": reward, "advantage": advantage}
+                for text, reward, advantage in zip(decode(self.tokenizer, rollout.ids[:2], rollout.mask[:2]),
+                                                   rewards[0].tolist(), advantages[0].tolist())])
+        self.bar.set_postfix({key: f"{line[key] or 0:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
+                             {key: f"{line[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
+
+    def scores_of(self, model, tokenizer):
+        """Scores on the held-out rows, {domain: summary}; drawn from noise of their own, so training does not change."""
+        how = {name: getattr(self.args, name) for name in ("temperature", "top_p", "max_prompt_length", "max_completion_length")}
+        return evaluate(model, tokenizer, self.held_out, samples=self.args.eval_samples, **how)
+
+    def validate(self):
+        """Score this step once, on disk too; returns what `stop` says."""
+        steps = self.record["steps"]
+        if self.held_out and steps not in [line["step"] for line in self.validations]:
+            with self.policy.gathered():
+                self.validations.append({"step": steps, "scores": self.scores_of(self.policy.model, self.tokenizer)})
+            if ranks.leader():
+                append(self.place / "validation.jsonl", self.validations[-1:])
+        self.record["stopped"] = self.stop(self.validations, self.scores_of) if self.stop and self.validations else None
+        return self.record["stopped"]
+
+    def save(self):
+        """The checkpoint and what a resumed run needs; the first of a new run takes the old one's place."""
+        if not self.policy.finite():
+            raise UserError(f"step {self.record['steps']}: the weights are no longer finite; what was saved before stays in "
+                            f"{self.args.out}; try a lower --lr")
+        self.policy.save_state(self.place / STATE, self.record)
+        self.save_model(self.place)
+        if self.place != self.out and ranks.leader():
+            swap_in(self.place, self.out)
+        self.place = self.out
+
+    def save_model(self, directory):
+        """Write the model as it is now, with run.json, to a directory."""
+        weights = self.policy.state_dict()          # of all ranks
+        if ranks.leader():
+            save(self.policy.model, self.tokenizer, directory, self.record, weights)
+
+
+def before_and_after(validations):
+    """First and last validation in short: {domain: {"before", "after", "change": [points, half-width of its interval]}}."""
+    if not validations:
+        return {}
+    before, after = validations[0]["scores"], validations[-1]["scores"]
+    short = lambda scores: {key: value for key, value in scores.items() if key != "prompt_scores"}
+    return {domain: {"before": short(before[domain]), "after": short(after[domain]),
+                     "change": list(paired(after[domain], before[domain]))} for domain in after}
+
+
+def held_out_rows(args):
+    """{domain: rows to validate on}, {} if args.eval_prompts is 0. UserError for what domains.load_rows refuses.
+
+    A domain without rows of its own is left out, and a line says so, where others have real ones.
+    """
+    names = args.eval_domains if args.eval_prompts else []
+    if set(args.data.values()) != {"synthetic"}:
+        if left_out := [name for name in names if name not in args.eval_data | args.data]:
+            print(f"not validated on {', '.join(left_out)}, which have no rows here: give --eval-data DOMAIN=SOURCE")
+        names = [name for name in names if name in args.eval_data | args.data]
+    return {name: domains.evaluation_rows(name, (args.data | args.eval_data).get(name), args.fields, args.eval_prompts,
+                                          "all" if validated_elsewhere(args, name) else "validation") for name in names}
+
+
+def validated_elsewhere(args, domain):
+    """Whether a file or hub name of its own validates a domain, so that all of its --data may be trained on."""
+    return args.eval_data.get(domain, "synthetic") != "synthetic"
+
+
+def check_prompt_lengths(args, config, tokenizer, rows):
+    """UserError now, not in the middle of the run, if a prompt or a completion is too long.
+
+    config: the model's, for the length of its context. rows: pairs (domain, list of rows or None).
+    """
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    if args.max_completion_length >= context:
+        raise UserError(f"--max-completion-length {args.max_completion_length} leaves no room for a prompt in the model's "
+                        f"context of {context} tokens")
+    overhead = len(encode(tokenizer, [""], 10**9)[0])
+    limit = min(args.max_prompt_length, context - args.max_completion_length)
+    for text in (domains.prompt(domain, row) for domain, some in rows for row in some or []):
+        if len(text.encode("utf-8", "replace")) + overhead > limit:  # a token is a byte or more
+            encode(tokenizer, [text], limit)
+
+
+def fingerprint(rows):
+    """A text with a hash of the rows that are trained on, "synthetic" for None: a resumed run must see the same."""
+    digest = hashlib.sha256()
+    for row in rows or []:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return "synthetic" if rows is None else f"{len(rows)} rows, {digest.hexdigest()[:16]}"

@@ -1,0 +1,159 @@
+"""Tables and pictures of a run, or over seeds, of the files that the other scripts wrote. Their content says which.
+
+    python report.py checkpoints/math --plot math.png             # a run: reward, held-out score, entropy, length, ...
+    python report.py checkpoints/s?.json --plot assets/story.png  # scores of evaluate.py --json: refreshes, interference
+    python report.py analysis/rollback-s?.json --plot assets      # of rollback.py --json: won back, kept, at which price
+    python report.py analysis/s?.json --plot assets               # of analyze.py --json: the paper's claims
+    python report.py analysis/s?.json --forgetting                # of the same: what predicts forgetting? takes minutes
+    python report.py checkpoints/s?.json --domain math --anchor checkpoints/s{}-code-math \\
+        --damaged checkpoints/s{}-code-math-qa-cw refresh=checkpoints/s{}-refreshed          # a table of methods
+
+Every number over seeds is a mean ± the half-width of its 95 % t-interval; differences are taken seed by seed, on the same
+rows. With one seed, as for the base, it is over prompts, and says nothing about other seeds. Equations and code:
+
+    runs       reports/training.py                         rollbacks  reports/recovery.py
+    scores     reports/story.py, reports/methods.py        analyses   reports/claims.py, reports/forgetting.py
+"""
+import contextlib
+import json
+import os
+
+import domains
+from grpo.settings import at_least, check_places, new_file, parser, picture
+from model import UserError, cli
+
+KINDS = ("runs", "scores", "rollbacks", "analyses")
+
+
+def parse(argv=None):
+    """The command line, with the files sorted by kind; UserError for one of no kind, and for what does not fit together."""
+    made = parser(__doc__)
+    made.add_argument("files", nargs="+", metavar="FILE, RUN or LABEL=CHECKPOINT", help="what to report: files written with "
+                      "--json, directories of runs; for a table of methods also its rows")
+    made.add_argument("--plot", type=lambda text: picture(text) if is_picture(text) else text, metavar="FILE_OR_DIR",
+                      help="draw it: a .png, .pdf or .svg file, or a directory for several pictures (needs matplotlib)")
+    group = made.add_argument_group("a table of methods, from scores")
+    group.add_argument("--domain", help="the damaged one")
+    group.add_argument("--anchor", metavar="CKPT", help="before the damage, {} for the seed")
+    group.add_argument("--damaged", metavar="CKPT", help="after it")
+    group.add_argument("--against", metavar="LABEL", default="damaged",
+                       help="row that the last column compares with (default %(default)s)")
+    group = made.add_argument_group("what predicts forgetting, from analyses")
+    group.add_argument("--forgetting", action="store_true", help="in place of the claims: sample KLs, correlate with damage")
+    group.add_argument("--data", nargs="+", default=[], metavar="DOMAIN=SOURCE",
+                       help="rows, those of the analyses (default: synthetic)")
+    group.add_argument("--fields", default="", help="field names of --data, as question=NAME,answer=NAME")
+    group.add_argument("--prompts", type=at_least(1), default=64, help="per domain (default 64)")
+    group.add_argument("--samples", type=at_least(1), default=4, help="completions per prompt (default 4)")
+    group.add_argument("--max-completion-length", type=at_least(1), default=64, help="tokens (default 64)")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    group.add_argument("--json", type=new_file, metavar="FILE", help="write every number")
+    args = made.parse_intermixed_args(argv)         # rows may stand behind options
+
+    rows = [word for word in args.files if "=" in word and not os.path.exists(word)]
+    files = [word for word in args.files if word not in rows]
+    kinds = {file: kind(file) for file in files}
+    for name in KINDS:
+        setattr(args, name, [file for file in files if kinds[file] == name])
+    args.patterns = patterns(args, rows)
+    check_places({"--json": args.json, "--plot": args.plot if is_picture(args.plot) else None}, files)
+    if args.forgetting and not args.analyses:
+        raise UserError("--forgetting: name analyses, written by analyze.py --json with --later")
+    if args.json and not args.forgetting:
+        raise UserError("--json writes the numbers of --forgetting alone")
+    drawn = [name for name in KINDS if getattr(args, name) and not (name == "scores" and args.patterns)]
+    if args.plot and not drawn:
+        raise UserError("--plot: a table of methods has no picture")
+    if is_picture(args.plot) and (len(drawn) > 1 or drawn == ["analyses"] and not args.forgetting):
+        raise UserError(f"--plot {args.plot}: there are several pictures to draw, so name a directory")
+    return args
+
+
+def is_picture(text):
+    """Whether --plot, or None, names a picture rather than a directory."""
+    return bool(text) and not os.path.isdir(text) and "." in os.path.basename(text)
+
+
+def kind(file):
+    """Which of KINDS a file or directory is, by its content; UserError if none."""
+    if os.path.isfile(os.path.join(file, "log.jsonl")):
+        return "runs"
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError, IsADirectoryError), open(file) as opened:
+        value = json.load(opened)
+        if {"rows", "domain", "later"} <= value.keys():
+            return "rollbacks"
+        if {"sparsity", "neuron_jaccard"} <= value.keys():
+            return "analyses"
+        if value and all("evaluated" in entry for entry in value.values()):
+            return "scores"
+    raise UserError(f"{file} is nothing to report: no scores of evaluate.py --json, no report of rollback.py --json, no "
+                    "analysis of analyze.py --json, and no directory of a run with its log.jsonl")
+
+
+def patterns(args, words):
+    """The rows of a table of methods, {label: path with {} for the seed}, {} if none is asked for. words: LABEL=CHECKPOINT.
+
+    UserError for a label or a path that is none. args.domain becomes a name, where it is a file.
+    """
+    given = [args.domain, args.anchor, args.damaged]
+    if not words and not any(given):
+        return {}
+    if not all(given):
+        raise UserError("a table of methods needs --domain, --anchor and --damaged")
+    if not args.scores:
+        raise UserError("no file of scores: name those that evaluate.py --json wrote, before the rows")
+    if args.domain.endswith(".py"):
+        args.domain = domains.use(args.domain)
+    found = {"anchor": args.anchor, "damaged": args.damaged}
+    for word in words:
+        label, _, pattern = word.partition("=")
+        if label in found:
+            raise UserError(f"two rows are called {label!r}: give each a label of its own")
+        found[label] = pattern
+    for label, pattern in found.items():
+        if pattern.count("{}") != 1:
+            raise UserError(f"{label}: {pattern} does not say where the seed stands: write {{}} there, as in "
+                            "checkpoints/s{}-math")
+    if args.against not in found:
+        raise UserError(f"--against {args.against}: no such row; there are {', '.join(found)}")
+    return found
+
+
+ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
+
+from model import write_json
+from reports import claims, forgetting, methods, recovery, story, training
+from reports.tables import draw
+
+
+def main(args=None):
+    """Print the tables of each kind that is there, and draw them with --plot."""
+    args = args or parse()
+
+    def report(module, found, name):
+        module.tables(found)
+        if args.plot:
+            draw({args.plot if is_picture(args.plot) else os.path.join(args.plot, name): module.picture}, found)
+
+    if args.runs:
+        report(training, training.read(args.runs), "run.png")
+    if args.patterns:
+        methods.tables(*methods.read(args.scores, args.patterns), args.domain, args.against)
+    elif args.scores:
+        report(story, story.read(args.scores), "story.png")
+    if args.rollbacks:
+        report(recovery, recovery.read(args.rollbacks), "rollback.png")
+    if args.forgetting:
+        seeds = forgetting.read(args.analyses, args)
+        if args.json:
+            write_json(args.json, dict(zip(args.analyses, seeds)))
+        report(forgetting, seeds, "forgetting.png")
+    elif args.analyses:
+        found = claims.read(args.analyses)
+        claims.tables(found)
+        if args.plot:
+            claims.plot(args.plot, found[0])
+
+
+if __name__ == "__main__":
+    cli(lambda: main(ARGS))

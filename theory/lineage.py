@@ -1,0 +1,82 @@
+"""Lineage: which checkpoint was trained from which, by their run.json. Used by analyze.py and rollback.py; without PyTorch.
+
+    trained_on("checkpoints/math-qa")                  # "qa"
+    is_ancestor("checkpoints/math", read_run("checkpoints/math-qa"))           # True
+"""
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
+import os
+from itertools import permutations
+from pathlib import Path
+
+import domains
+from model import UserError, read_run
+
+
+def short(name):
+    """A checkpoint's name in a table: its last directory."""
+    return Path(name).name
+
+
+def same(one, other):
+    """Whether two names are the same directory."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def trained_on(name):
+    """The domain that a checkpoint was trained on last; None for several at once and for a model from elsewhere."""
+    run = read_run(name)
+    domains.follow(run)
+    try:
+        return domains.use(run.get("domain") or "")
+    except UserError:
+        return None
+
+
+def is_ancestor(name, run):
+    """Whether a run.json has a checkpoint among its ancestors: by its place, or by name and seed where that is gone."""
+    gone = lambda a: not os.path.isdir(a) and short(a) == short(name) and read_run(name).get("seed") == run.get("seed")
+    return any(same(a, name) or gone(a) for a in run.get("lineage", []))
+
+
+def refreshed(name):
+    """Of a refresh on A: theta_A, the last of its ancestors that was trained on A, and theta_A + delta_B, its start.
+
+    UserError if it kept no steps, or they cannot be found.
+    """
+    run = read_run(name)
+    if not trained_on(name):
+        raise UserError(f"{name} refreshed {run.get('domain', 'what no run.json says')}: name the refresh of one domain")
+    if not any(Path(name).glob("step-*")):
+        raise UserError(f"{name} kept none of its steps: run refresh.py with --keep-every 1")
+    ancestors = [a for a in run.get("lineage", []) if os.path.isdir(a) and read_run(a).get("domain") == run["domain"]]
+    if not ancestors or not os.path.isdir(run["parent"]):
+        raise UserError(f"{name}: no ancestor trained on {run['domain']} stands where its run.json says: "
+                        f"{', '.join(run.get('lineage', []))}; run this from the directory it was trained in")
+    return ancestors[-1], run["parent"]
+
+
+def displacements(base, experts, later, domain):
+    """What was added to each checkpoint theta_A: {anchor: [(name, source, target, trained)]}, theta_target - theta_source.
+
+    A checkpoint of `later` belongs to every expert (and other later one) that its run.json has among its ancestors: then
+    `trained` is True. Two experts without such a checkpoint stand in for one: theta_B - theta_base. domain: {checkpoint: its
+    domain or None}; None has no loss, and is no anchor. UserError if one of `later` has no such ancestor.
+    """
+    found, straight, recipe = {}, set(), lambda name: read_run(name).get("recipe", [])
+    for name in later:
+        run = read_run(name)
+        anchors = [a for a in (*experts, *later)
+                   if a != name and is_ancestor(a, run) and recipe(name)[:len(recipe(a))] == recipe(a)]
+        if not anchors:
+            raise UserError(f"--later {name} was trained from none of the checkpoints named here: its ancestors are "
+                            f"{', '.join(run.get('lineage', [])) or 'unknown'}")
+        for anchor in filter(domain.get, anchors):
+            found.setdefault(anchor, []).append((f"{short(anchor)} -> {short(name)}", anchor, name, True))
+            if len(recipe(name)) == len(recipe(anchor)) + 1 and domain[name]:     # from A straight to one B
+                straight.add((anchor, domain[name]))
+    for a, b in permutations(experts, 2):
+        if domain[a] and domain[a] != domain[b] and (a, domain[b]) not in straight:
+            found.setdefault(a, []).append((f"{short(a)} + {short(b)}", base, b, False))
+    return found
