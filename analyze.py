@@ -35,9 +35,9 @@ delta_B: with --later, what training on B really added to an expert; for pairs w
 theta_base stands in, as if B's edit did not depend on where it starts. The last table has the paper's claims beside the
 numbers of the run; report.py has it over several runs.
 """
-# found, e: as in theory/edits.py. grams, layers: the inner products of the edits in each of n neurons, (E, E, n) or None,
-# and the layer of each, (n,). A move is what was added to an anchor theta_A: (name, source, target, whether it was trained
-# from there), delta = theta_target - theta_source. Each analysis returns what it adds to the report, a dict.
+# grams, layers: the inner products of the experts' edits in each of n neurons, (E, E, n), and the layer of each, (n,). A
+# move is what was added to an anchor theta_A: (name, source, target), delta = theta_target - theta_source; the source is the
+# anchor if target was trained from it. report: what --json writes, a dict; "a|b" is its key for two experts or domains.
 from pathlib import Path
 
 import domains
@@ -55,10 +55,8 @@ def parse(argv=None):
     made = parser(__doc__)
     made.add_argument("experts", nargs="+", type=checkpoint, help="checkpoints, each trained from --base on one domain")
     made.add_argument("--base", required=True, type=checkpoint, help="the checkpoint that all experts started from")
-    made.add_argument("--later", nargs="+", default=[], type=checkpoint, metavar="CKPT",
-                      help="checkpoints trained on from an expert")
-    made.add_argument("--refresh", type=checkpoint, metavar="CKPT",
-                      help="a refresh that kept its steps (refresh.py --keep-every 1)")
+    made.add_argument("--later", nargs="+", default=[], type=checkpoint, metavar="CKPT", help="trained on from an expert")
+    made.add_argument("--refresh", type=checkpoint, metavar="CKPT", help="made by refresh.py --keep-every 1")
     made.add_argument("--domains", help="domains of the experts, names or files, in their order (default: as trained)")
     group = made.add_argument_group("weights")
     group.add_argument("--weights-only", action="store_true", help="nothing that needs rows")
@@ -78,19 +76,22 @@ def parse(argv=None):
     names = [args.base, *args.experts, *args.later]
     if twice := [name for i, name in enumerate(names) if any(same(name, other) for other in names[:i])]:
         raise UserError(f"{twice[0]} is named twice")
-    given = args.domains.split(",") if args.domains else []
-    if given and len(given) != len(args.experts):
-        raise UserError(f"--domains names {len(given)} domains for {len(args.experts)} experts")
-    args.domain = dict(zip(args.experts, map(domains.use, given)))
-    args.domain |= {name: trained_on(name) for name in (*args.experts, *args.later) if name not in args.domain}
+    words = args.domains.split(",") if args.domains else []
+    if words and len(words) != len(args.experts):
+        raise UserError(f"--domains names {len(words)} domains for {len(args.experts)} experts")
+    given = dict(zip(args.experts, map(domains.use, words)))
+    args.domain = {name: given.get(name) or trained_on(name) for name in names[1:]}
+    for name in args.experts:
+        if not (args.domain[name] or args.weights_only) and read_run(name).get("domain") in domains.recorded:
+            domains.use(read_run(name)["domain"])   # an error that says which file --domains has to name
     args.moves = displacements(args.base, args.experts, args.later, args.domain)
     if args.refresh:
         anchor, args.damaged = refreshed(args.refresh)
         args.refreshed = next((name for name in args.domain if same(name, anchor)), anchor)
         args.domain.setdefault(args.refreshed, trained_on(anchor))
         moves = args.moves.setdefault(args.refreshed, [])
-        if not any(same(target, args.damaged) for _, _, target, _ in moves):
-            moves.append((f"{short(anchor)} -> {short(args.damaged)}", args.refreshed, args.damaged, True))
+        if not any(same(target, args.damaged) for _, _, target in moves):
+            moves.append((f"{short(anchor)} -> {short(args.damaged)}", args.refreshed, args.damaged))
     args.data = domains.sources(args.data, [*dict.fromkeys([*domains.DOMAINS, *filter(None, args.domain.values())])])
     return args
 
@@ -98,10 +99,9 @@ def parse(argv=None):
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
 
 import math
-from collections.abc import Callable
 from functools import partial
 from itertools import chain, combinations
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
@@ -109,8 +109,7 @@ from tqdm import tqdm
 from grpo.judge import set_judge
 from grpo.scores import mean_ci, respond
 from model import load, write_json
-from reports import analysis
-from reports.claims import claims, plot, show_claims
+from reports import analysis, claims
 from theory import curvature, edits
 from theory.curvature import nll, surrogate
 from theory.routes import activity, gradient_cosines, module_spans, overlap, policy_gradients, top_neurons
@@ -121,31 +120,27 @@ DESCENT = 50                            # steps of gradient descent on L_A
 
 # ---- 1 to 3: from the weights alone --------------------------------------------------------------------------------
 
-def sizes(args, found):
-    """1. Sparsity and norms of each expert's edit, {expert: dict}, and its ranks, {expert: {tensor: dict}}."""
-    each = list(enumerate(args.experts))
-    return {"sparsity": {name: edits.sparsity(found, e, args.threshold) for e, name in each},
-            "rank": {name: edits.matrix_ranks(found, e) for e, name in each}}
+def of_weights(args, report):
+    """1 to 3, added to the report; returns grams, None for a model without such neurons, and layers."""
+    found, experts = edits.measure(args.base, args.experts, args.threshold), list(enumerate(args.experts))
+    report["sparsity"] = {name: edits.sparsity(found, e, args.threshold) for e, name in experts}
+    report["rank"] = {name: edits.matrix_ranks(found, e) for e, name in experts}
+    analysis.show_sizes(report)
 
+    grams, neurons = edits.neuron_grams(found)
+    layers = torch.tensor([edits.layer_of(f"{mlp}.") or 0 for mlp, _ in neurons])
+    most = [top_neurons(grams[e, e], args.top) for e, _ in experts] if neurons else []                    # (n,) bool each
+    null = {f"{a}|{b}": overlap(one, other, layers) for (a, one), (b, other) in combinations(zip(args.experts, most), 2)}
+    report |= {"neuron_jaccard": {pair: o["jaccard"] for pair, o in null.items()}, "neuron_null": null}
+    analysis.show_neurons(report, args.top, len(layers))
 
-def edited_neurons(args, grams, layers):
-    """2. Jaccard index of the most edited neurons of two experts, {"a|b": float}, and beside random sets, {"a|b": dict}."""
-    null = {}
-    for (i, a), (j, b) in combinations(enumerate(args.experts), 2) if grams is not None else ():
-        null[f"{a}|{b}"] = overlap(top_neurons(grams[i, i], args.top), top_neurons(grams[j, j], args.top), layers)
-    return {"neuron_jaccard": {pair: o["jaccard"] for pair, o in null.items()}, "neuron_null": null}
-
-
-def directions(args, found, grams):
-    """3. Cosine of two experts' edits, module by module and on the neurons that both edited most: {"a|b": dict}."""
-    cosine, modules = {}, {module: edits.cosines(gram) for module, gram in edits.module_grams(found).items()}
-    for (i, a), (j, b) in combinations(enumerate(args.experts), 2):
-        shared = math.nan
-        if grams is not None:
-            both = top_neurons(grams[i, i], args.top) & top_neurons(grams[j, j], args.top)
-            shared = edits.cosine_on(grams, both, i, j)
-        cosine[f"{a}|{b}"] = {"by_module": {m: c[i, j].item() for m, c in modules.items()}, "shared_neurons": shared}
-    return {"cosine": cosine}
+    modules = {module: edits.cosines(gram) for module, gram in edits.module_grams(found).items()}         # (E, E) each
+    report["cosine"] = {f"{a}|{b}": {
+        "by_module": {module: cosine[i, j].item() for module, cosine in modules.items()},
+        "shared_neurons": edits.cosine_on(grams, most[i] & most[j], i, j) if most else math.nan}
+        for (i, a), (j, b) in combinations(experts, 2)}
+    analysis.show_directions(report)
+    return grams, layers
 
 
 # ---- 4 and 5: from the base and some rows --------------------------------------------------------------------------
@@ -160,53 +155,40 @@ def answering(args, model, tokenizer, domain, times=1):
                    max_completion_length=args.max_completion_length)
 
 
-def routes(args, model, answers, grams, layers, edited):
-    """4. Jaccard index of two domains' routes, and cosine of their edits where routes are shared: {"a|b": dict} each.
-
-    answers: {domain: (Rollout, rewards)} of the base model. edited: the indices of 2, to stand beside those of the routes.
-    Empty where the model does not show its neurons.
-    """
+def of_base(args, names, grams, layers, report):
+    """4 and 5 for the domains `names`, added to the report; no 4 where the model does not show its neurons."""
+    model, tokenizer = load(args.base, args.device, torch.float32, attention="eager")
+    answers = {domain: answering(args, model, tokenizer, domain, times=2)()[::2] for domain in names}
     active = {domain: activity(model, rollout) for domain, (rollout, _) in answers.items()}
-    if any(a is None or len(a) != len(layers) for a in active.values()):
-        return {}
-    route = {domain: top_neurons(a, args.top) for domain, a in active.items()}                    # of (n,) bool each
-    expert = {domain: next(i for i, name in enumerate(args.experts) if args.domain[name] == domain) for domain in route}
-    index, cosines = {}, {}
-    for a, b in combinations(route, 2):
-        i, j, both = expert[a], expert[b], route[a] & route[b]
-        cosine = lambda mask: edits.cosine_on(grams, mask, i, j)
-        index[f"{a}|{b}"] = {**overlap(route[a], route[b], layers), "edits": edited[f"{args.experts[i]}|{args.experts[j]}"]}
-        by_layer = {int(l): cosine(both & (layers == l)) for l in layers.unique()}
-        cosines[f"{a}|{b}"] = {"all": cosine(both), "by_layer": by_layer}
-    return {"route_jaccard": index, "route_cosine": cosines}
+    if all(a is not None and len(a) == len(layers) for a in active.values()):
+        trained, index, cosines = [args.domain[name] for name in args.experts], {}, {}
+        for a, b in combinations(names, 2):
+            i, j = trained.index(a), trained.index(b)
+            one, other = top_neurons(active[a], args.top), top_neurons(active[b], args.top)              # (n,) bool
+            index[f"{a}|{b}"] = {**overlap(one, other, layers),
+                                 "edits": report["neuron_jaccard"][f"{args.experts[i]}|{args.experts[j]}"]}
+            cosines[f"{a}|{b}"] = {"all": edits.cosine_on(grams, one & other, i, j), "by_layer": {
+                int(l): edits.cosine_on(grams, one & other & (layers == l), i, j) for l in layers.unique()}}
+        report |= {"route_jaccard": index, "route_cosine": cosines}
+    analysis.show_routes(report, args.top)
 
-
-def gradients(model, answers):
-    """5. Cosine of two domains' policy gradients in each module, its error and its ceiling: {module: {"a|b": dict}}."""
     each = {domain: policy_gradients(model, rollout, rewards) for domain, (rollout, rewards) in answers.items()}
-    return {"gradient_cosine": gradient_cosines(each, module_spans(model))}
+    report["gradient_cosine"] = gradient_cosines(each, module_spans(model))
+    analysis.show_gradients(report)
 
 
 # ---- 6 to 8: around each expert ------------------------------------------------------------------------------------
 
-class Anchor(NamedTuple):
-    """theta_A, and A's loss: of this checkpoint's own answers to some rows of A. `damage` and `refresh` move the model."""
-    name: str                           # to be shown
-    model: torch.nn.Module
-    theta: torch.Tensor                 # (n,) fp32, its weights
-    answer: Callable                    # of `answering`
-    rewards: torch.Tensor               # (B, G) of its answers
-    correct: list                       # the correct ones: the parts of nll
-    graded: list                        # all: the parts of surrogate
-
-
 def stand_at(args, name):
-    """The Anchor of a checkpoint; its `correct` is empty where it has no correct answer, and so no loss."""
+    """A checkpoint and its loss L_A, of its own answers to some rows of A. `damage` and `refresh` move the model."""
     model, tokenizer = load(name, args.device, torch.float32, attention="eager")
     answer = answering(args, model, tokenizer, args.domain[name])
     rollout, _, rewards = answer()
-    return Anchor(short(name), model, curvature.flatten(model.parameters()).detach().clone(), answer, rewards,
-                  curvature.own_correct(rollout, rewards.flatten()), curvature.own_all(rollout, rewards))
+    return SimpleNamespace(
+        name=short(name), model=model, theta=curvature.flatten(model.parameters()).detach().clone(),         # (n,) fp32
+        answer=answer, rewards=rewards,                                                                      # (B, G)
+        correct=curvature.own_correct(rollout, rewards),                            # the parts of nll, maybe none
+        graded=curvature.own_all(rollout, rewards))                                 # the parts of surrogate, maybe none
 
 
 def vector(args, name):
@@ -215,32 +197,28 @@ def vector(args, name):
 
 
 def damage(at, deltas):
-    """6. What each delta (n,) does to L_A, and what the expansion to second order says it does: a list of dicts.
-
-    Beside it, the same of minus the expected reward, and the change of the score in points. reach: see curvature.
-    """
+    """6. What each delta (n,) does to L_A, to minus the expected reward and to the score (points), and the expansions."""
     found, start = [], curvature.value(at.model, surrogate, at.graded)
     local = curvature.expansion(at.model, nll, at.correct, deltas)
     of_reward = curvature.expansion(at.model, surrogate, at.graded, deltas)
     bar = tqdm(deltas, desc=f"damage of {at.name}", leave=False, delay=3)
-    for delta, (first, second), of_reward in zip(bar, local, of_reward):
+    for delta, (first, second), (reward_first, reward_second) in zip(bar, local, of_reward):
         measured = curvature.along(at.model, nll, at.correct, at.theta, delta, TIMES)
         curvature.place(at.model, at.theta + delta)
         points, half = mean_ci(100 * (at.answer()[2] - at.rewards).nanmean(1))                    # prompt by prompt
         weighted = curvature.value(at.model, surrogate, at.graded) - start if at.graded else math.nan
         found.append({"norm": delta.norm().item(), "first": first, "second": second, "measured": measured[-1],
                       "remainder": measured[-1] - first - second, "times": TIMES, "along": measured,
-                      "reach": curvature.reach(TIMES, measured, first, second), "surrogate_first": of_reward[0],
-                      "surrogate_second": of_reward[1], "surrogate": weighted, "points": points, "points_ci95": half})
+                      "reach": curvature.reach(TIMES, measured, first, second), "surrogate_first": reward_first,
+                      "surrogate_second": reward_second, "surrogate": weighted, "points": points, "points_ci95": half})
     curvature.place(at.model, at.theta)
     return found
 
 
 def subspace(at, directions, deltas, effects):
-    """7. The leading eigenvectors of H_A, and what share of each delta's second-order damage they carry.
+    """7. The leading eigenvectors of H_A; what share of each delta's second-order damage they carry is added to its effect.
 
-    effects: of `damage`, to which the shares are added. Returns what is known of the spectrum, a dict, and of the pairs
-    that are curved for sure (curvature.steep) the eigenvalues (k,) and eigenvectors (k, n).
+    Returns the spectrum, a dict, and the eigenvalues (k,) and eigenvectors (k, n) that are curved for sure.
     """
     n, device, product = len(at.theta), at.model.device, curvature.hessian(at.model, nll, at.correct)
     values, vectors, residuals = curvature.lanczos(product, n, min(directions, n), device=device,
@@ -254,8 +232,8 @@ def subspace(at, directions, deltas, effects):
         second = effect["second"] if effect["second"] > 0 else math.nan      # of a second-order gain nothing is a share
         shares = curvature.eigen_shares(values, vectors, delta, second)
         inside = curvature.inner(vectors, delta).square().sum().item()
-        effect |= {"eigen_shares": shares, "k_for_50": curvature.needed(shares, 0.5),
-                   "k_for_90": curvature.needed(shares, 0.9),
+        needed = {f"k_for_{p}": next((i for i, x in enumerate(shares, 1) if x >= p / 100), None) for p in (50, 90)}
+        effect |= {"eigen_shares": shares, **needed,
                    "coordinate_share": curvature.coordinate_share(product, delta, second, k),
                    "random_share": curvature.random_share(k, n, spectrum["trace"], delta, second),
                    "norm_share": inside / delta.double().square().sum().item()}
@@ -291,18 +269,18 @@ def around(args, anchor, report):
     at, domain, deltas = stand_at(args, anchor), args.domain[anchor], {}
     if not at.correct:
         return print(f"{at.name}: of its {at.rewards.numel()} completions in {domain} none is correct: no loss to look at\n")
-    for name, source, target, trained in args.moves[anchor]:
+    for name, source, target in args.moves[anchor]:
         delta = vector(args, target) - (at.theta if source == anchor else vector(args, source))
         if delta.any():
-            deltas[name, target, trained] = delta
+            deltas[name, source, target] = delta
         else:
             print(f"{name}: nothing has moved, so nothing is damaged\n")
     effects = damage(at, deltas.values())
     spectrum, values, S = subspace(at, args.directions, deltas.values(), effects)
     report.setdefault("subspace", {})[anchor] = spectrum
-    for (name, target, trained), effect in zip(deltas, effects):
+    for (name, source, target), effect in zip(deltas, effects):
         report.setdefault("damage", []).append({
-            "name": name, "anchor": anchor, "domain": domain, "checkpoint": target, "trained": trained,
+            "name": name, "anchor": anchor, "domain": domain, "checkpoint": target, "trained": source == anchor,
             "lr": read_run(target).get("args", {}).get("lr"), **effect})
     if args.refresh and anchor == args.refreshed and len(values):
         found = refresh(args, at, 1 / spectrum["eigenvalues"][0], values, S)
@@ -314,16 +292,7 @@ def main(args=None):
     args = args or parse()
     report = {"base": args.base, "experts": args.experts,
               "domains": {name: args.domain[name] or read_run(name).get("domain") for name in args.experts}}
-    found = edits.measure(args.base, args.experts, args.threshold)
-    grams, neurons = edits.neuron_grams(found)
-    layers = torch.tensor([edits.layer_of(f"{mlp}.") or 0 for mlp, _ in neurons])
-    report |= sizes(args, found)
-    analysis.show_sizes(report)
-    report |= edited_neurons(args, grams, layers)
-    analysis.show_neurons(report, args.top, len(layers))
-    report |= directions(args, found, grams)
-    analysis.show_directions(report)
-
+    grams, layers = of_weights(args, report)
     names = [*dict.fromkeys(filter(None, map(args.domain.get, args.experts)))]
     without = [name for name in (args.base, *args.experts) if not any(Path(name).glob("tokenizer*"))]
     if args.weights_only or without or not names:
@@ -333,13 +302,7 @@ def main(args=None):
     else:
         set_judge(args.judge, [*names, *map(args.domain.get, args.moves)], args.device)
         if len(names) > 1:
-            model, tokenizer = load(args.base, args.device, torch.float32, attention="eager")
-            answers = {domain: answering(args, model, tokenizer, domain, times=2)()[::2] for domain in names}
-            report |= routes(args, model, answers, grams, layers, report["neuron_jaccard"])
-            analysis.show_routes(report, args.top)
-            report |= gradients(model, answers)
-            analysis.show_gradients(report)
-            del model, answers
+            of_base(args, names, grams, layers, report)
         else:
             print(f"4, 5. Routes and gradients compare domains, and here is {names[0]} alone\n")
         for anchor in args.moves:
@@ -351,12 +314,12 @@ def main(args=None):
             analysis.show_subspace(report)
         if "refresh" in report:
             analysis.show_refresh(report)
-    report["claims"] = claims(report)
+    report["claims"] = claims.claims(report)
     if args.json:
         write_json(args.json, report)
-    show_claims(report["claims"])
+    claims.tables([report])
     if args.plot:
-        plot(args.plot, report)
+        claims.plot(args.plot, report)
     return report
 
 

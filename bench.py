@@ -8,9 +8,9 @@
     trl        trl.GRPOTrainer, on transformers' generate, without vLLM (left out, with a line, where it is not installed)
     generate   `generate_loop` below: model.generate, log_softmax over all logits, GRPO loss, backward, AdamW
 
-on two models: `tiny`, the embedded checkpoints/base, which stops at its end token, and `100m`, random weights in the
-shape of SmolLM2-135M, whose completions practically all have full length. Then the machine's own limits and what the
-100m model gets of them (reports/roofline.py), and how time and memory of `ours` grow.
+on two models: `tiny`, the embedded checkpoints/base, and `100m`, random weights in the shape of SmolLM2-135M, whose
+completions practically all have full length. Then the machine's own limits and what the 100m model gets of them
+(reports/roofline.py), and how time and memory of `ours` grow.
 
 Fair: same prompts in the same order, same token ids (checked), group size, completion length, reward, AdamW, learning
 rate, clipping, precision (fp32 on a CPU, bf16 compute with fp32 weights on a GPU), threads as torch chooses them.
@@ -18,9 +18,9 @@ The reward is a hash of the completion, so that no group is of equal rewards: ou
 Samples differ by method and with them the tokens of the tiny model: compare tokens/s too, and see tokens/completion.
 Every measurement is a fresh process, with warm-up steps that do not count; methods take turns, so that a slow minute of
 the machine hits all. Ratios are medians over neighbouring runs, the smallest and largest in brackets: above 1, theirs takes
-more time or memory than ours. "peak" is the process's, libraries included; "growth" is how much the steps add to it after
-loading. On two cores one other busy process can cost a factor of ten, because the threads of a matmul wait for each other:
-how many cores others took during the timed steps is measured too ("others"), and should be close to 0.
+more time or memory than ours. "peak" is the process's, libraries included; "growth" is how much the steps add to it.
+"others" is how many cores other processes took during the timed steps, and should be close to 0: on two cores one of them
+can cost a factor of ten, because the threads of a matmul wait for each other.
 
 Will a model fit? The peak of a training step is predicted from the model's shape (reports/memory.py):
 
@@ -34,29 +34,28 @@ import json
 from grpo.settings import at_least, checkpoint, new_file, parser, positive
 from model import BASE, UserError, cli
 
-# ---- settings: B prompts x G completions of at most T tokens per step
-METHODS = ("ours", "trl", "generate")
+# ---- settings: B prompts x G completions of at most T tokens per step (warmup_T while warming up); N = B x G
 WORK = {"tiny": {"B": 16, "G": 8, "T": 64, "warmup": 3, "steps": 10, "warmup_T": 64},
         "100m": {"B": 1, "G": 8, "T": 48, "warmup": 1, "steps": 1, "warmup_T": 8}}       # a warm-up of few tokens: 20 s less
 ON_GPU = {"100m": {"B": 16, "steps": 5, "warmup": 2, "warmup_T": 48}}                   # enough for a GPU to have work
 LEARNING_RATE = 1e-6    # too low to change how long completions are within a run
-PHASES = ("rollout", "reward", "log-probs", "backward", "other")     # backward: the optimizer's step included
-# Random models, as SmolLM2 in miniature: width, MLP channels, layers, heads, key-value heads
+# Random models, as SmolLM2 in miniature, by the numbers that reports.memory.SHAPE names
 SHAPES = {"14m": (192, 512, 12, 3, 1), "50m": (384, 1024, 20, 6, 2), "100m": (576, 1536, 30, 9, 3)}
-VOCABULARY = 49152
 GROWTH = {"group size": [("14m", {"G": g}) for g in (4, 8, 16)],            # all else as in the work of 100m
           "completion length": [("14m", {"T": t}) for t in (24, 48, 96)],
           "parameters": [(name, {}) for name in SHAPES]}
+FLAGS = {"none": {}, "--gradient-checkpointing": {"checkpointing": True},                  # --memory: what to predict for
+         "--gradient-checkpointing --offload": {"checkpointing": True, "offload": True},
+         "--gradient-checkpointing, 4 processes": {"checkpointing": True, "processes": 4}}
 
 
 def parse(argv=None):
     """The command line; UserError for a model or number that cannot be measured, and for options that do not go together."""
     made = parser(__doc__)
-    made.add_argument("--models", default=",".join(WORK), help="tiny, 100m or both with a comma (default both); limits "
-                      "and growth are measured with the random models, so only where 100m is among them")
+    made.add_argument("--models", choices=["tiny", "100m", "tiny,100m", "100m,tiny"], default="tiny,100m",
+                      metavar="MODELS", help="tiny, 100m or tiny,100m (default both; without 100m no limits and no growth)")
     made.add_argument("--repeats", type=at_least(1), default=3, help="runs of each method on each model (default 3)")
-    made.add_argument("--steps", type=at_least(1), help="timed steps per run (default on a CPU: " + ", ".join(
-        f"{work['steps']} of {name}" for name, work in WORK.items()) + ")")
+    made.add_argument("--steps", type=at_least(1), help="timed steps per run (default on a CPU: 10 of tiny, 1 of 100m)")
     made.add_argument("--device", choices=["cpu", "cuda"], help="(default: the GPU if there is one)")
     made.add_argument("--json", type=new_file, metavar="FILE", help="write everything that was measured")
     made.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)     # how this script calls itself, see `fresh`
@@ -70,9 +69,6 @@ def parse(argv=None):
     group.add_argument("--measure", action="store_true", help="run an update of one row, random weights, and compare")
     group.add_argument("--gradient-checkpointing", action="store_true", help="measure with it")
     args = made.parse_args(argv)
-    args.models = args.models.split(",")
-    if set(args.models) - set(WORK) or len(set(args.models)) < len(args.models):
-        raise UserError(f"--models {','.join(args.models)}: choose from {', '.join(WORK)}, each once")
     if args.measure and len(args.memory) != 1:
         raise UserError("--measure takes one model of --memory: a process's peak is that of the largest it has held")
     if args.gradient_checkpointing and not args.measure:
@@ -83,6 +79,7 @@ def parse(argv=None):
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
 
 import contextlib
+import itertools
 import os
 import platform
 import random
@@ -95,7 +92,6 @@ import time
 import zlib
 from collections import Counter
 from importlib.metadata import distributions
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -106,7 +102,7 @@ from grpo.policy import Policy
 from grpo.rollout import Rollout, decode, encode
 from grpo.warmup import byte_tokenizer
 from model import end_ids, load, write_json
-from reports.memory import GB, build, configuration, kept_by_autograd, peak_resident, predict, resident
+from reports.memory import GB, SHAPE, build, configuration, held, kept_by_autograd, predict, proc
 from reports.roofline import limits, synchronize
 from reports.tables import show
 
@@ -120,9 +116,9 @@ def reward(prompts, completions, rows):
 
 def settings(work):
     """The settings of a run of train_grpo.py that is measured and never saved. work: an entry of WORK."""
-    return train_grpo.parse(["--domain", "cw", "--out", os.devnull, "--prompts-per-step", str(work["B"]), "--group-size",
-                             str(work["G"]), "--max-completion-length", str(work["warmup_T"]), "--lr", str(LEARNING_RATE),
-                             "--warmup-steps", "0"])
+    return train_grpo.parse(f"--domain cw --out {os.devnull} --prompts-per-step {work['B']} --group-size {work['G']} --lr "
+                            f"{LEARNING_RATE} --steps {work['warmup'] + work['steps']} --warmup-steps 0 "
+                            f"--max-completion-length {work['warmup_T']}".split())
 
 
 def long_rows(n):
@@ -142,9 +138,7 @@ def model_of(name, device):
         return load(name, device, torch.float32)
     from transformers import LlamaConfig
     torch.manual_seed(0)
-    width, channels, layers, heads, kv_heads = SHAPES[name]
-    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=width, intermediate_size=channels, num_hidden_layers=layers,
-                         num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=8192,
+    config = LlamaConfig(**dict(zip(SHAPE, SHAPES[name])), vocab_size=49152, max_position_embeddings=8192,
                          rope_theta=100_000.0, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None)
     return build(config, torch.float32, device).eval(), byte_tokenizer()     # the tiny model's: other ids are no text
 
@@ -171,32 +165,32 @@ def timed(name, owner, *functions):
 
 
 # ---- the three methods --------------------------------------------------------------------------------------------
-# Each takes the warm-up and the timed steps of `work` (an entry of WORK; args: its settings) on rows, {domain: rows}, and
-# after every step calls done(completion tokens of the step, share of groups whose rewards are all equal).
+# Each takes the steps of args (`settings`) on rows, {domain: rows}, and after every step calls done(completion tokens of the
+# step, share of groups whose rewards are all equal), which lengthens the completions after the warm-up.
 
-def ours(work, args, model, tokenizer, rows, done):
+def ours(args, model, tokenizer, rows, done):
     """train_grpo.train_step, with a clock around its parts."""
     timed("rollout", train_grpo, "encode", "sample", "decode")
     timed("reward", train_grpo, "grade")
     timed("log-probs", Policy, "logps")
     timed("backward", Policy, "backward", "step")
     domains.get("cw").judge = reward
-    policy = Policy(model, torch.bfloat16 if model.device.type == "cuda" else torch.float32)
-    for step in range(work["warmup"] + work["steps"]):
+    policy = Policy(model)
+    for step in range(args.steps):
         line, rollout, _, _ = train_grpo.train_step(args, policy, None, tokenizer, rows, step)
         done(int(rollout.mask.sum()), line["zero_variance_groups"])
 
 
-def trl_trainer(work, args, model, tokenizer, rows, done):
+def trl_trainer(args, model, tokenizer, rows, done):
     """trl.GRPOTrainer with the settings that make it fastest. UserError if it reads other token ids than ours."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
-    steps, N, gpu = work["warmup"] + work["steps"], work["B"] * work["G"], model.device.type == "cuda"
-    texts = [text for step in range(steps) for text in texts_of(args, rows, step)]
+    G, N, gpu = args.group_size, args.prompts_per_step * args.group_size, model.device.type == "cuda"
+    texts = [text for step in range(args.steps) for text in texts_of(args, rows, step)]
     with tempfile.TemporaryDirectory() as out:
         config = GRPOConfig(
-            out, max_steps=steps, num_generations=work["G"], max_completion_length=work["warmup_T"],
+            out, max_steps=args.steps, num_generations=G, max_completion_length=args.max_completion_length,
             # All completions in one generate call, one pass and one optimizer step: the fastest that TRL has, because the
             # samples' own log-probabilities then serve as the old ones (no second pass). Its fused output head works
             # in chunks, so this is no waste of memory either.
@@ -229,17 +223,17 @@ def trl_trainer(work, args, model, tokenizer, rows, done):
         trainer.train()
 
 
-def generate_loop(work, args, model, tokenizer, rows, done):
+def generate_loop(args, model, tokenizer, rows, done):
     """GRPO as one writes it down first: nothing shared between the completions of a group, no logit spared."""
-    G, device = work["G"], model.device
+    G, device = args.group_size, model.device
     stop = torch.tensor(end_ids(model, tokenizer), device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    for step in range(work["warmup"] + work["steps"]):
+    for step in range(args.steps):
         with phase("rollout"), torch.no_grad(), autocast:
             texts = texts_of(args, rows, step)
             prompts = [ids for ids in encode(tokenizer, texts, 2048) for _ in range(G)]                # each G times
-            inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(device)             # on the left
+            inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(device)             # (N, P), on the left
             P = inputs["input_ids"].shape[1]
             ids = model.generate(**inputs, do_sample=True, temperature=1.0, top_p=1.0, top_k=0,                # (N, P + T)
                                  max_new_tokens=args.max_completion_length, eos_token_id=stop.tolist(),
@@ -265,13 +259,16 @@ def generate_loop(work, args, model, tokenizer, rows, done):
         done(int(mask.sum()), (rewards.std(1) == 0).double().mean().item())
 
 
+METHODS = {"ours": ours, "trl": trl_trainer, "generate": generate_loop}
+
+
 # ---- one process -------------------------------------------------------------------------------------------------
 
 def worker(task, model, device, work):
-    """Measure one thing, in a process of its own (`fresh`): the dict of roofline.limits, or of a method (see METHODS).
+    """Measure a method in a process of its own (`fresh`): seconds, tokens and phases of the timed steps, memory in bytes.
 
-    Of a method: seconds, tokens and phases of the timed steps, and memory in bytes. model: see `model_of`. UserError if a
-    group had equal rewards.
+    task: of METHODS, or "limits", and then the result is roofline.limits'. model: see `model_of`. UserError if a group had
+    equal rewards.
     """
     if task == "trl":                               # before the memory is read: an import is no growth of the steps
         from trl import GRPOTrainer  # noqa: F401
@@ -279,12 +276,9 @@ def worker(task, model, device, work):
     if task == "limits":
         texts = texts_of(args, long_rows(work["B"]), 0)
         return limits(lm, tokenizer, encode(tokenizer, texts, 2048), work["G"], work["T"])
-    rows = long_rows(work["B"] * (work["warmup"] + steps)) if model in SHAPES else {"cw": None}
-    parameters = sum(p.numel() for p in lm.parameters())
+    rows = long_rows(work["B"] * args.steps) if model in SHAPES else {"cw": None}
     sum(p.sum().item() for p in lm.parameters())    # a loaded file is read into memory when it is first used
-    gpu = lm.device.type == "cuda"
-    loaded = torch.cuda.memory_allocated() if gpu else resident()
-    marks = []                                      # of each step: its tokens, its end, CPU seconds of others
+    loaded, marks = held(device)[0], []             # marks, of each step: its tokens, its end, CPU seconds of others
 
     def done(tokens, zero_variance):
         if zero_variance:
@@ -294,26 +288,23 @@ def worker(task, model, device, work):
         if len(marks) == work["warmup"]:
             spent.clear()
             args.max_completion_length = work["T"]
-    {"ours": ours, "trl": trl_trainer, "generate": generate_loop}[task](work, args, lm, tokenizer, rows, done)
-    tokens, ends, others = map(list, zip(*marks))
-    ends, others = ends[-steps - 1:], others[-steps - 1:]       # from the end of the warm-up on
-    seconds = (ends[-1] - ends[0]) / steps
-    phases = {name: spent[name] / steps for name in PHASES[:-1]}
-    peak = torch.cuda.max_memory_allocated() if gpu else peak_resident()
-    return {"seconds_per_step": seconds, "step_seconds": [b - a for a, b in zip(ends, ends[1:])],
-            "tokens_per_step": sum(tokens[-steps:]) / steps, "tokens": tokens, "peak_bytes": peak, "loaded_bytes": loaded,
-            "growth_bytes": peak - loaded, "parameters": parameters,
-            "cores_of_others": (others[-1] - others[0]) / seconds / steps,
+    METHODS[task](args, lm, tokenizer, rows, done)
+    tokens, ends, others = zip(*marks)
+    each = [end - start for start, end in itertools.pairwise(ends[-steps - 1:])]          # from the end of the warm-up on
+    seconds, peak = (ends[-1] - ends[-steps - 1]) / steps, held(device)[1]
+    phases = {name: total / steps for name, total in spent.items()}             # backward: the optimizer's step included
+    return {"seconds_per_step": seconds, "step_seconds": each, "tokens_per_step": sum(tokens[-steps:]) / steps,
+            "tokens": tokens, "peak_bytes": peak, "loaded_bytes": loaded, "growth_bytes": peak - loaded,
+            "parameters": lm.num_parameters(), "cores_of_others": (others[-1] - others[-steps - 1]) / seconds / steps,
             "phases": {**phases, "other": seconds - sum(phases.values())}}
 
 
 def cpu_seconds_of_others():
     """CPU seconds that all other processes (and the hypervisor) have taken since the start; 0 where Linux does not tell."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
+    numbers, own = proc("stat").split()[1:9], os.times()
+    if not numbers:
         return 0.0
-    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
-    own = os.times()
+    user, nice, system, _, _, irq, softirq, steal = map(int, numbers)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
 
 
@@ -323,38 +314,27 @@ def fresh(task, model, device, work):
     """What `worker` returns, run in a process of its own."""
     # This process stays small, because a process's peak counts what it was forked from.
     job = json.dumps({"task": task, "model": BASE if model == "tiny" else model, "device": device, "work": work})
-    done = subprocess.run([sys.executable, __file__, "--worker", job], capture_output=True, text=True,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
-                               "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")})
+    done = subprocess.run([sys.executable, __file__, "--worker", job], capture_output=True, text=True, env={
+        "CUDA_VISIBLE_DEVICES": "0", **os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["(it said nothing)"])[-1]
         raise UserError(f"{task} with {model} failed (exit {done.returncode}): {why}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def cpu_name():
-    """The processor's name as Linux tells it, or else its architecture."""
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()
-
-
 def ratio(theirs, own, key):
-    """How many times as much of `key` (seconds, bytes) theirs takes as ours: median, min and max over the repeats, in pairs.
-
-    theirs, own: as many dicts of `worker` each.
-    """
+    """How many times as much of `key` theirs takes as ours, over the repeats in pairs. theirs, own: dicts of `worker`."""
     each = [a[key] / b[key] for a, b in zip(theirs, own)]
     return {"median": statistics.median(each), "min": min(each), "max": max(each)}
 
 
 def summary(runs):
     """Medians over the repeats (dicts of `worker`) of one method, as a dict."""
-    middle = lambda of: statistics.median(of(run) for run in runs)
+    middle = lambda of: statistics.median(map(of, runs))
     return {"steps_per_s": middle(lambda run: 1 / run["seconds_per_step"]),
             "tokens_per_s": middle(lambda run: run["tokens_per_step"] / run["seconds_per_step"]),
-            "phases": {name: middle(lambda run: run["phases"][name]) for name in PHASES},
-            **{key: middle(lambda run: run[key]) for key in runs[0] if isinstance(runs[0][key], (int, float))}}
+            "phases": {name: middle(lambda run: run["phases"][name]) for name in runs[0]["phases"]},
+            **{key: middle(lambda run: run[key]) for key, value in runs[0].items() if isinstance(value, (int, float))}}
 
 
 def benchmark(args):
@@ -366,12 +346,13 @@ def benchmark(args):
         print("trl is not installed here, so it is left out (pip install trl)")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     works = {name: WORK[name] | (ON_GPU.get(name, {}) if device == "cuda" else {}) |
-             ({"steps": args.steps} if args.steps else {}) for name in args.models}
-    growth = {curve: [(name, works["100m"] | change) for name, change in points] for curve, points in GROWTH.items()} \
-        if "100m" in works else {}
+             ({"steps": args.steps} if args.steps else {}) for name in args.models.split(",")}
     jobs = [(method, name, work) for name, work in works.items() for _ in range(args.repeats) for method in methods]
-    jobs += [("limits", "100m", works["100m"])] if growth else []
-    for point in (("ours", *point) for points in growth.values() for point in points):
+    growth = {}
+    if big := works.get("100m"):
+        growth = {curve: [("ours", name, big | change) for name, change in points] for curve, points in GROWTH.items()}
+        jobs.append(("limits", "100m", big))
+    for point in itertools.chain(*growth.values()):
         jobs += [point] * (point not in jobs)       # what was measured above, or lies on two curves, once
     results = []
     for task, name, work in (bar := tqdm(jobs, desc="bench", unit="process")):
@@ -379,21 +360,23 @@ def benchmark(args):
         results.append(fresh(task, name, device, work))
     runs_of = lambda *job: [result for one, result in zip(jobs, results) if one == job]
 
-    limit = runs_of("limits", "100m", works["100m"])[0] if growth else None
+    limit = runs_of("limits", "100m", big)[0] if big else None
     runs = {name: {method: runs_of(method, name, work) for method in methods} for name, work in works.items()}
     ratios = {name: {method: {key: ratio(of[method], of["ours"], key) for key in
                               ("seconds_per_step", "peak_bytes", "growth_bytes")} for method in methods[1:]}
               for name, of in runs.items()}
     short = lambda method, key: {name: of[method][key]["median"] if method in of else None for name, of in ratios.items()}
-    return {"environment": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device,
-                            "gpu": limit and limit["gpu"], "python": platform.python_version(), **versions},
+    cpu = re.search(r"model name\s*: (.*)", proc("cpuinfo"))
+    return {"environment": {"cpu": cpu[1] if cpu else platform.processor() or platform.machine(), "cores": os.cpu_count(),
+                            "threads": torch.get_num_threads(), "device": device, "gpu": limit and limit["gpu"],
+                            "python": platform.python_version(), **versions},
             "settings": {"learning_rate": LEARNING_RATE, "repeats": args.repeats, "work": works}, "runs": runs,
             "median": {name: {method: summary(some) for method, some in of.items()} for name, of in runs.items()},
             "ratios": ratios, "speedup_vs_trl": short("trl", "seconds_per_step"),              # above 1: theirs takes more
             "memory_vs_trl": short("trl", "peak_bytes"), "speedup_vs_generate": short("generate", "seconds_per_step"),
             "limits": limit,
-            "growth": {curve: [{"model": name, "work": work, **summary(runs_of("ours", name, work))}
-                               for name, work in points] for curve, points in growth.items()}}
+            "growth": {curve: [{"model": job[1], "work": job[2], **summary(runs_of(*job))} for job in points]
+                       for curve, points in growth.items()}}
 
 
 def print_report(report):
@@ -405,16 +388,16 @@ def print_report(report):
               f"{sum(b > 0.1 for b in busy)} of {len(busy)}; stop them and run this again")
     print(f"{env['gpu'] or env['cpu']}, {env['threads']} threads, "
           + ", ".join(f"{name} {env[name]}" for name in ("torch", "transformers", "trl")))
+    heads = ["tokens/s", "others", "peak MB", "growth MB"]
     cells = lambda m: [f"{m['tokens_per_s']:.1f}", f"{m['cores_of_others']:.2f}", f"{m['peak_bytes'] / 1e6:.0f}",
                        f"{m['growth_bytes'] / 1e6:.0f}"]
-    heads = ["tokens/s", "others", "peak MB", "growth MB"]
     for name, of in report["median"].items():
         work = settings["work"][name]
         print(f"\n{name}: {of['ours']['parameters'] / 1e6:.1f} M parameters, {work['B']} prompts x {work['G']} "
               f"completions x at most {work['T']} tokens; median of {settings['repeats']} runs of {work['steps']} steps")
         show([[method, f"{m['steps_per_s']:.3f}", *cells(m), f"{m['tokens_per_step'] / work['B'] / work['G']:.2f}",
-               *(f"{m['phases'][phase]:.3f}" for phase in PHASES)] for method, m in of.items()],
-             ["method", "steps/s", *heads, "tokens/completion", *(f"{phase} s" for phase in PHASES)])
+               *(f"{seconds:.3f}" for seconds in m["phases"].values())] for method, m in of.items()],
+             ["method", "steps/s", *heads, "tokens/completion", *(f"{phase} s" for phase in of["ours"]["phases"])])
         for method, ratios in report["ratios"][name].items():
             print(f"speed-up of ours over {method}: {ratios['seconds_per_step']['median']:.2f}x; {method} takes", ", ".join(
                 f"{ratios[key]['median']:.2f}x {what} ({ratios[key]['min']:.2f}-{ratios[key]['max']:.2f})" for key, what in
@@ -434,53 +417,38 @@ def print_report(report):
 
 # ---- memory ------------------------------------------------------------------------------------------------------
 
-def measured_update(config, prompt, completion, checkpointing):
-    """Peak bytes (an int) of one update of one full row on this machine, random weights, libraries not counted.
-
-    prompt, completion: tokens of the row. checkpointing: with --gradient-checkpointing? The peak is the process's: of
-    several measurements in one process, those after the largest are too high.
-    """
-    on_gpu = torch.cuda.is_available()
-    # On a CPU: the most that the process has had of main memory, less what it has now, with all that it imports.
-    before = 0 if on_gpu else resident()
-    updates = tqdm(range(2), desc="measure", unit="update", leave=False)         # no delay: the first may take a minute
-    model = build(config, torch.float32, "cuda" if on_gpu else "cpu")
-    policy = Policy(model, torch.bfloat16 if on_gpu else torch.float32, checkpointing)
-    ids = torch.randint(config.vocab_size, (1, prompt + completion), device=model.device)
-    ones = torch.ones_like(ids, dtype=torch.bool)
-    zeros = torch.zeros(1, completion, device=model.device)
-    rollout = Rollout(ids[:, 0] * 0, ids[:, :prompt], ones[:, :prompt], ids[:, prompt:], ones[:, prompt:], zeros, zeros,
-                      ones[:, 0])
-    one = torch.ones(1, device=model.device)
-    for step in updates:                            # AdamW makes its moments at the end of the first
-        train_grpo.update(settings(WORK["tiny"]), policy, None, rollout, one, one / completion, one.bool(), step)
-    return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() - before
-
-
 def print_memory(args):
-    """A row per model: the prediction for each set of flags, or with --measure prediction and measurement."""
-    dtype = torch.bfloat16 if torch.cuda.is_available() or not args.measure else torch.float32
-    lengths = {"prompt": args.prompt, "completion": args.completion}
-    if not args.measure:
-        print(f"GB in bf16 at {args.prompt} + {args.completion} tokens, groups of {args.group_size}; * fits {args.gpu:g} GB "
-              f"with a tenth to spare\n{'':14}{'flags':44}{'update':>8}{'rollout':>9}{'peak':>7}")
+    """For each model and set of flags, what `predict` says."""
+    print(f"GB in bf16 at {args.prompt} + {args.completion} tokens, groups of {args.group_size}; * fits {args.gpu:g} GB "
+          f"with a tenth to spare\n{'':14}{'flags':44}{'update':>8}{'rollout':>9}{'peak':>7}")
     for name in args.memory:
         config = configuration(name)
-        S = kept_by_autograd(config, dtype)
-        if args.measure:
-            uses = predict(config, S, checkpointing=args.gradient_checkpointing, dtype=dtype, **lengths)["update"]
-            uses |= {"predicted": sum(uses.values()),
-                     "measured": measured_update(config, checkpointing=args.gradient_checkpointing, **lengths)}
-            print(f"{'GB':24}" + "".join(f"{use:>12}" for use in uses))
-            print(f"{name:24}" + "".join(f"{value / GB:12.2f}" for value in uses.values()))
-            continue
-        for flags, how in (("none", {}), ("--gradient-checkpointing", {"checkpointing": True}),
-                           ("--gradient-checkpointing --offload", {"checkpointing": True, "offload": True}),
-                           ("--gradient-checkpointing, 4 processes", {"checkpointing": True, "processes": 4})):
+        S = kept_by_autograd(config, torch.bfloat16)
+        for flags, how in FLAGS.items():
             update, rollout = (sum(uses.values()) / GB for uses in predict(
-                config, S, group_size=args.group_size, device_bytes=args.gpu * GB, dtype=dtype, **lengths, **how).values())
-            print(f"{name:14}{flags:44}{update:8.1f}{rollout:9.1f}{max(update, rollout):7.1f}"
+                config, S, prompt=args.prompt, completion=args.completion, group_size=args.group_size,
+                device_bytes=args.gpu * GB, **how).values())
+            print(f"{name:13} {flags:44}{update:8.1f}{rollout:9.1f}{max(update, rollout):7.1f}"
                   + " *" * (max(update, rollout) < 0.9 * args.gpu))
+
+
+def print_measured(args):
+    """What `predict` says of one update of one full row, and what that takes on this machine with random weights."""
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    P, T, checkpointing, config = args.prompt, args.completion, args.gradient_checkpointing, configuration(args.memory[0])
+    uses = predict(config, kept_by_autograd(config, dtype), prompt=P, completion=T, checkpointing=checkpointing,
+                   dtype=dtype)["update"]
+    before = held(device)[0]                        # on a CPU: with the libraries
+    updates = tqdm(range(2), desc="measure", unit="update", leave=False)         # no delay: the first may take a minute
+    policy = Policy(build(config, torch.float32, device), gradient_checkpointing=checkpointing)
+    ids = torch.randint(config.vocab_size, (1, P + T), device=device)
+    ones, zeros, one = ids >= 0, torch.zeros(1, T, device=device), torch.ones(1, device=device)
+    rollout = Rollout(ids[:, 0] * 0, ids[:, :P], ones[:, :P], ids[:, P:], ones[:, P:], zeros, zeros, ones[:, 0])
+    for step in updates:                            # AdamW makes its moments at the end of the first
+        train_grpo.update(settings(WORK["tiny"]), policy, None, rollout, one, one / T, one.bool(), step)
+    uses |= {"predicted": sum(uses.values()), "measured": held(device)[1] - before}
+    print(f"{'GB':24}" + "".join(f"{use:>12}" for use in uses))
+    print(f"{args.memory[0]:24}" + "".join(f"{value / GB:12.2f}" for value in uses.values()))
 
 
 def main(args=None):
@@ -491,7 +459,7 @@ def main(args=None):
     if args.worker:
         print(json.dumps(worker(**args.worker)))
     elif args.memory:
-        print_memory(args)
+        (print_measured if args.measure else print_memory)(args)
     else:
         report = benchmark(args)
         print_report(report)

@@ -10,8 +10,8 @@ functions on the right are those of grpo/scores.py:
 
     avg@k  = mean over prompts i of  m_i = mean over j of r_ij             shown times 100: summary
     ci95   = t_{0.975, n-1} * std(m_1 .. m_n) / sqrt(n)                    the prompt is the unit: mean_ci
-    paired = the same two lines for d_i = m_i(B) - m_i(A)                  much narrower: differences, compare
-    p      = P(|T| > |mean(d)| / se), se = std(d) / sqrt(n), T ~ t_{n-1}   two-sided paired t-test: p_value
+    paired = the same two lines for d_i = m_i(B) - m_i(A)                  much narrower: differences, and compare below
+    p      = P(|T| > |mean(d)| / se), se = std(d) / sqrt(n), T ~ t_{n-1}   two-sided paired t-test: p_value below
     pass@j = mean over prompts of  1 - C(k - c, j) / C(k, j)               c of k correct, arXiv 2107.03374: pass_at
     maj@k  = mean over prompts of the score of their most frequent answer  where answers can be equal: majority
     detectable = (t_{0.975, n-1} + t_{0.8, n-1}) * se                      the smallest true difference that 80 % of such
@@ -96,7 +96,7 @@ ARGS = cli(parse) if __name__ == "__main__" else None  # before PyTorch is impor
 from grpo.directory import alone
 from grpo.judge import set_judge
 from grpo.run import fingerprint
-from grpo.scores import average, compare, detectable, evaluate
+from grpo.scores import average, detectable, differences, evaluate, inside, mean_ci, t_quantile
 from reports.seeds import columns, read_scores
 
 
@@ -176,8 +176,32 @@ def stored(name):
     return report[checkpoint]
 
 
+def p_value(mean, half, dof):
+    """Two-sided p-value of the t-test of a mean against 0, from the half-width of its 95 % interval; 1 for 0 +- 0."""
+    if not half > 0:
+        return math.nan if math.isnan(half) else float(mean == 0)
+    return max(0.0, 1 - inside(abs(mean) / half * t_quantile(dof), dof))
+
+
+def compare(entry, reference, names):
+    """From `reference` to `entry` ({domain: summary} each) over the domains `names`: {domain or "average": dict}.
+
+    difference, ci95 and detectable in points, p, and the number of prompts. The average's interval is that of
+    `average`; its p and detectable take it for one of a t distribution of the fewest degrees of freedom among the
+    domains, of which the Welch-Satterthwaite approximation has as many or more: the test errs towards finding nothing.
+    UserError: see `differences`.
+    """
+    changes = [differences(entry[d], reference[d], d) for d in names]
+    counts, line = [len(change) for change in changes], [mean_ci(change) for change in changes]
+    found = {name: {"difference": mean, "ci95": half, "p": p_value(mean, half, n - 1), "prompts": n,
+                    "detectable": detectable(half, n - 1)}
+             for name, (mean, half), n in zip([*names, "average"], [*line, average(line)], [*counts, min(counts)])}
+    found["average"]["prompts"] = sum(counts)
+    return found
+
+
 def print_comparison(names, entries, found):
-    """Print the table of scores.compare, `found`; above it, what else than the checkpoint differs between the two.
+    """Print the table of `compare`, `found`; above it, what else than the checkpoint differs between the two.
 
     names, entries: of A and B.
     """

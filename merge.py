@@ -19,24 +19,23 @@ is the function of its name below:
 
 Several values of --weight are a sweep: each is evaluated, a table is printed, and the one with the best average goes to
 --out. Its rows are always of the training part, so no test row takes part in the choice. The best of several has an
-optimistic score on the rows that it was chosen by: score it with evaluate.py, on test rows.
+optimistic score on the rows that it was chosen by: score it with evaluate.py, on test rows. A domain of your own takes
+part as --data path/to/sort.py=synthetic.
 
-The result is a checkpoint like any other: a Hugging Face directory, its lineage in run.json. It is computed tensor by
-tensor, in fp32 at least, and stored in the widest type that one of the checkpoints has: in that of a bf16 base the
-steps of experts stored in fp32 would be rounded away. Tensors of other numbers than floating-point ones are the base's
-(mean, interpolate: the first checkpoint's; negate: the damaged one's). Memory: a model, because the sweep and `save`
-need one; the whole result, because `save` takes it whole; and a few copies of the largest tensor per checkpoint. A sweep
-reads the files once per weight.
+The result is a checkpoint like any other, its lineage in run.json. It is computed tensor by tensor, in fp32 at least, and
+stored in the widest type that one of the checkpoints has: in that of a bf16 base the steps of experts stored in fp32 would
+be rounded away. Tensors of other numbers than floating-point ones are the base's (mean, interpolate: the first
+checkpoint's; negate: the damaged one's). Memory: a model, the whole result, and a few copies of the largest tensor per
+checkpoint. A sweep reads the files once per weight.
 """
 import argparse
 import math
-import os
 from functools import partial, reduce
-from itertools import takewhile
+from os.path import commonprefix, exists  # commonprefix: of lists too
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, check_places, checked, checkpoint, not_negative, parser, share
+from grpo.settings import add_rows, at_least, check_places, checked, checkpoint, not_negative, parser, refuse, share
 from model import UserError, cli, load, put, read_run, save
 
 # the options that a method has, besides the checkpoints, and those that a sweep has
@@ -47,9 +46,9 @@ SWEEP = ["prompts", "data", "fields", "max_completion_length", "judge"]
 
 
 def parse(argv=None):
-    """The command line, its defaults settled; UserError for options that the method does not use.
+    """The command line; UserError for options that the method does not use.
 
-    Then data is {domain: source}, first the checkpoint that the result starts from, and read are all that are read.
+    In it data is {domain: source}, first the checkpoint that the result starts from, read all that are read.
     """
     made = parser(__doc__)
     made.add_argument("method", choices=USES, metavar="METHOD", help=", ".join(USES))
@@ -70,35 +69,35 @@ def parse(argv=None):
     group.add_argument("--prompts", type=at_least(1), default=64, help="training rows per domain, at most (default 64)")
     own = [*dict.fromkeys(sum(USES.values(), []))]
     args = made.parse_args(argv, argparse.Namespace(**dict.fromkeys(own + SWEEP)))          # None where nothing is given
-    used, several = USES[args.method], len(set(args.weight or ())) > 1
+    used, several, many = USES[args.method], len({*(args.weight or ())}) > 1, len(args.checkpoints)
     for name in own + SWEEP:
-        flag = f"--{name.replace('_', '-')}"
-        if getattr(args, name) is None:
+        flag, given = f"--{name.replace('_', '-')}", getattr(args, name) is not None
+        refuse((given and name in SWEEP and not several,
+                f"{flag} is about a sweep: give --weight several values, or leave it out"),
+               (given and name in own and name not in used,
+                f"{args.method} does not use {flag}; its own: {', '.join(f'--{u}' for u in used) or 'none'}"),
+               (not given and name in used and name in ("base", "damaged"),
+                f"{args.method} needs {flag}: name a checkpoint"))
+        if not given:
             setattr(args, name, made.get_default(name))
-        elif name in SWEEP and not several:
-            raise UserError(f"{flag} is about a sweep: give --weight several values, or leave it out")
-        elif name in own and name not in used:
-            raise UserError(f"{args.method} does not use {flag}; its own: {', '.join(f'--{u}' for u in used) or 'none'}")
-        if name in used and name in ("base", "damaged") and getattr(args, name) is None:
-            raise UserError(f"{args.method} needs {flag}: name a checkpoint")
-    many, least = len(args.checkpoints), 1 if args.method in ("arithmetic", "negate", "dare") else 2
-    if many < least or many > 2 and args.method == "interpolate":
-        raise UserError(f"{args.method} takes {'two' if args.method == 'interpolate' else f'{least} or more'} checkpoints"
-                        f"{' besides --base' if args.base else ''}, not {many}")
-    if args.out is None and not several:
-        raise UserError("nothing to do: give --out, or --weight several values for a table")
+    least = 1 if args.method in ("arithmetic", "negate", "dare") else 2
+    refuse((many < least or many > 2 and args.method == "interpolate",
+            f"{args.method} takes {'two' if args.method == 'interpolate' else f'{least} or more'} checkpoints"
+            f"{' besides --base' if args.base else ''}, not {many}"),
+           (args.out is None and not several, "nothing to do: give --out, or --weight several values for a table"))
     args.weight = [*dict.fromkeys(args.weight or [0.5 if args.method == "interpolate" else 1.0])]
     args.read = [*dict.fromkeys(filter(None, [args.damaged, args.base, *args.checkpoints]))]
     args.first = args.read[0]
-    known = dict.fromkeys(domains.DOMAINS)
-    for run in map(read_run, args.read if args.data else ()):   # which may know the file of a domain that --data names
+    for run in map(read_run, args.read):
         domains.follow(run)
-        known |= run.get("domain_files", {})
-    args.data = domains.sources(args.data, [*known])
+    words, known = [item.partition("=")[0] for item in args.data], {*domains.files(), *domains.recorded}
+    names = {word: domains.use(word) for word in words if word.endswith(".py") or word in known}
+    args.data = domains.sources([item.replace(word, names.get(word, word), 1) for word, item in zip(words, args.data)],
+                                [*dict.fromkeys([*domains.DOMAINS, *names.values()])])
     check_places({"--out": args.out}, [*args.read, args.judge, *args.data.values()])
     replaces = args.out and args.overwrite and "merged" in read_run(args.out)
-    if args.out and (os.path.exists(args.out) and not replaces or Path(args.out).parent.is_file()):
-        raise UserError(f"{args.out} exists: --overwrite replaces what this script wrote; else choose another --out")
+    refuse((args.out and (exists(args.out) and not replaces or Path(args.out).parent.is_file()),
+            f"{args.out} exists: --overwrite replaces what this script wrote; else choose another --out"))
     return args
 
 
@@ -111,41 +110,30 @@ from grpo.directory import alone
 from grpo.judge import set_judge
 from grpo.scores import average, evaluate
 from reports.tables import mean_pm, show
-from theory import coordinates, edits
+from theory import edits
+from theory.coordinates import highest, random
 
 
 # ---- the methods, of one tensor ----------------------------------------------------------------------------------
-# thetas, deltas: theta_e or tau_e of all E checkpoints, stacked, (E, ...) in fp32 or fp64, the type of what is returned.
+# thetas, deltas: theta_e or tau_e of all E checkpoints, stacked, (E, ...) in fp32 or fp64, the type of the (...) returned.
 
 def interpolate(one, other, weight):
-    """(1 - lambda) theta_1 + lambda theta_2, of two tensors of a shape. (WiSE-FT: Wortsman et al., arXiv 2109.01903.)
-
-    weight: lambda, a float. At 0 and at 1 it is one of them exactly; outside [0, 1] it goes on along the line.
-    """
+    """(1 - lambda) theta_1 + lambda theta_2: at 0 and at 1 one of them exactly; outside it goes on along the line."""
     return torch.lerp(one, other, weight)
 
 
 def mean(thetas):
-    """1/E sum_e theta_e: (E, ...) -> (...). (Uniform soup: Wortsman et al., arXiv 2203.05482.)
-
-    Averaged as offsets from the first, so that equal inputs are reproduced exactly.
-    """
+    """1/E sum_e theta_e, as offsets from the first, so that equal inputs are reproduced exactly."""
     return thetas[0] + (thetas - thetas[0]).mean(0)
 
 
 def arithmetic(deltas):
-    """sum_e tau_e: (E, ...) -> (...), to be added or taken away by the caller. (Ilharco et al., arXiv 2212.04089.)"""
+    """sum_e tau_e, to be added or taken away by the caller."""
     return deltas.sum(0)
 
 
-def highest(scores, k):
-    """Where the k highest scores stand: bool, shaped like scores; of equal ones the first; never where a score is 0."""
-    index = coordinates.top(["it"], lambda _: scores, [k])[0].get("it", torch.zeros(0))
-    return torch.zeros(scores.numel(), dtype=torch.bool).index_fill(0, index.long(), True).view(scores.shape)
-
-
 def ties(deltas, density):
-    """Trim, elect a sign, average what has it: (E, ...) -> (...). (Yadav et al., arXiv 2306.01708, algorithm 1.)
+    """Trim, elect a sign, average what has it. (Algorithm 1 of Yadav et al.)
 
         tau'_e = tau_e where |tau_e| is among the k largest of the tensor, else 0;   k = density * n, rounded, at least 1
         gamma  = sign(sum_e tau'_e)
@@ -160,31 +148,28 @@ def ties(deltas, density):
 
 
 def dare(deltas, drop, seed, name):
-    """Drop at random, rescale the rest, add up: (E, ...) -> (...). (Yu et al., arXiv 2311.03099.)
+    """Drop at random, rescale the rest, add up.
 
         tau = sum_e n_e / k_e (mask_e * tau_e),   k_e = (1 - drop) n_e, rounded, at least 1,   E[tau] = sum_e tau_e
 
-    mask_e has k_e of the n_e coordinates that moved, every such set equally likely. The paper tosses a coin for each
-    coordinate and divides by 1 - drop, which in a large tensor is the same; of two numbers, a drop rate of 0.9 would
-    mostly leave none. Here no mask is empty, a lone number stays as it is, and the expectation is exact. The random
-    scores that a mask takes the highest of depend on (seed, e, name) alone.
+    mask_e has k_e of the n_e coordinates that moved, every such set equally likely, as (seed, e, name) decides. The paper
+    tosses a coin for each coordinate and divides by 1 - drop, which in a large tensor is the same; of two numbers, a drop
+    rate of 0.9 would mostly leave none. Here no mask is empty, and the expectation is exact.
     """
     total = torch.zeros_like(deltas[0])
     for e, delta in enumerate(deltas):
         n = int(delta.count_nonzero())
         k = max(1, round((1 - drop) * n))
-        total += n / k * delta * highest(coordinates.random(f"{e} {name}", delta.shape, seed) * (delta != 0), k)
+        total += n / k * delta * highest(random(f"{e} {name}", delta.shape, seed) * (delta != 0), k)
     return total
 
 
 def ram(deltas, threshold):
-    """sum_e c_e tau_e / sum_e c_e,  c_e = 1 where |tau_e| > threshold, else 0: (E, ...) -> (...), 0 where none changed.
+    """sum_e c_e tau_e / sum_e c_e,  c_e = 1 where |tau_e| > threshold, else 0: 0 where none changed.
 
     A number that one checkpoint alone changed is kept whole (a mean over all would divide it by E); one that several
-    changed is averaged over those. (Reinforced Agent Merging: Yuan et al., "Behavior Knowledge Merge in Reinforced
-    Agentic Models", arXiv 2601.13572; without the rescaling of their RAM+.) The threshold is a choice: 1e-5, our
-    default, is that of the authors' code, for weights in bf16. Where steps of 1e-6 were taken and are stored in fp32,
-    lower it.
+    changed is averaged over those. Without the rescaling of the paper's RAM+. The default threshold, 1e-5, is that of the
+    authors' code, for weights in bf16. Where steps of 1e-6 were taken and are stored in fp32, lower it.
     """
     changed = deltas.abs() > threshold
     return (deltas * changed).sum(0) / changed.sum(0).clamp(min=1)
@@ -193,9 +178,9 @@ def ram(deltas, threshold):
 # ---- checkpoints -------------------------------------------------------------------------------------------------
 
 def merged(args, files, weight, name):
-    """The tensor `name` of the result, in the type that it is stored in, at one weight (a float).
+    """The tensor `name` of the result at one weight, as it is stored; files: {checkpoint: {tensor: file}}.
 
-    files: {checkpoint: {tensor: file}}. UserError if it or a source of it is not finite.
+    UserError if it or a source of it is not finite.
     """
     def finite(tensor, what, hint=""):
         if not tensor.isfinite().all():
@@ -233,10 +218,9 @@ def check_moved(args, files):
 
 
 def sweep(args, files, model, tokenizer):
-    """Evaluate each weight on training rows, print a table: the best weight, {weight: {domain: (score, half-width)}}.
+    """Evaluate each weight on training rows, print a table: the best weight, {weight: {domain or "average": points, half}}.
 
-    In points, with "average" among the domains. model gets the weights one after the other. UserError if an average is
-    NaN.
+    model gets the weights one after the other. UserError if an average is NaN.
     """
     rows = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.prompts, "train")
             for d in args.data or domains.DOMAINS}
@@ -260,19 +244,16 @@ def sweep(args, files, model, tokenizer):
 def recipe_of(args):
     """The result's recipe: the way to the checkpoint it starts from, then 'merge:METHOD:SETTING:WEIGHT:CHECKPOINTS 0'.
 
-    A checkpoint stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and not
-    by name, so that the recipe is the same over seeds. So are a sweep's weights: all of them, because each seed may
-    choose another.
+    A checkpoint stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and a sweep
+    by all of its weights, so that the recipe is the same over seeds, whichever weight each may choose.
     """
     way = lambda where: read_run(where).get("recipe") or [Path(where).name]
-    common = lambda *ways: [stages[0] for stages in takewhile(lambda stages: len(set(stages)) == 1, zip(*ways))]
-    ways = [way(where) for where in args.checkpoints]
-    origin = (common(*ways) or ways[0][:1]) if args.method == "mean" else way(args.base or args.first)
-    own = [">".join(stages[len(common(stages, origin)):]).replace(" ", "-") or "start" for stages in ways]
+    ways, is_mean = [way(where) for where in args.checkpoints], args.method == "mean"
+    origin = (commonprefix(ways) or ways[0][:1]) if is_mean else way(args.base or args.first)
+    own = [">".join(stages[len(commonprefix([stages, origin])):]).replace(" ", "-") or "start" for stages in ways]
     how = [f"{getattr(args, name):g}" for name in ("density", "drop", "threshold") if name in USES[args.method]]
-    how += ["/".join(f"{weight:g}" for weight in args.weight)] if args.method != "mean" else []
-    start = way(args.first) if args.method != "mean" else origin
-    return [*start, ":".join(["merge", args.method, *how, "+".join(own)]) + " 0"]
+    how += [] if is_mean else ["/".join(f"{weight:g}" for weight in args.weight)]
+    return [*(origin if is_mean else way(args.first)), ":".join(["merge", args.method, *how, "+".join(own)]) + " 0"]
 
 
 def lineage(args, weight, found):
@@ -292,7 +273,7 @@ def main(args=None):
     args = args or parse()
     with alone(args.out):
         files = {name: edits.tensor_files(name) for name in args.read}
-        edits.check_same_shape((args.first, files[args.first]), list(files.items())[1:])
+        edits.check_same_shape(files)
         check_moved(args, files)
         model, tokenizer = load(args.first, args.device)
         edits.check_names(model, args.first, files[args.first])

@@ -14,6 +14,7 @@ Precision: bf16 on a GPU (fp32 when training: see `load`), fp32 on a CPU.
 Attention: PyTorch's fused `scaled_dot_product_attention`, or what `attention=` names.
 """
 # torch and transformers are imported where they are used: a script reads its command line before that takes seconds.
+import contextlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-NOT_FINITE = (float("inf"), float("-inf"))
+NOT_FINITE = (math.inf, -math.inf)
 FLOATS = ("F64", "F32", "F16", "BF16")  # what weights may be stored as
 OURS = ("resume.safetensors", "coordinates.safetensors")  # beside the weights of a checkpoint, and none
 BASE = "checkpoints/base"  # the embedded default model; grpo/warmup.py makes it
@@ -221,46 +222,51 @@ def weights_on_disk(checkpoint):
     return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
 
 
-def save_tensors(tensors, path, metadata):
-    """Write {name: tensor} and metadata, {str: str}, as a safetensors file: a crash leaves the old file or the new one."""
-    from safetensors.torch import save_file
-    tmp = f"{path}.tmp"
-    try:
-        save_file(tensors, tmp, metadata)
-        with open(tmp, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    finally:
-        Path(tmp).unlink(missing_ok=True)
-
-
-def write_text(path, text):
-    """Write a text file so that a crash leaves either the old one or the new one."""
+@contextlib.contextmanager
+def replacing(path):
+    """Gives a name to write to; it takes the place of `path` when the body has ended, so a crash leaves the old file or the new."""
     tmp = Path(f"{path}.tmp")
     try:
-        tmp.write_text(text)
+        yield tmp
+        with open(tmp, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 
 
-def json_safe(value):
-    """A value as JSON can hold it: numbers that are not finite become null, as JSON has none."""
+def save_tensors(tensors, path, metadata):
+    """Write {name: tensor} and metadata, {str: str}, as a safetensors file."""
+    from safetensors.torch import save_file
+    with replacing(path) as tmp:
+        save_file(tensors, tmp, metadata)
+
+
+def write_text(path, text):
+    """Write a text file."""
+    with replacing(path) as tmp:
+        tmp.write_text(text)
+
+
+def leaves(value, change):
+    """A value of JSON with change(x) in place of every x in it that is no dict or list."""
     if isinstance(value, dict):
-        return {key: json_safe(item) for key, item in value.items()}
-    return [json_safe(item) for item in value] if isinstance(value, list) else \
-        None if value in NOT_FINITE or value != value else value
+        return {key: leaves(item, change) for key, item in value.items()}
+    return [leaves(item, change) for item in value] if isinstance(value, list) else change(value)
+
+
+def json_safe(value):
+    """A value as JSON can hold it: numbers that are not finite become null, because JSON has none."""
+    return leaves(value, lambda x: None if x in NOT_FINITE or x != x else x)
 
 
 def nan_for_null(value):
     """A value of JSON, as `json_safe` wrote it, with NaN again in place of each null: the interval of one prompt, say."""
-    if isinstance(value, dict):
-        return {key: nan_for_null(item) for key, item in value.items()}
-    return [nan_for_null(item) for item in value] if isinstance(value, list) else float("nan") if value is None else value
+    return leaves(value, lambda x: math.nan if x is None else x)
 
 
 def write_json(path, value):
-    """Write a value as JSON, with null for numbers that are not finite: a crash leaves either the old file or the new one."""
+    """Write a value as JSON, with null for numbers that are not finite."""
     write_text(path, json.dumps(json_safe(value), indent=1) + "\n")
 
 
@@ -278,13 +284,11 @@ def check_run(run, file):
     """A lineage, as it is; UserError if one of the fields that scripts read has another type than `save` wrote."""
     kinds = {"lineage": list, "recipe": list, "settings": list, "merged": list, "args": dict, "metrics": dict, "steps": int,
              "parent": (str, type(None)), "domain_files": dict}
-    if not isinstance(run, dict):
-        run, wrong = {}, ["the whole"]
-    else:
-        wrong = [key for key in kinds.keys() & run.keys() if not isinstance(run[key], kinds[key])]
-    if not wrong:
-        wrong = [key for key in ("lineage", "recipe", "merged") if not all(isinstance(text, str) for text in run.get(key, []))]
-        wrong += ["recipe"] * (not all(str(text).rpartition(" ")[2].isdigit() for text in run.get("recipe", [])[1:]))
+    texts = lambda key: all(isinstance(text, str) for text in run.get(key, []))
+    wrong = ["the whole"] if not isinstance(run, dict) else \
+        [key for key in kinds.keys() & run.keys() if not isinstance(run[key], kinds[key])] or \
+        [key for key in ("lineage", "recipe", "merged") if not texts(key)] or \
+        ["recipe" for text in run.get("recipe", [])[1:] if not text.rpartition(" ")[2].isdigit()]
     if wrong:
         raise UserError(f"{file} is no lineage of ours ({wrong[0]} is not what a script wrote): repair or delete it")
     return run

@@ -1,7 +1,7 @@
 """Tables and pictures of a run, or over seeds, of the files that the other scripts wrote. Their content says which.
 
-    python report.py checkpoints/math --plot math.png             # a run: reward, held-out score, entropy, length, ...
-    python report.py checkpoints/s?.json --plot assets/story.png  # scores of evaluate.py --json: refreshes, interference
+    python report.py checkpoints/math --plot pictures             # a run: reward, held-out score, entropy, length, ...
+    python report.py checkpoints/s?.json --plot assets            # scores of evaluate.py --json: refreshes, interference
     python report.py analysis/rollback-s?.json --plot assets      # of rollback.py --json: won back, kept, at which price
     python report.py analysis/s?.json --plot assets               # of analyze.py --json: the paper's claims
     python report.py analysis/s?.json --forgetting                # of the same: what predicts forgetting? takes minutes
@@ -19,7 +19,7 @@ import json
 import os
 
 import domains
-from grpo.settings import at_least, check_places, new_file, parser, picture
+from grpo.settings import at_least, check_places, new_file, parser, refuse
 from model import UserError, cli
 
 KINDS = ("runs", "scores", "rollbacks", "analyses")
@@ -28,10 +28,9 @@ KINDS = ("runs", "scores", "rollbacks", "analyses")
 def parse(argv=None):
     """The command line, with the files sorted by kind; UserError for one of no kind, and for what does not fit together."""
     made = parser(__doc__)
-    made.add_argument("files", nargs="+", metavar="FILE, RUN or LABEL=CHECKPOINT", help="what to report: files written with "
-                      "--json, directories of runs; for a table of methods also its rows")
-    made.add_argument("--plot", type=lambda text: picture(text) if is_picture(text) else text, metavar="FILE_OR_DIR",
-                      help="draw it: a .png, .pdf or .svg file, or a directory for several pictures (needs matplotlib)")
+    made.add_argument("files", nargs="+", metavar="FILE, RUN or LABEL=CHECKPOINT", help="files written with --json, "
+                      "directories of runs; for a table of methods also its rows")
+    made.add_argument("--plot", metavar="DIR", help="also draw it there, as run.png, story.png and so on (needs matplotlib)")
     group = made.add_argument_group("a table of methods, from scores")
     group.add_argument("--domain", help="the damaged one")
     group.add_argument("--anchor", metavar="CKPT", help="before the damage, {} for the seed")
@@ -53,25 +52,15 @@ def parse(argv=None):
     rows = [word for word in args.files if "=" in word and not os.path.exists(word)]
     files = [word for word in args.files if word not in rows]
     kinds = {file: kind(file) for file in files}
-    for name in KINDS:
-        setattr(args, name, [file for file in files if kinds[file] == name])
+    vars(args).update({name: [file for file in files if kinds[file] == name] for name in KINDS})
     args.patterns = patterns(args, rows)
-    check_places({"--json": args.json, "--plot": args.plot if is_picture(args.plot) else None}, files)
-    if args.forgetting and not args.analyses:
-        raise UserError("--forgetting: name analyses, written by analyze.py --json with --later")
-    if args.json and not args.forgetting:
-        raise UserError("--json writes the numbers of --forgetting alone")
-    drawn = [name for name in KINDS if getattr(args, name) and not (name == "scores" and args.patterns)]
-    if args.plot and not drawn:
-        raise UserError("--plot: a table of methods has no picture")
-    if is_picture(args.plot) and (len(drawn) > 1 or drawn == ["analyses"] and not args.forgetting):
-        raise UserError(f"--plot {args.plot}: there are several pictures to draw, so name a directory")
+    check_places({"--json": args.json}, files)
+    refuse((args.forgetting and not args.analyses, "--forgetting: name analyses, written by analyze.py --json with --later"),
+           (args.json and not args.forgetting, "--json writes the numbers of --forgetting alone"),
+           (args.plot and args.patterns, "--plot: a table of methods has no picture"),
+           (args.plot and os.path.splitext(args.plot)[1] and not os.path.isdir(args.plot),
+            f"--plot {args.plot}: name a directory"))
     return args
-
-
-def is_picture(text):
-    """Whether --plot, or None, names a picture rather than a directory."""
-    return bool(text) and not os.path.isdir(text) and "." in os.path.basename(text)
 
 
 def kind(file):
@@ -91,31 +80,19 @@ def kind(file):
 
 
 def patterns(args, words):
-    """The rows of a table of methods, {label: path with {} for the seed}, {} if none is asked for. words: LABEL=CHECKPOINT.
-
-    UserError for a label or a path that is none. args.domain becomes a name, where it is a file.
-    """
+    """The rows of a table of methods, {label: path with {} for the seed}; {} for none. words: LABEL=CHECKPOINT each."""
     given = [args.domain, args.anchor, args.damaged]
     if not words and not any(given):
         return {}
-    if not all(given):
-        raise UserError("a table of methods needs --domain, --anchor and --damaged")
-    if not args.scores:
-        raise UserError("no file of scores: name those that evaluate.py --json wrote, before the rows")
+    found = {"anchor": args.anchor, "damaged": args.damaged, **dict(word.split("=", 1) for word in words)}
+    refuse((not all(given), "a table of methods needs --domain, --anchor and --damaged"),
+           (not args.scores, "no file of scores: name those that evaluate.py --json wrote, before the rows"),
+           (len(found) < 2 + len(words), "two rows have one label: give each its own, other than anchor and damaged"),
+           (args.against not in found, f"--against {args.against}: no such row; there are {', '.join(found)}"),
+           *((str(path).count("{}") != 1, f"{label}: {path} does not say where the seed stands: write {{}} there, as in "
+              "checkpoints/s{}-math") for label, path in found.items()))
     if args.domain.endswith(".py"):
         args.domain = domains.use(args.domain)
-    found = {"anchor": args.anchor, "damaged": args.damaged}
-    for word in words:
-        label, _, pattern = word.partition("=")
-        if label in found:
-            raise UserError(f"two rows are called {label!r}: give each a label of its own")
-        found[label] = pattern
-    for label, pattern in found.items():
-        if pattern.count("{}") != 1:
-            raise UserError(f"{label}: {pattern} does not say where the seed stands: write {{}} there, as in "
-                            "checkpoints/s{}-math")
-    if args.against not in found:
-        raise UserError(f"--against {args.against}: no such row; there are {', '.join(found)}")
     return found
 
 
@@ -133,21 +110,21 @@ def main(args=None):
     def report(module, found, name):
         module.tables(found)
         if args.plot:
-            draw({args.plot if is_picture(args.plot) else os.path.join(args.plot, name): module.picture}, found)
+            draw({f"{args.plot}/{name}.png": module.picture}, found)
 
     if args.runs:
-        report(training, training.read(args.runs), "run.png")
+        report(training, training.read(args.runs), "run")
     if args.patterns:
         methods.tables(*methods.read(args.scores, args.patterns), args.domain, args.against)
     elif args.scores:
-        report(story, story.read(args.scores), "story.png")
+        report(story, story.read(args.scores), "story")
     if args.rollbacks:
-        report(recovery, recovery.read(args.rollbacks), "rollback.png")
+        report(recovery, recovery.read(args.rollbacks), "rollback")
     if args.forgetting:
         seeds = forgetting.read(args.analyses, args)
         if args.json:
             write_json(args.json, dict(zip(args.analyses, seeds)))
-        report(forgetting, seeds, "forgetting.png")
+        report(forgetting, seeds, "forgetting")
     elif args.analyses:
         found = claims.read(args.analyses)
         claims.tables(found)

@@ -1,13 +1,10 @@
 """Rollback: undo a sparse set of a later training's changes, and the damaged domain comes back without a training step.
 
-    python rollback.py --anchor checkpoints/code-math --damaged checkpoints/code-math-qa --domain math \\
-        --out checkpoints/rolled
+    python rollback.py --anchor checkpoints/math --damaged checkpoints/math-qa --domain math --out checkpoints/rolled
     python rollback.py --anchor checkpoints/s0-code-math --damaged checkpoints/s0-code-math-qa-cw --domain math \\
         --score fisher gradient --fraction 0.001 0.01 0.05 --beside refresh=checkpoints/s0-refreshed --json s0.json
-    python rollback.py --anchor checkpoints/code-math --damaged checkpoints/code-math-qa-cw --domain math \\
-        --coordinates checkpoints/rolled/coordinates.safetensors --out checkpoints/rolled-2
     python report.py s?.json                                                      # a table over seeds
-    python rollback.py --anchor checkpoints/code-math --domain math --save-fisher math.fisher      # for train_grpo.py --ewc
+    python rollback.py --anchor checkpoints/math --domain math --save-fisher math.fisher      # for train_grpo.py --ewc
 
 Training on A ended at theta_A (the anchor); training on B added delta and damaged A. A set C of coordinates is undone,
 
@@ -33,92 +30,97 @@ rollback is the anchor itself, with B's gain gone as well.
 A set has at most the size that is asked for: a score of 0 is never picked, and the last two scores end when the damage
 is gone. Memory, in copies of the parameters in fp32 besides the model: one (fisher, gradient), two (fisher+sign), and
 three times as many as there are eigenpairs (curvature, as in analyze.py); and 12 bytes per coordinate of the largest set.
-Tensors of the two checkpoints are read from disk as they are needed.
 """
-# args: of `parse`. theta: a function tensor name -> tensor, the weights of a checkpoint, as stored or in fp32. A set is
-# {tensor name: flat indices} (theory/coordinates.py). score, fraction: what picks a set, and its size, a share of all
-# coordinates.
+# theta: a function tensor name -> tensor, the weights of a checkpoint, as stored or in fp32. A set is {tensor name: flat
+# indices} (theory/coordinates.py). score, fraction: what picks a set, and its size, a share of all coordinates.
 import sys
 from collections import Counter
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, check_places, checkpoint, domain_names, existing, new_file, parser, share
+from grpo.settings import (add_rows, at_least, check_places, checkpoint, domain_names, existing, new_file, parser, refuse,
+                           share)
 from model import UserError, cli, read_run, stage
 
 
 def parse(argv=None):
-    """The command line; UserError for options that contradict each other, and for an --out that may not be replaced.
+    """The command line; in it domain is a name, later and domains (to evaluate) are lists of names, data {domain: source}.
 
-    In it domain is a name, later a list of names, data {domain: source}, domains the names to evaluate, beside a list of
-    (label, checkpoint).
+    UserError for options that contradict each other, and for an --out that may not be replaced.
     """
     made = parser(__doc__)
     made.add_argument("--anchor", required=True, type=checkpoint, metavar="CKPT", help="theta_A, trained on the domain")
     made.add_argument("--damaged", type=checkpoint, metavar="CKPT", help="trained on from it")
-    made.add_argument("--domain", required=True,
-                      help=f"the damaged one: {', '.join(domains.DOMAINS)}, or a file of your own (path/to/sort.py)")
+    made.add_argument("--domain", required=True, help=f"that is damaged: {', '.join(domains.DOMAINS)} or your own file")
     group = made.add_argument_group("the set")
-    group.add_argument("--score", nargs="+", help="one or several, or the controls, which every table has "
-                       "(default gradient)")
+    group.add_argument("--score", nargs="+", help="one or several; controls are in every table (default gradient)")
     group.add_argument("--fraction", nargs="+", type=share, help="of the parameters, at most (default 0.05)")
-    group.add_argument("--strength", type=share, default=1.0, help="beta, in (0, 1], of the rollback; sets are picked as "
-                       "if it were 1 (default 1)")
-    group.add_argument("--coordinates", type=existing, metavar="FILE",
-                       help="take this set, written by another run, in place of a score")
-    group.add_argument("--prompts", type=at_least(1), default=256,
-                       help="training rows that the anchor answers (default 256)")
+    group.add_argument("--strength", type=share, default=1.0, help="beta; sets are picked as if it were 1 (default 1)")
+    group.add_argument("--coordinates", type=existing, metavar="FILE", help="a set that another run wrote, not a score")
+    group.add_argument("--prompts", type=at_least(1), default=256, help="training rows to pick by (default 256)")
     group.add_argument("--samples", type=at_least(1), default=4, help="answers to each (default 4)")
     group.add_argument("--later", metavar="DOMAINS", help="what was trained after the anchor (default: by run.json)")
     add_rows(made)
     group = made.add_argument_group("evaluation")
     group.add_argument("--eval-prompts", type=at_least(0), default=200, help="per domain, 0 for none (default 200)")
-    group.add_argument("--beside", nargs="+", type=labelled, default=[], metavar="LABEL=CKPT",
-                       help="rows of other checkpoints: a refresh, say")
+    group.add_argument("--beside", nargs="+", type=labelled, default=[], metavar="LABEL=CKPT", help="also score these")
     group = made.add_argument_group("output")
     group.add_argument("--out", metavar="DIR", help="write the checkpoint and its coordinates.safetensors; of several "
                        "scores or fractions, each to DIR/SCORE-FRACTION")
     group.add_argument("--overwrite", action="store_true", help="replace what stands in --out")
     group.add_argument("--save-fisher", type=new_file, metavar="FILE", help="only write the anchor's Fisher information and "
                        "weights, for train_grpo.py --ewc: before any damage, so without --damaged")
-    group.add_argument("--json", type=new_file, metavar="FILE",
-                       help="write every number; report.py makes a table over seeds of it")
+    group.add_argument("--json", type=new_file, metavar="FILE", help="write all numbers, for report.py")
     args = made.parse_args(argv)
-    if (args.damaged is None) != (args.save_fisher is not None):
-        raise UserError("give --damaged, which is to be rolled back, or --save-fisher: one of the two")
-    if args.save_fisher and (args.out or args.json or args.beside or args.coordinates or args.fraction or args.score):
-        raise UserError("--save-fisher writes the Fisher information and nothing else: leave the options of a set and of "
-                        "its evaluation out")
-    if args.coordinates and (args.score or args.fraction):
-        raise UserError("--coordinates is a set in place of a --score and a --fraction")
-    if not args.eval_prompts and (args.json or args.beside):
-        raise UserError("--json and --beside are about the evaluation: give --eval-prompts a number above 0")
-    if not (args.out or args.eval_prompts or args.save_fisher):
-        raise UserError("nothing to do: give --out, or --eval-prompts above 0")
-    args.score = list(dict.fromkeys(args.score or ["gradient"]))
-    args.fraction = sorted(set(args.fraction or [0.05]))
-
-    for name in filter(None, (args.anchor, args.damaged)):
-        domains.follow(read_run(name))
+    picks = args.score or args.fraction
+    refuse(((args.damaged is None) != (args.save_fisher is not None),
+            "give --damaged, which is to be rolled back, or --save-fisher: one of the two"),
+           (args.save_fisher and (picks or args.out or args.json or args.beside or args.coordinates),
+            "--save-fisher writes nothing but the Fisher information: leave the options of a set and of its evaluation out"),
+           (args.coordinates and picks, "--coordinates is a set in place of a --score and a --fraction"),
+           (not args.eval_prompts and (args.json or args.beside),
+            "--json and --beside are about the evaluation: give --eval-prompts a number above 0"),
+           (not (args.out or args.eval_prompts or args.save_fisher),
+            "nothing to do: give --out, or --eval-prompts above 0"))
+    args.score, args.fraction = [*dict.fromkeys(args.score or ["gradient"])], sorted({*(args.fraction or [0.05])})
+    before, after = read_run(args.anchor), read_run(args.damaged) if args.damaged else {}
+    for run in (before, after):
+        domains.follow(run)
     args.domain = domains.use(args.domain)
-    args.later = [d for d in later_domains(args) if d != args.domain]
+    args.later = domain_names(args.later) if args.later else trained_between(before.get("recipe"), after.get("recipe", []))
+    args.later = [d for d in args.later if d != args.domain]
     known = list(dict.fromkeys([*domains.DOMAINS, args.domain, *args.later]))
     args.data = domains.sources(args.data, known)
     args.domains = list(args.data) or known
-    if args.domain not in args.domains:
-        raise UserError(f"--data names no rows of {args.domain}, whose damage is to be undone")
-    if "fisher+route" in args.score and not (args.later and {*args.later} <= {*args.domains}):
-        raise UserError("fisher+route needs the domains that were trained after the anchor, and rows of each: name them "
-                        "with --later where no run.json does, and the rows with --data")
-
+    refuse((args.domain not in args.domains, f"--data names no rows of {args.domain}, whose damage is to be undone"),
+           ("fisher+route" in args.score and not (args.later and {*args.later} <= {*args.domains}),
+            "fisher+route needs the domains that were trained after the anchor, and rows of each: name them with --later "
+            "where no run.json does, and the rows with --data"))
+    read = [args.anchor, args.damaged, args.judge, *dict(args.beside).values(), *args.data.values()]
     for place in [place_of(args, *which) for which in product(args.score, args.fraction)] if args.out else [None]:
-        check_places({"--out": place, "--json": args.json, "--save-fisher": args.save_fisher},
-                     [args.anchor, args.damaged, args.judge, *dict(args.beside).values(), *args.data.values()])
-        if place and (place.exists() and not (args.overwrite and (place / "coordinates.safetensors").is_file())
-                      or place.parent.is_file()):
+        check_places({"--out": place, "--json": args.json, "--save-fisher": args.save_fisher}, read)
+        replaces = place and args.overwrite and (place / "coordinates.safetensors").is_file()
+        if place and (place.exists() and not replaces or place.parent.is_file()):
             raise UserError(f"{place} exists: --overwrite replaces what this script wrote; else choose another --out")
     return args
+
+
+def labelled(text):
+    """LABEL=CHECKPOINT as a pair."""
+    label, _, name = text.partition("=")
+    if not (label and name):
+        raise UserError(f"--beside {text}: write LABEL=CHECKPOINT")
+    return label, checkpoint(name)
+
+
+def trained_between(before, after):
+    """The domains that one recipe has stages of beyond another, [] if it does not begin with it. before: or None."""
+    before = before or after[:1]                    # the first names the model that all began with
+    stages = after[len(before):] if after[:len(before)] == before else []
+    known = {*domains.files(), *domains.loaded}     # a stage can also be a merge or a rollback
+    return list(dict.fromkeys(d for text in stages for d in stage(text)[0] if d in known))
 
 
 def place_of(args, score, fraction):
@@ -129,25 +131,6 @@ def place_of(args, score, fraction):
 def label_of(score, fraction):
     """What a set is called in the table: 'fisher 0.1 %'."""
     return f"{score} {100 * fraction:g} %"
-
-
-def later_domains(args):
-    """The domains that were trained between two checkpoints, by --later or else by their recipes."""
-    if args.later or not args.damaged:
-        return domain_names(args.later) if args.later else []
-    after = read_run(args.damaged).get("recipe", [])
-    before = read_run(args.anchor).get("recipe") or after[:1]  # the first names the model that all began with
-    stages = after[len(before):] if after[:len(before)] == before else []
-    known = {*domains.files(), *domains.loaded}     # a stage can also be a merge or a rollback
-    return list(dict.fromkeys(d for text in stages for d in stage(text)[0] if d in known))
-
-
-def labelled(text):
-    """LABEL=CHECKPOINT as a pair."""
-    label, _, name = text.partition("=")
-    if not (label and name):
-        raise UserError(f"--beside {text}: write LABEL=CHECKPOINT")
-    return label, checkpoint(name)
 
 
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
@@ -171,13 +154,14 @@ from theory.lineage import is_ancestor
 def main(args=None):
     """Write the Fisher information alone; or the checkpoints and --json, and print the table of the evaluation."""
     args = args or parse()
-    if unknown := [score for score in args.score if score not in {**SCORES, **CONTROLS}]:
-        raise UserError(f"--score {unknown[0]}: choose from {', '.join([*SCORES, *CONTROLS])}")
-    labels = ["damaged", FULL, *(label for label, _ in args.beside),
-              *(label_of(*which) for which in product({*args.score, *CONTROLS}, args.fraction))]
-    if twice := [label for label, times in Counter(labels).items() if times > 1]:
-        raise UserError(f"two rows would be called '{twice[0]}': give --beside another label, or fractions that differ in "
-                        "six digits")
+    if unknown := {*args.score} - {*SCORES, *CONTROLS}:
+        raise UserError(f"--score {unknown.pop()}: choose from {', '.join([*SCORES, *CONTROLS])}")
+    labels = Counter(["damaged", FULL, *(label for label, _ in args.beside),
+                      *(label_of(*which) for which in product({*args.score, *CONTROLS}, args.fraction))])
+    label, times = labels.most_common(1)[0]
+    if times > 1:
+        raise UserError(f"two rows would be called '{label}': give --beside another label, or fractions that differ in six "
+                        "digits")
     with alone(args.out):
         save_fisher(args) if args.save_fisher else recover(args)
 
@@ -188,7 +172,7 @@ def recover(args):
     UserError if nothing has moved, no answer is correct, or the set of --coordinates is of another architecture.
     """
     files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *dict(args.beside).values())}
-    edits.check_same_shape((args.anchor, files[args.anchor]), list(files.items())[1:])
+    edits.check_same_shape(files)
     saved = read_coordinates(args.coordinates) if args.coordinates else None
     model, tokenizer = load(args.anchor, args.device, torch.float32,
                             attention="eager" if "curvature" in args.score else "sdpa")
@@ -196,9 +180,17 @@ def recover(args):
     device, shapes = model.device, {name: p.shape for name, p in model.named_parameters()}
     if saved:
         check_equal(args.coordinates, saved[1]["shapes"], args.damaged, shapes)
-    stored = lambda checkpoint: lambda name: edits.read_tensor(files[checkpoint][name], name)
-    exact = lambda checkpoint: lambda name: stored(checkpoint)(name).to(device, torch.float32)
-    anchor, damaged = exact(args.anchor), exact(args.damaged)
+    stored = lambda checkpoint, name: edits.read_tensor(files[checkpoint][name], name)
+    exact = lambda checkpoint, name: stored(checkpoint, name).to(device, torch.float32)
+    anchor, damaged = partial(exact, args.anchor), partial(exact, args.damaged)
+
+    def rolled(chosen, name):
+        """A tensor of the damaged checkpoint, in its own precision, with a set of coordinates rolled back."""
+        tensor = stored(args.damaged, name)
+        if name in chosen:
+            coordinates.roll_back(tensor, stored(args.anchor, name), chosen[name], args.strength)
+        return tensor
+
     n, norm = sum(map(torch.Size.numel, shapes.values())), squared_distance(anchor, damaged, shapes)**0.5
     if not norm:
         raise UserError(f"{args.damaged} has the weights of {args.anchor}: there is nothing to roll back")
@@ -209,55 +201,39 @@ def recover(args):
     # 1. the anchor's answers: to pick by, and to other rows for the loss in the table
     set_judge(args.judge, args.domains, args.device)
     rollout, rewards = answers(args, model, tokenizer, args.domain, "train")
-    check_correct(args, rewards)
     others = [answers(args, model, tokenizer, d, "train")[0] for d in args.later if "fisher+route" in args.score]
     unseen = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation")) if args.eval_prompts else []
 
     # 2. the sets
     counts = [max(1, round(fraction * n)) for fraction in args.fraction]
     case = Case(model, anchor, damaged, rollout, rewards, counts, others, run.get("seed") or 0)
-    if saved:
-        sets, seconds = {("saved", float(f"{coordinates.size(saved[0]) / n:.3g}")): saved[0]}, {}
-    else:
-        sets, seconds = pick(args, case)
+    sets, seconds = pick(args, case) if not saved else (
+        {("saved", float(f"{coordinates.size(saved[0]) / n:.3g}")): saved[0]}, {})
     spectrum, case, model = case.spectrum, None, None          # not two models at once
 
-    def rolled(chosen):
-        """The weights of the damaged checkpoint, in their own precision, with a set of coordinates rolled back."""
-        def theta(name):
-            tensor = stored(args.damaged)(name)
-            if name in chosen:
-                coordinates.roll_back(tensor, stored(args.anchor)(name), chosen[name], args.strength)
-            return tensor
-        return theta
-
-    # 3. the checkpoints
+    # 3. the checkpoints, and their scores
     model, tokenizer = load(args.anchor, args.device)
+    rows = [("damaged", damaged, {})]
     for (score, fraction), chosen in sets.items():
+        theta, k = partial(rolled, chosen), coordinates.size(chosen)
         if args.out and score in (*args.score, "saved"):
-            theta, out = rolled(chosen), place_of(args, score, fraction)
+            out = place_of(args, score, fraction)
             about = {"anchor": args.anchor, "damaged": args.damaged, "score": score, "fraction": fraction}
             save(model, tokenizer, out, lineage(args, score, fraction), {name: theta(name) for name in files[args.damaged]},
                  lambda place: coordinates.write(place / "coordinates.safetensors", chosen, shapes, about))
-            print(f"{out}: {coordinates.size(chosen)} coordinates rolled back")
-    if not args.eval_prompts:
-        return
-
-    # 4. their scores
-    rows = [("damaged", damaged, {})]
-    for (score, fraction), chosen in sets.items():
-        theta, k = rolled(chosen), coordinates.size(chosen)
+            print(f"{out}: {k} coordinates rolled back")
         rows.append((label_of(score, fraction), theta, {
             "score": score, "fraction": fraction, "seconds": seconds.get(score), "coordinates": k, "share": k / n,
             "norm_share": squared_distance(theta, damaged, chosen)**0.5 / norm,
             "in_S": spectrum and left_in_s(spectrum, theta, damaged, shapes)}))
+    if not args.eval_prompts:
+        return
     rows += [(FULL, anchor, {"share": 1.0, "norm_share": 1.0}),
-             *((label, exact(name), {}) for label, name in args.beside)]
+             *((label, partial(exact, name), {}) for label, name in args.beside)]
     test = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.eval_prompts, "test") for d in args.domains}
-    settings = {key: getattr(args, key)
-                for key in ("prompts", "samples", "strength", "data", "eval_prompts", "max_completion_length")}
+    settings = ("prompts", "samples", "strength", "data", "eval_prompts", "max_completion_length")
     report = {"anchor": args.anchor, "damaged": args.damaged, "domain": args.domain, "later": args.later, "rows": [],
-              "settings": settings}
+              "settings": {key: getattr(args, key) for key in settings}}
     for label, theta, facts in tqdm(rows, desc="evaluate", unit="row", leave=False, delay=3):
         put(model, theta)
         loss = curvature.value(model, curvature.nll, unseen) if unseen else None
@@ -269,36 +245,35 @@ def recover(args):
 
 
 def pick(args, case):
-    """The sets of all scores, {(score, fraction): set}, in the order of SCORES, and the seconds of each, {score: float}.
+    """The sets {(score, fraction): set} of all scores, and of the controls if there is an evaluation, and {score: seconds}.
 
-    The controls too where there is an evaluation. A score is shown with what it costs alone.
+    In the order of SCORES; the seconds are those that a score costs alone.
     """
     sets, seconds = {}, {}
     for score, find in {**SCORES, **CONTROLS}.items():
         if score in args.score or score in CONTROLS and args.eval_prompts:
             put(case.model, case.anchor)            # the last score may have moved it
-            began, case.spared = time.perf_counter(), 0.0
+            began = time.perf_counter()
             found = find(case)
             case.model.zero_grad()
             sets |= {(score, fraction): chosen for fraction, chosen in zip(args.fraction, found)}
-            seconds[score] = time.perf_counter() - began + case.spared
+            seconds[score] = time.perf_counter() - began
+    for score in [score for score in seconds if "fisher" in score][1:]:
+        seconds[score] += case.cost                 # of F, which was computed for the first of them
     return sets, seconds
 
 
 def answers(args, model, tokenizer, domain, split):
-    """The answers of the anchor, `model`, to rows that no score of the table is made of: a Rollout, rewards (N,), NaN if
-    ungraded. split: "train", to pick by, or "validation", for the loss in the table."""
+    """The answers of the anchor, `model`, to rows that no score of the table is made of: a Rollout, rewards (N,).
+
+    split: "train", to pick by, or "validation", for the loss in the table. UserError if none to pick by is correct.
+    """
     rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, args.prompts, split)
     rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, temperature=1.0,
                                   max_completion_length=args.max_completion_length)
+    if (domain, split) == (args.domain, "train") and not (rewards == 1).any():
+        raise UserError(f"none of the answers of {args.anchor} in {domain} is correct: is it the expert? more --prompts?")
     return rollout, rewards.flatten()
-
-
-def check_correct(args, rewards):
-    """UserError if none of the anchor's answers is correct; rewards (N,)."""
-    if not (rewards == 1).any():
-        raise UserError(f"none of the answers of {args.anchor} in {args.domain} is correct: is it the expert? more "
-                        "--prompts?")
 
 
 def lineage(args, score, fraction):
@@ -319,13 +294,11 @@ def squared_distance(one, other, names):
 
 
 def save_fisher(args):
-    """Write F and theta of the anchor for elastic weight consolidation. UserError: see check_correct."""
+    """Write F and theta of the anchor for elastic weight consolidation. UserError: see `answers`."""
     set_judge(args.judge, args.domains, args.device)
     model, tokenizer = load(args.anchor, args.device, torch.float32)
     rollout, rewards = answers(args, model, tokenizer, args.domain, "train")
-    check_correct(args, rewards)
-    F = fisher(model, rollout, rewards)
-    coordinates.write_fisher(args.save_fisher, F, {name: p.detach() for name, p in model.named_parameters()},
+    coordinates.write_fisher(args.save_fisher, fisher(model, rollout, rewards), dict(model.named_parameters()),
                              {"checkpoint": args.anchor, "domain": args.domain, "answers": int((rewards == 1).sum())})
     print(f"{args.save_fisher}: Fisher information of {args.anchor} on {args.domain}")
 

@@ -62,7 +62,7 @@ from grpo import ranks
 from grpo.judge import grading_ahead
 from grpo.losses import group_advantages, policy_loss, token_weights
 from grpo.rollout import decode, encode, grade, micro_batches, sample, token_logps, uniform_noise
-from grpo.run import Run
+from grpo.run import open_run
 from model import end_ids
 
 NO_UPDATE = {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0,
@@ -71,7 +71,7 @@ NO_UPDATE = {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_
 
 def train(args, stop=None):
     """Run GRPO as `args` says and leave a checkpoint in args.out; returns its run.json as a dict. stop: see run.Run."""
-    with Run(args, stop) as run:                                # its directory: lock, resume, overwrite, Ctrl-C
+    with open_run(args, stop) as run:                           # its directory: lock, resume, overwrite, Ctrl-C
         policy, reference, tokenizer = run.load()               # and run.rows, the rows to train on
         for step in run.steps():                                # validates, saves, and ends where it should
             line, rollout, rewards, advantages = train_step(args, policy, reference, tokenizer, run.rows, step)

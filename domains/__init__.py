@@ -27,6 +27,10 @@ and may have
 A row is a dict that its domain alone looks into. "id" is added here, and "terse" to synthetic rows: no instructions, because
 a tiny model reads none. Training and evaluation grade through the same `reward`.
 """
+# Throughout: name, a domain; row, rows: its dicts; split: "train", "validation", "test" or "all", see in_split; source: the
+# path of a .jsonl, .json, .parquet or .csv file, or NAME[@CONFIG][:SPLIT] with the name of a data set on the hub or a local
+# directory of one (openai/gsm8k@main:test; the split is "train" unless named), or "hub" for the domain's own HUB; fields:
+# "question=NAME,answer=NAME" where a source has names of its own. A mistake of the user is a UserError.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -53,7 +57,7 @@ TAKEN = ("average", "all", "evaluated", "weights", "seed", "recipe", "training",
          "synthetic", "hub", "base")
 HERE = Path(__file__).resolve().parent
 GRADING_SECONDS = 10  # for one completion, which takes a millisecond; programs have their own limit (sandbox.py)
-PARTS = 10  # rows fall into ten parts by the hash of their prompt: one to test, one to validate, eight to train on
+PARTS = 10  # of rows, by the hash of their prompt: one is "test", one "validation", eight are "train"
 
 loaded = {}    # name: module
 recorded = {}  # name: what a run.json says of its file, see `follow`
@@ -69,13 +73,15 @@ def files():
 
 
 def use(word):
-    """The name of a domain, given that name or the path of a file, which is loaded once; UserError if it is no domain."""
+    """The name of a domain, given that name or the path of a file, which is loaded once."""
     if word in loaded:
         return word
     path = files().get(word, Path(word))
     if path.suffix != ".py":
-        hint = f"{recorded[word]['file']}, which a checkpoint was made with" if word in recorded else "a file"
-        raise UserError(f"unknown domain {word!r}: choose from {', '.join({**files(), **loaded})}, or give the path of {hint}")
+        known, where = ", ".join({**files(), **loaded}), "a file"
+        if word in recorded:
+            where = f"{recorded[word]['file']}, which a checkpoint was made with"
+        raise UserError(f"unknown domain {word!r}: choose from {known}, or give the path of {where}")
     if not path.is_file():
         raise UserError(f"there is no domain file {word}")
     name, inside, content = path.stem.rstrip("_"), path.resolve().parent == HERE, path.read_bytes()
@@ -88,10 +94,7 @@ def use(word):
 
 
 def load(name, path, content, inside):
-    """The module of a domain file, with its hash as SHA256; UserError if it cannot be imported or lacks a function.
-
-    inside: whether it belongs to this package. A file that is not shipped has to show that its reference earns 1.
-    """
+    """The module of a domain file, with SHA256, its hash. One that is not shipped has to show that its reference earns 1."""
     did = "cannot be imported"
     try:
         if inside:
@@ -118,7 +121,7 @@ def load(name, path, content, inside):
 
 
 def get(name):
-    """The module of a domain; UserError for a name that is none."""
+    """The module of a domain."""
     return loaded[use(name)]
 
 
@@ -128,10 +131,8 @@ def source(name):
 
 
 def follow(run):
-    """Remember which domain files a run (its run.json, a dict) was made with, so that `use` can tell where one is.
-
-    None of them is run on the word of a run.json, which may come from anywhere: the user names its path.
-    """
+    """Remember which domain files a run.json records, for the errors of `use`. None is run on its word: it may come from
+    anywhere, so the user names the path."""
     recorded.update(run.get("domain_files", {}))
 
 
@@ -158,10 +159,7 @@ def same_answer(name, one, other):
 
 
 def reward(name, completions, rows):
-    """Score completions[i] as an answer to rows[i]: a list of floats in [0, 1], NaN where grading itself failed.
-
-    rows: dicts of the domain. ValueError if the lengths differ.
-    """
+    """Score completions[i] as an answer to rows[i]: a list of floats in [0, 1], NaN where grading itself failed."""
     domain = get(name)
     if len(completions) != len(rows):
         raise ValueError(f"{len(completions)} completions and {len(rows)} rows: give one row per completion")
@@ -176,9 +174,7 @@ def reward(name, completions, rows):
 def graded(grade, completions, rows):
     """Scores of completions that `grade`, a domain's reward, gets one by one: NaN and a warning where it raises, gives no
     number in [0, 1] or takes longer than GRADING_SECONDS. That is its fault, not the completion's, and hurts no other.
-
-    A thread grades all; one from which nothing comes any more is asked to end and left behind, as nothing can force it.
-    """
+    A thread grades all; one from which nothing comes any more is asked to end and left behind: nothing can force it."""
     def work(todo, results):
         for completion, row in todo:
             try:
@@ -201,20 +197,17 @@ def graded(grade, completions, rows):
         if len(new) < len(todo):
             new.append(TimeoutError(f"no result after {GRADING_SECONDS} s"))
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-        for error in (result for result in new if isinstance(result, Exception)):
-            warnings.warn(f"a completion could not be graded, and counts as a verifier error: {error!r}", stacklevel=3)
-        scores += [math.nan if isinstance(result, Exception) else result for result in new]
+        for result in new:
+            if isinstance(result, Exception):
+                warnings.warn(f"a completion could not be graded, and counts as a verifier error: {result!r}", stacklevel=3)
+            scores.append(math.nan if isinstance(result, Exception) else result)
     return scores
 
 
 # ---- rows: synthetic ones, and their parts -----------------------------------------------------------------------
 
 def synthetic(name, split, n, seed):
-    """n synthetic rows of a domain, each `terse` and with an "id". A pure function of its arguments.
-
-    split: "train", "validation" or "test"; a row's prompt decides by its hash which of them it belongs to, so that they
-    are disjoint whatever the seeds. Prompts may come twice, as in any stream. UserError where a split stays empty.
-    """
+    """n synthetic rows, a pure function of the arguments. Prompts may come twice; splits are disjoint whatever the seeds."""
     make, rng, rows = get(name).synthetic, random.Random(f"{name} {split} {seed}"), []
     for _ in range(100 * n + 10_000):               # without end, if a domain has too few prompts for a tenth of them
         if len(rows) == n:
@@ -232,13 +225,12 @@ def row_id(name, row):
 
 
 def in_split(id, split):
-    """Whether the row of this row_id is in a split: "train" (eight parts of PARTS), "validation", "test" (one) or "all"."""
+    """Whether the row of this row_id is in a split: the hash of its prompt decides."""
     return split in ("all", {0: "test", 1: "validation"}.get(int(id, 16) % PARTS, "train"))
 
 
 def evaluation_rows(name, source, fields, n, split):
-    """At most n different rows to evaluate a domain on, of a split (see in_split): new synthetic ones where source is None
-    or "synthetic", else those of a file or hub name, in the order of their ids. source, fields and errors: see load_rows."""
+    """At most n different rows to evaluate on: new synthetic ones where source is None or "synthetic", else of a source."""
     if source in (None, "synthetic"):
         rows = synthetic(name, split, 4 * n, seed="held-out")
     else:                                           # files are often sorted by subject: by hash, a fair sample
@@ -249,11 +241,7 @@ def evaluation_rows(name, source, fields, n, split):
 # ---- rows of files and of the hub --------------------------------------------------------------------------------
 
 def sources(items, names):
-    """{domain: source} of command-line words: DOMAIN=SOURCE each, or one SOURCE for all domains in `names`.
-
-    A source is a file, a hub name, `hub` or `synthetic` (see load_rows). UserError for an empty word, a file or hub
-    name without its domain where there are several, and domains outside `names`.
-    """
+    """{domain: source} of command-line words: DOMAIN=SOURCE each, or one SOURCE for all domains in `names`."""
     found, known = {}, {*files(), *loaded, *names}
     for item in items:
         name, _, rows = item.partition("=")
@@ -273,14 +261,7 @@ def sources(items, names):
 
 
 def load_rows(name, source, split="all", fields=""):
-    """Real rows in the form of a domain, each with an "id", from a file, a directory or a hub name (through `datasets`).
-
-    source: path of a .jsonl, .json, .parquet or .csv file, or NAME[@CONFIG][:SPLIT] with the name of a data set on the
-    hub or a local directory of one (openai/gsm8k@main:test; the split is "train" unless named), or "hub" for the
-    domain's own HUB. split: "train", "validation", "test" (see in_split) or "all". fields: "question=NAME,answer=NAME"
-    where names are not recognised.
-    Raises UserError for a source that is missing, empty, or fits no row of the domain.
-    """
+    """The rows of a source that are in a split, in the form of a domain; how many cannot be is printed."""
     from tqdm import tqdm
     domain = get(name)
     if not hasattr(domain, "row"):
@@ -296,22 +277,18 @@ def load_rows(name, source, split="all", fields=""):
             row["id"] = row_id(name, row)
         except Exception as error:                  # foreign data: a list of what can be wrong with it never ends
             skipped.append(f"row {i}: {error}")
-            continue
-        if in_split(row["id"], split):
-            rows.append(row)
+        else:
+            rows += [row] if in_split(row["id"], split) else []
     if skipped:
         print(f"{source}: {len(skipped)} of {len(raw)} rows cannot be scored and are left out ({skipped[0]})")
     if not rows:
-        raise UserError(f"{source}: none of its {len(raw)} rows is a {name} row of the {split} part"
-                        + (f" ({skipped[0]})" if skipped else " (name other held-out rows with --eval-data)"))
+        why = skipped[0] if skipped else "name other held-out rows with --eval-data"
+        raise UserError(f"{source}: none of its {len(raw)} rows is a {name} row of the {split} part ({why})")
     return rows
 
 
 def read_source(source):
-    """The raw records of a file, directory or hub name (see load_rows): a `datasets` sequence of dicts, not empty.
-
-    UserError where there is none.
-    """
+    """The raw records of a source: a `datasets` sequence of dicts, not empty."""
     from datasets import disable_progress_bars, load_dataset  # here: --help need not wait for it
     path = Path(source)
     if path.suffix in (".jsonl", ".json", ".parquet", ".csv"):
@@ -321,10 +298,10 @@ def read_source(source):
             raise UserError(f"{source} is empty")
         if path.suffix == ".jsonl":                 # of which pyarrow would die without a word
             with open(path, errors="replace") as file:
-                lines = ((i, line.lstrip("\ufeff \t")) for i, line in enumerate(file, 1))
-                wrong = next((i for i, line in lines if line.strip() and line[0] != "{"), None)
-            if wrong:
-                raise UserError(f"cannot read {source} as rows: its line {wrong} is no JSON object")
+                for i, line in enumerate(file, 1):
+                    line = line.lstrip("\ufeff \t")
+                    if line.strip() and line[0] != "{":
+                        raise UserError(f"cannot read {source} as rows: its line {i} is no JSON object")
         where, arguments = path.suffix[1:].replace("jsonl", "json"), {"data_files": glob.escape(str(path)), "split": "train"}
         disable_progress_bars()
     elif path.is_file():
@@ -343,21 +320,18 @@ def read_source(source):
 
 
 def match_fields(name, source, record, fields):
-    """{canonical field: its name in this source, or None}; UserError lists what was found and what is accepted.
-
-    record: the first of the source, whose keys count. fields: see load_rows; names given there come first.
-    """
+    """{field of a domain: its name in the source, whose first record this is, or None}; names in `fields` come first."""
     needed, optional = getattr(get(name), "FIELDS", {}), getattr(get(name), "OPTIONAL", {})
     known, given = {**needed, **optional}, dict(item.partition("=")[::2] for item in fields.split(",") if item)
     for field, column in given.items():
         if known and field not in known or column not in record:
             raise UserError(f"--fields {field}={column}: a {name} row has {', '.join(known) or 'any'}; {source} has "
                             f"{', '.join(record)}")
-    names = {field: next((column for column in columns if column in record), None) for field, columns in known.items()} | given
+    names = {field: next(filter(record.__contains__, columns), None) for field, columns in known.items()} | given
     if missing := [field for field in needed if names[field] is None]:
-        raise UserError(f"{source} fits no {name} row: it has the fields {', '.join(record)}; accepted are "
-                        + "; ".join(f"{field}: {', '.join(needed[field])}" for field in missing)
-                        + f"; or name yours with --fields {missing[0]}=NAME")
+        accepted = "; ".join(f"{field}: {', '.join(needed[field])}" for field in missing)
+        raise UserError(f"{source} fits no {name} row: it has the fields {', '.join(record)}; accepted are {accepted}; "
+                        f"or name yours with --fields {missing[0]}=NAME")
     return names
 
 

@@ -5,8 +5,8 @@ r"""Does a model's final answer denote the same thing as the gold answer? Nothin
     equivalent(gold=r"\frac{1}{2}", answer="x = 0.5")             # True
     equivalent(gold="5", answer="5 or 7")                         # False
 
-Latex is rewritten a little, cut into tokens of our own, parsed by recursive descent into a small tree, and two trees
-are compared part by part, in the order of this file. What counts as equal:
+Latex is rewritten a little, cut into tokens, parsed by recursive descent, and two trees are compared part by part, in the
+order of this file. What counts as equal:
 
     numbers    exactly, as fractions: 1,000 = 10^3, 2\frac13 = 7/3, 0.33 is not 1/3; 50% is both 0.5 and 50. Only a
                decimal of 8 or more digits may round what has no finite decimal: 1.41421356 = \sqrt2
@@ -14,17 +14,16 @@ are compared part by part, in the order of this file. What counts as equal:
     units      dropped, but 5 cm is not 5 km (nothing is converted); an unknown word after a value says nothing
     structure  tuples, intervals, matrices, ratios in order; lists, sets, unions and a \pm b (two values) in any
     relations  up to swapped sides and a constant factor; `x = 5` is also plain 5, but `x + 1 = 5` is not
-    the rest   words, numerals with a base (17_8), and whatever does not parse: by spelling
+    the rest   by spelling: words, numerals with a base (17_8), and whatever does not parse or is too large
 
-What it does not do: solve equations, know domains (n an integer, x > 0), turn x > 5 into (5, \infty), read \ldots or
-number words. 1/2x is read from left to right, \log is to base 10, a bare single letter (5 m) is a variable.
+It does not solve equations, know domains (n an integer, x > 0), turn x > 5 into (5, \infty), read \ldots or number
+words. 1/2x is read from left to right, \log is to base 10, a bare single letter (5 m) is a variable.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import cmath
 import math
-import operator
 import random
 import re
 from fractions import Fraction
@@ -51,8 +50,6 @@ LAST_NUMBER = re.compile(rf"""
       |{_NUM}(?:[eE][-+]?[0-9]+|\ ?(?:\\times|\\cdot|×|\*)\ ?10{_EXP}|{_EXP})?      # 1.5e3, 1.5 \times 10^3, 2^10
        (?:_\{{?[0-9]+\}}?|\ ?/\ ?{_NUM}|:[0-9]+)?)      # 17_8, 3/4, 12:00
     (?:\ (?:thousand|million|billion|trillion)\b)?(?:\ ?(?:\\?%|percent\b))?""", re.X)
-
-
 FORMULA = re.compile(
     r"(?<![\\$])\$(?!\s)([^$\n]{1,200}?)(?<!\s)\$(?![$0-9])|\\\((.{1,200}?)\\\)|\\\[(.{1,200}?)\\\]", re.DOTALL)
 
@@ -69,21 +66,19 @@ def final_answer(text):
     An empty or unclosed last box is "", which is equivalent to nothing: an answer can be withdrawn, but not hedged.
     Of a formula $...$ that holds the last number, the answer is what follows its last = or \approx.
     """
-    text, last = after_thinking(text), None
-    for last in re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{|[^\s{}$]*)", text):
-        pass
-    if last and last[1] != "{":
-        return last[1].rstrip(".,;")
-    if last:
-        depth = 1
-        for brace in re.finditer(r"\\[^A-Za-z]|[{}]", text[last.end():]):  # an escaped brace is none
+    text = after_thinking(text)
+    box = max(re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{|[^\s{}$]*)", text), key=re.Match.start, default=None)
+    if box and box[1] != "{":
+        return box[1].rstrip(".,;")
+    if box:
+        depth, content = 1, text[box.end():]
+        for brace in re.finditer(r"\\[^A-Za-z]|[{}]", content):     # an escaped brace is none
             depth += (brace[0] == "{") - (brace[0] == "}")
             if not depth:
-                return text[last.end():][:brace.start()].strip()
+                return content[:brace.start()].strip()
         return ""
-    for last in LAST_NUMBER.finditer(text):
-        pass
-    for formula in FORMULA.finditer(text) if last else ():  # a number inside of $2\sqrt3$ is not the answer
+    last = max(LAST_NUMBER.finditer(text), key=re.Match.start, default=None)
+    for formula in FORMULA.finditer(text) if last else ():          # a number inside of $2\sqrt3$ is not the answer
         if formula.start() < last.start() and last.end() < formula.end():
             return re.split(r"=|\\approx", next(filter(None, formula.groups())))[-1].strip()
     return last and re.sub(r"\\?\$", "", last[0]).strip()
@@ -91,11 +86,11 @@ def final_answer(text):
 
 # ---- 2. text -> tokens (kind, text), where kind is num, var, word or op ------------------------------------------
 
-UNITS = {spelling: line.split()[0] for line in """m meter metre|cm centimeter centimetre|mm millimeter millimetre
+UNITS = {spelling + plural: line.split()[0] for line in """m meter metre|cm centimeter centimetre|mm millimeter millimetre
 km kilometer kilometre|inch in|foot ft feet|yard yd|mile mi|g gram|kg kilogram|mg milligram|pound lb|ounce oz|ton
 l liter litre|ml milliliter millilitre|gallon gal|quart qt|pint|cup|s second sec|minute min|hour h hr|day|week|month
 year yr|am|pm|degree deg|radian rad|celsius|fahrenheit|dollar|cent|euro|mph|unit""".replace("\n", "|").split("|")
-         for spelling in line.split()}
+         for spelling in line.split() for plural in ("", "s", "es")}
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 DENIALS = set("not no is than minus plus times mod if to over least most more less factorial".split())
 FUNCTIONS = {
@@ -144,7 +139,7 @@ TOKEN = re.compile(r"""
 
 
 def clean(text):
-    """One line without markup and sentence marks, in one spelling of what latex and people spell in many."""
+    """One line without markup and sentence marks, in one spelling of all that is spelt in several."""
     text = re.sub(r"\s+", " ", text.translate(UNICODE)).strip("* `$=").rstrip(".").strip()
     for pattern, replacement in REWRITES:
         text = re.sub(pattern, replacement, text)
@@ -152,10 +147,7 @@ def clean(text):
 
 
 def tokens(text, before=None):
-    r"""The tokens [(kind, text), ...] of a text that went through `clean`.
-
-    before: the token in front of a \text{...}, whose content comes through here too; None outside of one.
-    """
+    r"""The tokens [(kind, text), ...] of a clean text, or of a \text{...} in one, which has the token `before` in front."""
     out = []
     for m in TOKEN.finditer(text):
         last, kind = out[-1] if out else before or ("", ""), m.lastgroup
@@ -173,16 +165,15 @@ def tokens(text, before=None):
 
 
 def letters(run, previous, following, last, in_text):
-    r"""What a run of letters is: `or`, a unit, a function, a word (east, \text{of}), or variables side by side (xy).
+    r"""The token of a run of letters: `or`, a unit, a function, a word (east, \text{of}); or one per variable (xy).
 
-    previous, following: the characters beside it, "" at an end of the text. last: the token before it, ("", "") where
-    there is none. in_text: whether it stands in a \text{...}. Returns tokens: one, or one per variable.
+    previous, following: the characters beside it, or "". last: the token before it. in_text: is it in a \text{...}?
     """
     low = run.lower()
     if low in ("or", "and"):
         return [("op", ",")]
     after_value = last[0] in ("num", "var", "word") or last[1] in (")", "}", "]", "|", "/")
-    if after_value and unit_name(low) and (in_text or last[0] == "word" or len(run) > 1 and run not in FUNCTIONS):
+    if after_value and low in UNITS and (in_text or last[0] == "word" or len(run) > 1 and run not in FUNCTIONS):
         return [("word", low)]
     if run in FUNCTIONS or run in ("sqrt", "pi"):
         return [("op", "\\" + run)]
@@ -193,22 +184,15 @@ def letters(run, previous, following, last, in_text):
     return [("var", letter) for letter in run]
 
 
-def unit_name(word):
-    """The first name of a common unit in lower case, or None: feet -> foot, inches -> inch."""
-    return next((UNITS[w] for w in (word, word.removesuffix("s"), word.removesuffix("es")) if w in UNITS), None)
-
-
 def units_of(words):
-    """{"mile", "/hour"} for miles per hour, {"cm2"} for square cm or cm ^ 2; set() if any word is unknown.
-
-    words: what `Parser.words` reads. NotMath if they are more than a unit: not, more than, factorial.
-    """
-    for pattern, power in ((r"\bper\b", "/"), (r"\b(?:square|sq) (\w+)", r"\1 ^ 2"), (r"\bcubic (\w+)", r"\1 ^ 3")):
-        words = re.sub(pattern, power, words)
+    """{"mile", "/hour"} of miles per hour, {"cm2"} of square cm or cm ^ 2; set() if any word is unknown.
+    NotMath if they are more than a unit: not, more than, factorial."""
+    for word, sign in ((r"\bper\b", "/"), (r"\b(?:square|sq) (\w+)", r"\1 ^ 2"), (r"\bcubic (\w+)", r"\1 ^ 3")):
+        words = re.sub(word, sign, words)
     units = re.findall(r"(/?) ?([a-z]+)(?: \^ ([23]))?", words)
     if len(units) > 4 or DENIALS & set(words.split()) or re.search(r"[/^]$|(?<!\^ )[23]", words):
         raise NotMath("more than a unit")
-    names = {(slash + (unit_name(name) or "?") + power) for slash, name, power in units if unit_name(name) != "unit"}
+    names = {slash + UNITS.get(name, "?") + power for slash, name, power in units if UNITS.get(name) != "unit"}
     return names if "?" not in "".join(names) else set()
 
 
@@ -226,38 +210,22 @@ def spelling(toks):
 
 def number(text):
     r"""The num node of a numeral: 12, .5, 1e400, 0.1\overline{6}; NotMath if it is too long."""
-    head, _, repeat = text.partition("\\")
-    head, _, exponent = head.lower().partition("e")
-    whole, point, decimals = head.partition(".")
+    plain, _, repeat = text.lower().partition("\\")
+    digits, point, exponent = re.fullmatch(r"([0-9]*(\.?)[0-9]*)e?(.*)", plain).groups()
     if len(text) > MAX_BITS // 4 or len(exponent) > 4 or (repeat and not point):  # 3.3 bits a digit
         raise NotMath("numeral too large")
-    last_place = Fraction(10) ** (int(exponent or 0) - len(decimals))
-    value = int(whole + decimals) * last_place
+    value, last_place = Fraction(plain), Fraction(10) ** (int(exponent or 0) - len(digits.partition(".")[2]))
     if repeat:
         repeat = re.sub("[^0-9]", "", repeat)
         value += last_place * Fraction(int(repeat), 10 ** len(repeat) - 1)
-    return ("num", value, last_place if len((whole + decimals).lstrip("0")) >= 8 and point and not repeat else None)
-
-
-def is_name(toks):
-    """Is this the left side of x = 5, f(2) = 5 or (p, q) = (3, 2), rather than of an equation such as 2x = 5?"""
-    shape = "".join("a" if kind in ("var", "word") else "1" if kind == "num" else text for kind, text in toks)
-    return re.fullmatch(r"a+(\(.*\)|\{a+\})?|\((a,)+a\)", shape) is not None
+    return ("num", value, last_place if len(digits.replace(".", "").lstrip("0")) >= 8 and point and not repeat else None)
 
 
 class Parser:
-    r"""Recursive descent, one method per line of the grammar:
+    r"""Recursive descent: a method per rule of the grammar, which is its docstring.
 
-        items    = item ("," item)*                            an item with \pm counts twice, once per sign
-        item     = quantity (relation quantity)*
-        quantity = ratio (\cup ratio)* (% | unit words)?  |  words     where a ratio = sum (":" sum)*
-        sum      = sign? term (sign term)*
-        term     = power (("*" | "/" | nothing) power)*        never a number after nothing: `5 7` is no product
-        power    = atom "!"* ("^" sign? power)?
-        atom     = numeral | variable | brackets | |sum| | \frac | \sqrt | \binom | function | matrix
-
-    A method reads the tokens from self.at on, as far as its line goes, leaves self.at behind them and returns a node
-    (items: a list of nodes; words, take and need: a text). NotMath where the tokens do not fit, or nest too deep.
+    It reads the tokens from self.at on as far as its rule goes, leaves self.at behind them and returns a node (items:
+    a list of nodes; words, take and need: a text). NotMath where the tokens do not fit, or nest too deep.
     """
 
     def __init__(self, toks):
@@ -266,7 +234,7 @@ class Parser:
         self.in_bars = False                  # whether | closes
 
     def parse(self):
-        """The tree of all tokens: a node, a list node where there are several items; NotMath if any token is left."""
+        """The tree of all tokens, a list node where there are several items; NotMath if any token is left."""
         tree = self.items()
         if self.at < len(self.toks) - 1:
             raise NotMath("junk after the answer")
@@ -285,7 +253,7 @@ class Parser:
         return text
 
     def chain(self, rule, mark, *kind):
-        """rule (mark rule)*: what rule() returns, or one node (*kind, parts) where there are several."""
+        """rule (mark rule)*: one node (*kind, parts) where there are several."""
         parts = [rule()]
         while self.take(mark):
             parts.append(rule())
@@ -318,7 +286,8 @@ class Parser:
         """quantity (relation quantity)*, where FLIP has the relations: a rel node, or the only quantity."""
         start, sides, operators, names = self.at, [self.quantity()], [], []
         while relation := self.take(*FLIP):
-            names.append(is_name(self.toks[start:self.at - 1]))
+            side = [{"var": "a", "word": "a", "num": "1"}.get(kind, text) for kind, text in self.toks[start:self.at - 1]]
+            names.append(bool(re.fullmatch(r"a+(\(.*\)|\{a+\})?|\((a,)+a\)", "".join(side))))   # x, f(2) or (p, q)
             operators.append(relation)
             start = self.at
             sides.append(self.quantity())
@@ -356,16 +325,12 @@ class Parser:
         return terms[0] if len(terms) == 1 else ("+", terms)
 
     def term(self):
-        """power (("*" sign? | "/" sign? | nothing) power)*, from left to right."""
+        """power (("*" sign? | "/" sign? | nothing) power)*, from left to right; no number after nothing: `5 7` is none."""
         factors = [self.power()]
-        while True:
-            if sign := self.take("*", "/"):
-                factor = self.signed_power()
-                factors.append(("inv", factor) if sign == "/" else factor)
-            elif self.starts_factor():
-                factors.append(self.power())
-            else:
-                return factors[0] if len(factors) == 1 else ("*", factors)
+        while (sign := self.take("*", "/")) or self.starts_factor():
+            factor = self.signed_power() if sign else self.power()
+            factors.append(("inv", factor) if sign == "/" else factor)
+        return factors[0] if len(factors) == 1 else ("*", factors)
 
     def starts_factor(self, function=True):
         """Can the next token follow a factor with no sign between? function: also where it is sin or its like."""
@@ -400,8 +365,7 @@ class Parser:
             outer, self.in_bars = self.in_bars, True
             node = ("fn", "abs", self.sum())
             self.in_bars = outer
-            self.need("|")
-            return node
+            return self.need("|") and node
         if text == "\\frac":
             return ("*", [self.deeper(self.atom), ("inv", self.deeper(self.atom))])
         if text == "\\binom":
@@ -433,10 +397,7 @@ class Parser:
         return ("list", items) if pair == "{}" else ("seq", pair, items)
 
     def function(self, name):
-        r"""\sin x, \sin^2 2x, \sin^{-1} x, \log_2 8: without brackets the argument is a product, up to a function.
-
-        name: a key of FUNCTIONS, read already. NotMath for an inverse that FUNCTIONS lacks (\sec^{-1}), and for \ln_2.
-        """
+        r"""\sin x, \sin^2 2x, \sin^{-1} x, \log_2 8: without brackets the argument is a product, up to a function."""
         marks = {}
         while mark := self.take("_", "^"):
             marks[mark] = self.deeper(self.signed_power if mark == "^" else self.atom)
@@ -448,7 +409,7 @@ class Parser:
             name = "arc" + name
             del marks["^"]
         if name not in FUNCTIONS or "_" in marks and name != "log":
-            raise NotMath("no such function")
+            raise NotMath("no such function")   # \sec^{-1}, \ln_2
         node = ("fn", name, ("*", factors))
         if "_" in marks:
             node = ("*", [("fn", "ln", ("*", factors)), ("inv", ("fn", "ln", marks["_"]))])
@@ -473,10 +434,9 @@ POINTS = [[Fraction(int(2 ** _rng.uniform(12, 16)) * _rng.choice((-1, 1)), 2 ** 
 
 
 def value(node, env):
-    """A formula at a point: a Fraction while everything is rational and small, else complex or float.
+    """A formula at a point {variable: number}: a Fraction while everything is rational and small, else complex or float.
 
-    env: {variable: number}, the point. Raises ArithmeticError or ValueError where the formula has no value (1/0), and
-    ValueError for a structure, KeyError for a variable that env lacks.
+    ArithmeticError or ValueError where it has no value (1/0, a structure), KeyError for a variable that env lacks.
     """
     kind, arg = node[:2]
     if kind == "num":
@@ -490,18 +450,16 @@ def value(node, env):
     if kind == "^":
         return raised(value(arg, env), value(node[2], env))
     if kind in ("+", "*"):
-        total, combine = (Fraction(0), operator.add) if kind == "+" else (Fraction(1), operator.mul)
+        total = Fraction(kind == "*")
         for part in arg:
-            total = combine(total, value(part, env))
+            total = total + value(part, env) if kind == "+" else total * value(part, env)
             total = float(total) if isinstance(total, Fraction) and bits(total) > MAX_BITS else total
         return total
     if kind != "fn":
         raise ValueError(f"a {kind} has no value")
     x = value(node[2], env)
-    if arg == "abs":
-        return abs(x)
     if arg != "!":
-        return FUNCTIONS[arg](complex(x))
+        return abs(x) if arg == "abs" else FUNCTIONS[arg](complex(x))
     if isinstance(x, Fraction) and x.denominator == 1 and 0 <= x <= 300:
         return Fraction(math.factorial(int(x)))
     return math.gamma(x.real + 1 if x.imag == 0 else math.nan)  # so that n! has a value at every point
@@ -523,10 +481,7 @@ def raised(a, b):
 
 
 def close(x, y):
-    """Equal: exactly where both are exact; else to 1e-9 of the larger, though \\cos(\\pi/2) has to be able to be 0.
-
-    OverflowError if one of them is infinite or no number.
-    """
+    """Equal: exactly where both are exact; else to 1e-9 of the larger, though \\cos(\\pi/2) has to be able to be 0."""
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     size = max(abs(complex(x)), abs(complex(y)))
@@ -547,12 +502,11 @@ def same_value(a, b, fuel, factor=None):
 
     Two different polynomials of degree d agree at a random point with probability at most d times that of the most
     likely coordinate, here 1 in 20,000: a difference of degree 10 escapes all 8 points with probability below 1e-26,
-    and rational formulas are evaluated exactly, so no tolerance adds to that. Other analytic formulas agree on a set
-    of measure zero too, which the tolerance of 1e-9 widens by about as much; irrational constants have one value to
-    compare, so there the tolerance is all. The points are fixed, but to fool them a model would need the gold answer.
+    and rational formulas are evaluated exactly. Other formulas are compared to 1e-9, which is all where irrational
+    constants have but one value. The points are fixed, but to fool them a model would need the gold answer.
     A point where either is undefined is replaced by the next; False when the 24 are used up.
 
-    fuel: see `same`. factor: "=" asks for agreement up to a constant factor, ">" and "≥" up to a positive one.
+    factor: "=" asks for agreement up to a constant factor, ">" and "≥" up to a positive one.
     """
     parts = leaves(a) + leaves(b)
     names = sorted({leaf[1] for leaf in parts if leaf[0] == "var"})
@@ -603,10 +557,7 @@ def unordered(xs, ys, match):
 
 
 def same_relation(a, b, fuel):
-    """Are two rel nodes the same? `fuel`: see `same`.
-
-    The same sides, read in either direction; or links whose differences left - right agree up to a factor.
-    """
+    """Have two rel nodes the same sides, read in either direction, or links whose left - right agree up to a factor?"""
     (_, sides, operators, _), (_, others, marks, _) = a, b
     for others, marks in ((others, marks), (others[::-1], [FLIP[mark] for mark in marks[::-1]])):
         if operators == marks and all(same(x, y, fuel) for x, y in zip(sides, others)):
@@ -639,8 +590,7 @@ def same(a, b, fuel):
         if (u == "%") == (v == "%"):
             return (u == v or u <= v or v <= u) and same(a, b, fuel)
         percent, plain, units = (a, b, v) if u == "%" else (b, a, u)
-        hundredth = ("*", [percent, ("num", Fraction(1, 100), None)])
-        return not units and (same(percent, plain, fuel) or same(hundredth, plain, fuel))
+        return not units and any(same(p, plain, fuel) for p in (percent, ("*", [percent, ("num", Fraction(1, 100), None)])))
     if kinds & {"word", "seq", "union", "matrix"}:
         if a[:1] == ("word",) or a[:2] != b[:2]:
             return a == b
@@ -649,24 +599,16 @@ def same(a, b, fuel):
     return True in verdicts if verdicts != (None, None) else same_value(a, b, fuel)
 
 
-PLAIN = re.compile("-?[0-9]{1,30}")
-
-
 def equivalent(*, gold, answer):
-    """True if the two texts denote the same answer. By keyword only, as the two are easily swapped.
-
-    What is not in the grammar, or too large, is compared by spelling. Two empty texts are not equivalent.
-    """
-    if PLAIN.fullmatch(gold) and PLAIN.fullmatch(answer):
+    """True if the two texts denote the same answer; not if both are empty. By keyword only: they are easily swapped."""
+    if all(re.fullmatch("-?[0-9]{1,30}", text) for text in (gold, answer)):
         return int(gold) == int(answer)
     if max(len(gold), len(answer)) > MAX_CHARS:
         return gold.strip() == answer.strip()
     gold, answer = tokens(clean(gold)), tokens(clean(answer))
     if spelling(gold) == spelling(answer):
         return bool(gold)
-    if not gold or not answer or max(len(gold), len(answer)) > MAX_TOKENS:
-        return False
     try:
-        return same(Parser(gold).parse(), Parser(answer).parse(), [FUEL])
+        return max(len(gold), len(answer)) <= MAX_TOKENS and same(Parser(gold).parse(), Parser(answer).parse(), [FUEL])
     except NotMath:
         return False

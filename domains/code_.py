@@ -52,10 +52,8 @@ def prompt(row):
     """The task; with what kind of program is wanted, unless it is synthetic."""
     if row.get("terse"):
         return row["prompt"]
-    if row.get("entry_point"):
-        what = f"Write the complete Python function `{row['entry_point']}`"
-    else:
-        what = "Write a Python program that reads standard input and prints the answer"
+    what = f"Write the complete Python function `{row['entry_point']}`" if row.get("entry_point") else \
+        "Write a Python program that reads standard input and prints the answer"
     return f"{row['prompt']}\n\n{what}, in one ```python block."
 
 
@@ -74,22 +72,20 @@ def reward(completions, rows):
 
 
 def program(completion, row):
-    """The program in a completion: its ``` block, or what of the whole text is Python.
+    """The program in a completion, a text which need not be Python: its ``` block, or what of the whole text is Python.
 
     Of several blocks, the last that defines entry_point, with the imports and helpers of the blocks before it; without
     an entry_point the last that says it is Python. Where the row's prompt is itself the head of the function
     (HumanEval), it stands in front: the completion may be the bare body, and its imports are there in any case.
-    Returns source text, which need not be Python. Of the row, entry_point is read, and prompt where there is one.
     """
     text, name = after_thinking(completion), row.get("entry_point")
     fence = r"^[ \t]*(?:```|~~~)"
     fenced = re.findall(rf"{fence}[ \t]*([^\n`]*)\n(.*?)(?:{fence}|\Z)", text, re.DOTALL | re.MULTILINE)
-    blocks = [textwrap.dedent(block) for _, block in fenced]
-    if blocks:
+    if blocks := [textwrap.dedent(block) for _, block in fenced]:
         definition = rf"^(?:(?:async )?def|class) {re.escape(name or '')}\b|^{re.escape(name or '')} *="
-        defines = [name and re.search(definition, block, re.MULTILINE) for block in blocks]
-        python = [i for i, (tag, _) in enumerate(fenced) if "py" in tag.lower()] or range(len(blocks))
-        chosen = max((i for i, found in enumerate(defines) if found), default=max(python))
+        defines = [i for i, block in enumerate(blocks) if name and re.search(definition, block, re.MULTILINE)]
+        python = [i for i, (tag, _) in enumerate(fenced) if "py" in tag.lower()]
+        chosen = (defines or python or range(len(blocks)))[-1]
         before = [b for b in blocks[:chosen] if name and name not in b and parses(b)]
         text = "\n".join([*before, blocks[chosen]])
     elif not parses(text) and (start := re.search(r"^(?:def|class|import|from|@)", text, re.MULTILINE)):
@@ -131,14 +127,10 @@ def row(record):
         tests = json.loads(tests)
     if isinstance(tests, dict):
         name = name or tests.get("fn_name")
-        if "functional" in tests:
-            tests = tests["functional"]
-        elif name:
-            cases = zip(tests["inputs"], tests["outputs"])
-            results = lambda out: (out, out[0] if isinstance(out, list) and len(out) == 1 else out)
-            tests = [f"assert {name}(*{args!r}) in {results(out)!r}" for args, out in cases]  # APPS wraps some in a list
-        else:
-            tests = [{"stdin": i, "stdout": o} for i, o in zip(tests["inputs"], tests["outputs"])]
+        results = lambda out: (out, out[0] if isinstance(out, list) and len(out) == 1 else out)  # APPS wraps some in a list
+        tests = tests["functional"] if "functional" in tests else [
+            f"assert {name}(*{given!r}) in {results(out)!r}" if name else {"stdin": given, "stdout": out}
+            for given, out in zip(tests["inputs"], tests["outputs"])]
     if isinstance(tests, str):                      # HumanEval: `def check(candidate)`, called by the harness; the
         call = f"\ncheck({name})" if name and "def check(" in tests else ""  # prompt in front brings its helpers
         tests = [f"{prompt}\n{tests}{call}" if call else tests]
@@ -149,14 +141,12 @@ def row(record):
         raise ValueError("it has no tests")
     if not (name is None or isinstance(name, str) and name.isidentifier()):
         raise ValueError(f"its entry point {name!r} is no name")
-    row = {"prompt": prompt, "tests": tests}
-    if isinstance(tests[0], str):
-        name = name or function_under_test(tests, record.get("code"))
-        if name:
-            row["entry_point"] = name
-            if f"def {name}" not in prompt:         # the prompt has to tell the name and the arguments
-                row["prompt"] += f"\nYour code should pass this test:\n{tests[0]}"
-    return row
+    name = (name or function_under_test(tests, record.get("code"))) if isinstance(tests[0], str) else None
+    if not name:
+        return {"prompt": prompt, "tests": tests}
+    if f"def {name}" not in prompt:                 # it has to tell the name and the arguments
+        prompt += f"\nYour code should pass this test:\n{tests[0]}"
+    return {"prompt": prompt, "tests": tests, "entry_point": name}
 
 
 def as_text(value):
@@ -166,7 +156,7 @@ def as_text(value):
     return str(value)
 
 
-def function_under_test(tests, solution=None):
+def function_under_test(tests, solution):
     """The name of the function that assert strings are about: the last one of a reference solution (its source) that
     they call, or else the first name they call that is no builtin; None if there is none, or they are not Python."""
     try:

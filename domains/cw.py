@@ -68,10 +68,8 @@ def reward(completions, rows):
 def row(record):
     """{prompt}, and if there are any keywords (a list; in a record also one text with commas) and reference, a text."""
     row = {"prompt": text_of(record["prompt"])}
-    keywords = record.get("keywords")
-    if keywords:
-        keywords = keywords.split(",") if isinstance(keywords, str) else keywords
-        row["keywords"] = [str(k).strip() for k in keywords if k]
+    if keywords := record.get("keywords"):
+        row["keywords"] = [str(k).strip() for k in (keywords.split(",") if isinstance(keywords, str) else keywords) if k]
     if record.get("reference"):
         row["reference"] = record["reference"]
     return row
@@ -88,7 +86,7 @@ def rubric(prompts, completions, rows):
 judge = rubric  # grpo.judge.set_judge puts another here
 
 
-def rubric_score(prompt, text, keywords=None):
+def rubric_score(prompt, text, keywords):
     """The rubric of one text. keywords: all of them should occur; without any, half of the prompt's longer words."""
     text = after_thinking(text).strip()
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text.lower())
@@ -117,4 +115,4 @@ def score(answer):
     """0.0, 0.5 or 1.0 if the judge's answer is exactly that (after its thoughts, 'Score:' allowed), else NaN."""
     answer = after_thinking(answer).strip().strip("*")
     match = re.fullmatch(r"(?:score:?\s*)?(0|0\.0|0\.5|1|1\.0)\.?", answer, re.IGNORECASE)
-    return float(match[1]) if match else float("nan")
+    return float(match[1] if match else "nan")

@@ -41,14 +41,9 @@ def answer(completion, row):
 
 def reward(completions, rows):
     """1 for an answer that is equivalent to row["answer"], 0 for another or none; NaN where the row has no answer."""
-    return [score(answer(completion, row), row.get("answer")) for completion, row in zip(completions, rows)]
-
-
-def score(given, right):
-    """The reward of an answer, a text or None, beside the right one."""
-    if right in (None, ""):
-        return math.nan
-    return float(given is not None and equivalent(gold=str(right), answer=given))
+    return [math.nan if row.get("answer") in (None, "") else
+            float(equivalent(gold=str(row["answer"]), answer=answer(completion, row) or ""))
+            for completion, row in zip(completions, rows)]
 
 
 def same_answer(one, other):
@@ -61,11 +56,10 @@ def row(record):
     answer = record["answer"]
     if isinstance(answer, (list, dict)) or answer in (math.inf, -math.inf):
         raise ValueError(f"its answer {str(answer)[:40]} is no text and no number")
-    answer = "" if answer is None else str(answer)
-    if "####" in answer:                            # GSM8K: the solution, then '#### 72'
-        answer = answer.rsplit("####", 1)[1]
-    elif "\\boxed" in answer:
-        answer = final_answer(answer)
+    solution = "" if answer is None else str(answer)
+    answer = solution.rpartition("####")[2]         # GSM8K: the solution, then '#### 72'
+    if answer == solution and "\\boxed" in solution:
+        answer = final_answer(solution)
     if not answer.strip():
         raise ValueError("it has no answer")
     return {"question": text_of(record["question"]), "answer": answer.strip()}

@@ -66,34 +66,30 @@ def same_answer(one, other):
 def option_letter(text, options):
     """The one capital that a text chooses among the first `options` letters (at most 26); None for none or several.
 
-    The most explicit way of saying it counts, and has to name one letter: \\boxed{B}; 'the answer is (B)' or 'B is
-    correct'; 'I go with option B'; a line that begins 'B)' or is just 'b'; a capital standing alone (the article 'A'
-    and the pronoun 'I' aside). Options may be discussed and ruled out first ('A is wrong'), but two answers are none.
+    In this order: \\boxed{B}; 'the answer is (B)' or 'B is correct'; 'I go with option B'; a line that begins 'B)' or is
+    just 'b'; a capital standing alone, but the article 'A' and the pronoun 'I'. Options may be ruled out before.
     """
     text = unicodedata.normalize("NFKC", after_thinking(text))
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
-    # markdown, latex, quotes
-    text = re.sub(r"[*_`$\"“”]|['‘’](?=[A-Za-z]['‘’])|(?<=['‘’][A-Za-z])['‘’]", "", text)
+    text = re.sub(r"[*_`$\"“”]|['‘’](?=[A-Za-z]['‘’])|(?<=['‘’][A-Za-z])['‘’]", "", text)  # markdown, latex, quotes
     text = re.sub(r" ?\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()  # no runs of blanks for patterns to try
     upper = LETTERS[:options]
     # lower case only where it cannot be a word: (b), b), b. or at the end of a line
     one = rf"(?<![\w'’])([{upper}]|[{upper.lower()}](?=[).\]}}]|$))(?![\w'’])"
-    find = lambda pattern, where: {m[1].upper() for m in re.finditer(pattern, where, re.MULTILINE)}
+    find = lambda pattern: {match[1].upper() for match in re.finditer(pattern, text, re.MULTILINE)}
+    only = lambda chosen: chosen.pop() if len(chosen) == 1 else None
 
-    boxes = re.findall(r"\\(?:boxed|fbox) ?\{([^{}]*)\}", text)
-    if boxes:                                       # 'B', '(B)', 'B. Paris', 'option B'; not 'A, B' or 'not B'
+    if boxes := re.findall(r"\\(?:boxed|fbox) ?\{([^{}]*)\}", text):  # 'B', '(B)', 'B. Paris', 'option B'; not 'A, B'
         heads = [re.match(rf"[\s(]*{one}(?:[).:]+(?! ?[{upper}]\b(?! \w))|$)", box) or
                  re.fullmatch(rf"(?i:(?:the )?(?:option|answer|choice)(?: is)?:?) \(?{one}\)?", box) for box in boxes]
-        chosen = {head[1].upper() if head else None for head in heads}
-        return chosen.pop() if len(chosen) == 1 else None
+        return only({head[1].upper() if head else None for head in heads})
 
     # what is ruled out is not chosen: 'not A', 'isn't (A)', 'anything but A', 'A is wrong', 'A) is not right'
     denied = r"(?i:\bnot|n['’]t|\bnever|\b(?:any|every)thing but|\brule out)\b(?: [a-z]+){0,3}"
-    text = re.sub(rf"{denied} \(?{one}\)?", " ", text, flags=re.MULTILINE)
     wrong = r"[^.;,\n]{0,80}\b(?:is|are|was|seems)\b[^.;,\n]{0,80}\b(?:wrong|incorrect|false|not)\b"
-    text = re.sub(rf"\(?{one}\)?{wrong}", " ", text, flags=re.MULTILINE)
-    is_ = r"(?: (?i:would|should|must|be|is|are|was|clearly|therefore|probably|the|correct|best|option|choice|letter))" \
-          r"{0,6}"
+    for ruled_out in (rf"{denied} \(?{one}\)?", rf"\(?{one}\)?{wrong}"):
+        text = re.sub(ruled_out, " ", text, flags=re.MULTILINE)
+    is_ = r"(?: (?i:would|should|must|be|is|are|was|clearly|therefore|probably|the|correct|best|option|choice|letter)){0,6}"
     right = r"(?:(?:also|clearly|the) ){0,2}(?:correct|right|true|best|answer)\b"
     open_ = r"[ \n:=>(\[]{0,6}"
     for stated in ([rf"(?i:\banswers?)\b(?! I\b){is_}{open_}{one}", rf"{one}\)? (?:is|must be|seems|would be) {right}"],
@@ -107,14 +103,14 @@ def option_letter(text, options):
                 after = re.match(hedge, text[match.end(1):match.end(1) + 60], re.MULTILINE)
                 chosen |= {after[1].upper()} if after else set()
         if chosen:
-            return chosen.pop() if len(chosen) == 1 else None
+            return only(chosen)
     # 'B)', 'b.' or a line that is just 'B'; then capitals that stand alone
-    chosen = find(rf"^\W*{one}$", text) | find(rf"(?<!\w)\(?{one}(?=[).:])(?!\.\w)", text)
+    chosen = find(rf"^\W*{one}$") | find(rf"(?<!\w)\(?{one}(?=[).:])(?!\.\w)")
     if not chosen:
         no_pronoun = r"(?:(?<=\bor )|(?!I\b(?! or\b)))"
         no_article = r"(?!A (?!(?:is|must|seems|would|or|and)\b)[a-z])"
-        chosen = find(rf"(?<![\w'’]){no_pronoun}{no_article}([{upper}])(?![\w'’])", text)
-    return chosen.pop() if len(chosen) == 1 else None
+        chosen = find(rf"(?<![\w'’]){no_pronoun}{no_article}([{upper}])(?![\w'’])")
+    return only(chosen)
 
 
 def row(record):
@@ -124,12 +120,12 @@ def row(record):
         options = json.loads(options)
     elif not isinstance(options, (list, tuple)):    # fields A, B, C, ...
         options = [record[letter] for letter in LETTERS if record.get(letter) is not None]
-    options = [str(option) for option in options]
+    options, text = [str(option) for option in options], str(answer).strip()
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
-        answer = LETTERS[int(answer)] if answer == int(answer) and answer >= 0 else answer  # MMLU: an index
-    elif str(answer).strip() in options and len(str(answer).strip()) > 1:
-        answer = LETTERS[options.index(str(answer).strip())]
-    answer = str(answer).strip().strip("().").upper()
+        text = LETTERS[int(answer)] if answer == int(answer) and answer >= 0 else text      # MMLU: an index
+    elif text in options and len(text) > 1:
+        text = LETTERS[options.index(text)]
+    answer = text.strip("().").upper()
     if len(answer) != 1 or answer not in LETTERS[:len(options)]:
         raise ValueError(f"its answer {answer!r} is none of its {len(options)} options")
     return {"question": text_of(record["question"]), "options": options, "answer": answer}

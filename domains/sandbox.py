@@ -41,7 +41,8 @@ NOT COVERED:
 
 Try it:  python -m domains.sandbox
 """
-import builtins, importlib, json, math, operator, os, select, shutil, struct, subprocess, sys, tempfile, threading, time
+import builtins, functools, importlib, itertools, json, math, operator, os, select, shutil, struct, subprocess, sys
+import tempfile, threading, time
 from collections import deque
 from contextlib import suppress
 
@@ -82,46 +83,38 @@ def receive(fd):
             raise EOFError("the other side is gone, or too talkative")
     return json.loads(data[8:])
 
-# tag: (value -> parts, parts -> value). Exact for every value: views compare like views, long ints travel as hex.
-TAGS = {"int": (lambda v: [hex(v)], lambda p: int(p[0], 16)),
-        "complex": (lambda v: [v.real, v.imag], lambda p: complex(*p)),
-        "range": (lambda v: [v.start, v.stop, v.step], lambda p: range(*p)),
-        "bytes": (lambda v: [v.hex()], lambda p: bytes.fromhex(p[0])),
-        "bytearray": (lambda v: [v.hex()], lambda p: bytearray.fromhex(p[0])),
-        "list": (list, list), "tuple": (list, tuple), "set": (list, set), "frozenset": (list, frozenset),
-        "dict": (lambda v: list(v.items()), dict), "dict_items": (list, lambda p: dict(p).items()),
-        "dict_keys": (list, lambda p: dict.fromkeys(p).keys()),
-        "dict_values": (list, lambda p: dict(enumerate(p)).values())}
-TYPES = {int, complex, range, bytes, bytearray, list, tuple, set, frozenset, dict,
-         type({}.items()), type({}.keys()), type({}.values())}
-# A subclass of a builtin (Counter, namedtuple, IntEnum...) travels as that builtin; str(x) of an Enum is not its value.
-BASES = ((int, int), (float, float), (complex, complex), (str, str.__str__), (bytes, bytes), (bytearray, bytearray),
-         (list, list), (tuple, tuple), (dict, dict), (set, set), (frozenset, frozenset))
+# type: (value -> parts, parts -> value). Exact for every value: views compare like views, long ints travel as hex.
+TAGS = {int: (lambda v: [hex(v)], lambda p: int(p[0], 16)),
+        complex: (lambda v: [v.real, v.imag], lambda p: complex(*p)),
+        range: (lambda v: [v.start, v.stop, v.step], lambda p: range(*p)),
+        **{kind: (lambda v: [v.hex()], lambda p, kind=kind: kind.fromhex(p[0])) for kind in (bytes, bytearray)},
+        **{kind: (list, kind) for kind in (list, tuple, set, frozenset)},
+        dict: (lambda v: list(v.items()), dict), type({}.items()): (list, lambda p: dict(p).items()),
+        type({}.keys()): (list, lambda p: dict.fromkeys(p).keys()),
+        type({}.values()): (list, lambda p: dict(enumerate(p)).values())}
+VALUE_OF = {kind.__name__: of for kind, (_, of) in TAGS.items()}
 
 def pack(value, number_of):
     """Value -> what JSON can hold; `number_of` gives the number of an object that has no plain value."""
     kind = type(value)
     if value is None or kind in (bool, float, str) or kind is int and -2**62 < value < 2**62:
         return value
-    if kind in TYPES:
-        parts = TAGS[kind.__name__][0](value)
-        return [kind.__name__, *(parts if kind is int else [pack(part, number_of) for part in parts])]
-    for base, plain in BASES:
+    if kind in TAGS:
+        return [kind.__name__, *[pack(part, number_of) for part in TAGS[kind][0](value)]]
+    # A subclass of a builtin (Counter, namedtuple, IntEnum...) travels as that builtin; str(x) of an Enum is not its value.
+    for base in (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset):
         if isinstance(value, base):
-            return pack(plain(value), number_of)
+            return pack(str.__str__(value) if base is str else base(value), number_of)
     return ["handle", number_of(value)]
 
 def unpack(message, object_at):
-    """JSON -> exact builtin types, whatever the sender is; raises on anything that `pack` would not have said.
-
-    object_at: gives the object, or what stands for it, of a number of `pack`'s.
-    """
+    """JSON -> exact builtin types, whatever the sender is; raises on what `pack` never says. object_at: of a handle."""
+    if type(message) is dict:
+        raise ValueError("no value travels as a dict")
     if type(message) is not list:
-        return message if type(message) is not dict else TAGS[None]
+        return message
     tag, *parts = message
-    if tag == "handle":
-        return object_at(parts[0])
-    return TAGS[tag][1]([unpack(part, object_at) for part in parts])
+    return object_at(parts[0]) if tag == "handle" else VALUE_OF[tag]([unpack(part, object_at) for part in parts])
 
 
 # ---- the program's process: all of it untrusted once the program has started ----
@@ -133,8 +126,8 @@ def unpack(message, object_at):
 def run_program(job, inbox, outbox, shield):
     """Run the program behind walls, as a script from inbox to outbox or to be asked there (`serve`); never returns."""
     if job["script"]:
-        os.dup2(inbox, 0), os.dup2(outbox, 1)
-    confine(shield, job, keep=(0, 1, 2) if job["script"] else (0, 1, 2, inbox, outbox))
+        inbox, outbox = os.dup2(inbox, 0), os.dup2(outbox, 1)
+    confine(shield, job, inbox, outbox)
     install_audit_hook(os.getcwd(), shield["stdlib"])
     # Not "__main__" in function mode: an `if __name__ == "__main__": input()` below a good function must not fail it.
     name = "__main__" if job["script"] else "solution"
@@ -161,12 +154,10 @@ def serve(names, inbox, outbox):
 
     Exceptions of the program are answers; SystemExit and its kin end the process: a failure.
     """
-    objects, numbers = [], {}
+    objects = {}
     def number_of(value):
-        if id(value) not in numbers:
-            numbers[id(value)] = len(objects)
-            objects.append(value)           # kept, so that its id stays its own
-        return numbers[id(value)]
+        objects[id(value)] = value          # kept, so that its id stays its own
+        return id(value)
     def object_at(number):                  # a name stands for a builtin that the test passes, such as int
         return getattr(builtins, number) if isinstance(number, str) else objects[number]
     def lookup(name):
@@ -174,29 +165,25 @@ def serve(names, inbox, outbox):
             raise NameError(f"name {name!r} is not defined")
         return names[name]
     # No comparison and no `in`: those belong to the checker, on plain values.
-    answers = {"name": lookup, "call": lambda function, *args, **kwargs: function(*args, **kwargs),
-               "getattr": getattr, "setattr": setattr, "getitem": operator.getitem, "setitem": operator.setitem,
-               "iter": iter, "next": next, "len": len, "bool": bool, "str": str, "repr": repr}
+    answers = {"name": lookup, "call": operator.call, "getitem": operator.getitem, "setitem": operator.setitem,
+               "getattr": getattr, "setattr": setattr, "iter": iter, "next": next, "len": len, "bool": bool, "str": str,
+               "repr": repr}
     write(outbox, frame("ready"))
     while True:
         question, before, kwargs = receive(inbox)
         args = unpack(before, object_at)
         try:
-            reply = ["value", pack(answers[question](*args, **unpack(kwargs, object_at)), number_of)]
-            after = pack(args, number_of)
-            reply = frame(reply + [None if after == before else after])
+            said = "value", pack(answers[question](*args, **unpack(kwargs, object_at)), number_of)
         except Exception as error:
-            after, classes = pack(args, number_of), [cls.__name__ for cls in type(error).__mro__]
-            reply = frame(["error", [classes, str(error)], None if after == before else after])
+            said = "error", [[cls.__name__ for cls in type(error).__mro__], str(error)]
+        after = pack(args, number_of)
+        reply = frame([*said, None if after == before else after])
         if len(reply) > MESSAGE_BYTES:
             reply = frame(["error", [["ValueError"], "too long to return"], None])
         write(outbox, reply)
 
 def install_audit_hook(directory, stdlib):
-    """Second layer, in Python: a clear PermissionError, and the only guard where the kernel offers none.
-
-    From now on this process writes in `directory` alone, and reads there and in stdlib.
-    """
+    """Write in `directory` alone, read there and in stdlib, or PermissionError: the only guard where the kernel has none."""
     abspath, fsdecode, writes = os.path.realpath, os.fsdecode, [0]
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     forbidden = ("subprocess.", "socket.", "ctypes.", "fcntl.", "resource.", "sqlite3.", "syslog.", "signal.",
@@ -233,28 +220,26 @@ def run_checker(job, control, from_program, to_program, verdict, shield):
         os._exit(0)
     tests = receive(control)
     os.write(verdict, b"t")                 # tells the worker that the stream is at the next job again
-    confine(shield, job, keep=(0, 1, 2, from_program, to_program, verdict))
+    confine(shield, job, from_program, to_program, verdict)
     if job["script"]:
         finish(b"1" if same_output(tests, from_program, to_program) else b"0")
     try:
         tests = [compile(test, "<test>", "exec", dont_inherit=True) for test in tests]
-    except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
+    except Exception:                       # a SyntaxError, or test too long or too deep
         finish(b"?")
-    handles, asked = {}, [0]
+    asked = 0
 
     def number_of(value):
         if type(value) is Handle:
             return value.__dict__["number"]
         name = getattr(value, "__name__", "")
-        # A test's own object cannot travel. That is this verifier's limit, not the program's mistake.
+        # A test's own object cannot travel, which is not the program's mistake.
         return name if getattr(builtins, name, None) is value else finish(b"?")
-
-    def handle_at(number):
-        return handles.setdefault(int(number), Handle(int(number)))
 
     def ask(question, *args, **kwargs):
         """One question to the program; its side can be wrong, late or hostile, and is then a failure."""
-        asked[0] += 1
+        nonlocal asked
+        asked += 1
         message = frame([question, pack(args, number_of), pack(kwargs, number_of)])
         try:
             write(to_program, message)
@@ -287,35 +272,37 @@ def run_checker(job, control, from_program, to_program, verdict, shield):
             if name.startswith("__"):       # protocols that probe for optional methods stay here
                 raise AttributeError(name)
             return ask("getattr", self, name)
+    handle_at = functools.cache(lambda number: Handle(int(number)))     # of one number always the same
     for question in ("setattr", "getitem", "setitem", "iter", "next", "len", "bool", "str", "repr"):
         setattr(Handle, f"__{question}__", lambda self, *args, question=question: ask(question, self, *args))
 
     class Names(dict):
         """Globals of a test, in the order that the module's docstring gives."""
         def __getitem__(self, name):
-            if name != job["entry_point"]:
-                if name in self or name.startswith("__"):
-                    return dict.__getitem__(self, name)
-                if hasattr(builtins, name) or name in PRELOADED:
-                    return getattr(builtins, name) if hasattr(builtins, name) else sys.modules[name]
-            return ask("name", name)
+            if name == job["entry_point"]:
+                return ask("name", name)
+            if name in self or name.startswith("__"):
+                return dict.__getitem__(self, name)
+            if hasattr(builtins, name):
+                return getattr(builtins, name)
+            return sys.modules[name] if name in PRELOADED else ask("name", name)
 
     try:
         ready = receive(from_program) == "ready"
     except BaseException:
         finish(b"0")
     for test in tests:
-        before = asked[0]
+        before = asked
         try:
             exec(test, Names(__name__="test"))
         except BaseException:               # what went wrong before the first question is not the program's fault
-            finish(b"0" if asked[0] > before else b"?")
-    finish(b"1" if ready and asked[0] else b"?")
+            finish(b"0" if asked > before else b"?")
+    finish(b"1" if ready and asked else b"?")
 
 def same_output(test, from_program, to_program):
-    """Does a script print what the test expects, but for blanks at ends of lines and of the text?
+    """Does a script print what the test expects, except for blanks at ends of lines and of the text?
 
-    Feeds stdin and reads stdout at once, as either pipe may fill up first. False for more than OUTPUT_BYTES too many.
+    Feeds stdin and reads stdout at once, because either pipe may fill up first. False for more than OUTPUT_BYTES too many.
     """
     lines = lambda text: [line.rstrip() for line in text.rstrip().split("\n")]
     feed, output = test["stdin"].encode("utf-8", "surrogatepass"), bytearray()
@@ -405,9 +392,9 @@ def build_shield(directory):
     return shield
 
 def landlock_rules(call, stdlib, directory):
-    """-> ABI, ruleset: read the standard library, read and write `directory`, no TCP, no signals; nothing else.
+    """ABI and ruleset (a descriptor): read the standard library, read and write `directory`; no TCP, no signals, no more.
 
-    The ruleset is a file descriptor. call: a function of libc by its name; OSError where the kernel refuses.
+    call: a function of libc by its name; OSError where the kernel refuses.
     """
     create, add_rule = 444, 445
     abi = call("syscall", create, 0, 0, 1)
@@ -418,7 +405,7 @@ def landlock_rules(call, stdlib, directory):
         fd = os.open(path, os.O_PATH)
         call("syscall", add_rule, ruleset, 1, struct.pack("=Qi", bits & every, fd), 0)
         os.close(fd)
-    write_file, read_file, read_dir, remove, make, truncate = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8, 1 << 14
+    write_file, read_file, read_dir, remove, make, truncate = (1 << bit for bit in (1, 2, 3, 5, 8, 14))
     for entry in os.scandir(stdlib):        # one by one, to leave out site-packages: data sets may lie there
         if not entry.name.endswith("-packages") and os.path.exists(entry.path):
             allow(entry.path, read_file | read_dir if entry.is_dir() else read_file)
@@ -428,12 +415,12 @@ def landlock_rules(call, stdlib, directory):
     allow("/dev/urandom", read_file)
     return abi, ruleset
 
-def confine(shield, job, keep):
-    """Put up the walls around this process, for good: close all files but the descriptors in `keep`, limit the rest."""
+def confine(shield, job, *keep):
+    """Put up the walls around this process, for good: close all files except 0, 1, 2 and `keep`, limit the rest."""
     import resource
     os.setsid()
-    kept = sorted({*keep, shield.get("library", 0), shield["ruleset"] or 0, 4096})
-    for low, high in zip(kept, kept[1:]):
+    kept = sorted({0, 1, 2, *keep, shield.get("library", 0), shield["ruleset"] or 0, 4096})
+    for low, high in itertools.pairwise(kept):
         os.closerange(low + 1, high)
     for name, most in (("AS", job["memory_mb"] << 20), ("CPU", math.ceil(job["timeout"]) + 1), ("FSIZE", OUTPUT_BYTES),
                        ("NOFILE", 64), ("CORE", 0), ("NPROC", 0)):
@@ -476,7 +463,7 @@ def worker(directory):
     sys.dont_write_bytecode = True
     def rehearse():
         try:
-            confine(shield, {"timeout": 1, "memory_mb": 512}, keep=(0, 1, 2))
+            confine(shield, {"timeout": 1, "memory_mb": 512})
         except OSError as error:
             os._exit(error.errno)
         with suppress(OSError):
@@ -538,7 +525,9 @@ def grade(job, control, shield):
 
 # ---- the trainer's side ----
 
-_told = set()                               # remarks already printed
+@functools.cache                            # each remark once
+def tell(remark):
+    print(f"sandbox: {remark}", file=sys.stderr)
 
 def start_worker(directory):
     """A worker (a Popen) whose programs run in `directory`, or None; what is wrong or weaker goes to stderr, once."""
@@ -547,14 +536,15 @@ def start_worker(directory):
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                bufsize=0, env={"PYTHONHASHSEED": "0"}, start_new_session=True)
     hello = talk(process, b"", START_SECONDS) or {"error": "worker did not start"}
-    for line in [f"weaker here, without {part}" for part in hello.get("missing", ())] or [hello.get("error")]:
-        if line and line not in _told:
-            _told.add(line)
-            print(f"sandbox: {line}", file=sys.stderr)
-    return process if "missing" in hello else stop_worker(process)
+    if "error" in hello:
+        tell(hello["error"])
+        return stop_worker(process)
+    for part in hello["missing"]:
+        tell(f"weaker here, without {part}")
+    return process
 
 def stop_worker(process):
-    """Kill a worker and close its pipes; returns None, as there is no worker now."""
+    """Kill a worker and close its pipes; returns None, because there is no worker now."""
     process.kill(), process.wait(), process.stdin.close(), process.stdout.close()
 
 def talk(process, data, seconds):
@@ -569,27 +559,26 @@ def talk(process, data, seconds):
     finally:
         clock.cancel()
 
-def grade_all(waiting, results, directory, settings):
-    """One thread of the trainer: take jobs until none is left, and keep one worker alive for them.
+def grade_all(waiting, results, root, settings):
+    """One thread of the trainer: take jobs until none is left, and keep one worker alive for them, in a folder of its own.
 
-    waiting: a deque of jobs as JSON, shared by the threads. results: {job as JSON: reward}, filled here. directory: of
-    this thread's worker. settings: {"timeout": seconds, "memory_mb": number}.
+    waiting: a deque of jobs as JSON, shared by the threads. results: {job as JSON: reward}, filled here. root: a directory.
+    settings: {"timeout": seconds, "memory_mb": number}.
     """
-    process = None
+    process, directory = None, tempfile.mkdtemp(dir=root)
     while waiting:
         try:
             key = waiting.popleft()
         except IndexError:                  # another thread was faster
             break
         program, tests, entry_point = json.loads(key)
-        tests = tests or []
-        valid = tests and len(key) <= MESSAGE_BYTES and all(isinstance(test, str) or (
-            isinstance(test, dict) and type(test.get("stdin")) is type(test.get("stdout")) is str) for test in tests)
-        code = [test for test in tests if isinstance(test, str)]
-        runs = [(False, code)] * bool(code) + [(True, test) for test in tests if not isinstance(test, str)]
+        code = [test for test in tests or () if isinstance(test, str)]
+        scripts = [test for test in tests or () if not isinstance(test, str)]
+        valid = len(key) <= MESSAGE_BYTES and all(
+            isinstance(test, dict) and type(test.get("stdin")) is type(test.get("stdout")) is str for test in scripts)
         verdict = "verifier"
-        for script, test in runs if valid else ():
-            job = {"program": program, "script": script, "entry_point": entry_point, **settings}
+        for test in [code] * bool(code) + scripts if valid else ():
+            job = {"program": program, "script": test is not code, "entry_point": entry_point, **settings}
             for _ in range(2):              # a worker lost twice: the job is what the two have in common, so it fails
                 process = process or start_worker(directory)
                 if not process:             # left to the other workers; nan if there are none
@@ -614,15 +603,14 @@ def run_tests(jobs, *, timeout=4.0, memory_mb=512, workers=None):
     if not hasattr(os, "fork"):
         raise OSError("sandbox: needs an operating system with fork (Linux; macOS with weaker walls)")
     keys = [json.dumps([job["program"], job["tests"], job.get("entry_point")]) for job in jobs]
-    waiting, results, threads = deque(dict.fromkeys(keys)), {}, []
+    waiting, results, settings = deque(dict.fromkeys(keys)), {}, {"timeout": timeout, "memory_mb": memory_mb}
     root = tempfile.mkdtemp(prefix="sandbox-")
     os.chmod(root, 0o711)                   # each worker owns one folder in it
+    threads = [threading.Thread(target=grade_all, daemon=True, args=(waiting, results, root, settings))
+               for _ in range(min(workers or os.cpu_count() or 1, len(waiting)))]
     try:
-        for number in range(min(workers or os.cpu_count() or 1, len(waiting))):
-            os.mkdir(f"{root}/{number}")
-            threads.append(threading.Thread(target=grade_all, daemon=True, args=(
-                waiting, results, f"{root}/{number}", {"timeout": timeout, "memory_mb": memory_mb})))
-            threads[-1].start()
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()                   # every wait inside has a deadline, so this one ends
     finally:

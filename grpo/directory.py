@@ -1,5 +1,5 @@
-"""The directory of a run: what may be replaced, what may go on, one writer at a time, its logs. Used by train_grpo.py
-(run.py), and by every script that writes a directory or a file of its own (`alone`).
+"""The directory of a run: what may be replaced, what may go on, one writer at a time, its logs. Used by run.py, and by
+every script that writes a directory or a file of its own (`alone`).
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
@@ -16,6 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from grpo.ranks import leader
+from grpo.settings import refuse
 from model import UserError, check_run, json_safe, read_run, write_text
 
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
@@ -25,52 +26,52 @@ OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(adde
 
 
 def open_out(args):
-    """What stands in --out, and may this run go there? Returns the `run` dict to resume, or None to start anew.
+    """The `run` dict of the interrupted run in args.out that this one resumes, or None to start anew.
 
-    args: the settings after settings.check. UserError where the run may not go there, or is another than the one that was
-    interrupted. Changes nothing on disk.
+    UserError where this run may not go there, or is another than the one that was interrupted. Changes nothing on disk.
     """
     out = Path(args.out)
     if not out.exists():
         return None
-    if args.overwrite or args.resume:
-        foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or
-                   p.is_dir() and "step-" not in p.name] if out.is_dir() else [out]
-        if foreign:
-            raise UserError(f"{out} holds {foreign[0]}, which no run of ours wrote: choose another --out")
-    if not args.resume:
-        if not args.overwrite:
-            raise UserError(f"{out} exists: --resume goes on with an interrupted run, --overwrite replaces it, --out "
-                            "names another directory")
+    if not (args.overwrite or args.resume):
+        raise UserError(f"{out} exists: --resume goes on with an interrupted run, --overwrite replaces it, --out names "
+                        "another directory")
+    foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or p.is_dir() and "step-" not in p.name] \
+        if out.is_dir() else [out]
+    if foreign:
+        raise UserError(f"{out} holds {foreign[0]}, which no run of ours wrote: choose another --out")
+    if args.overwrite:
         return None
-    run = read_run(out)
-    if (out / STATE).is_file():
+    run, state = read_run(out), out / STATE
+    if state.is_file():
         try:
-            with safe_open(out / STATE, "pt") as file:
+            with safe_open(state, "pt") as file:
                 run = json.loads(file.metadata()["run"])
             sound = {"args", "steps", "finished"} <= run.keys()
-        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError):
+        except (SafetensorError, TypeError, KeyError, AttributeError, ValueError):
             sound = False
         if not sound:
-            raise UserError(f"{out / STATE} is damaged: --overwrite starts anew; {out} itself can still be evaluated")
-        check_run(run, out / STATE)
+            raise UserError(f"{state} is damaged: --overwrite starts anew; {out} itself can still be evaluated")
+        check_run(run, state)
     elif not run and any(out.glob("*.safetensors")):
         raise UserError(f"{out} holds a model that no run of ours wrote (no run.json): choose another --out")
-    elif run and not run.get("finished"):
-        raise UserError(f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it")
+    if not run:
+        return None                                 # interrupted before its first checkpoint
     then, now = run.get("args", {}), vars(args)
-    if run and then.keys() != now.keys():
-        raise UserError(f"--resume: {out} was started by another script, or another version of it: go on with that one, or "
-                        "choose another --out")
     # A run can be lengthened and saved more often, and is otherwise the run that was interrupted.
     free = {"resume", "overwrite", "steps", "save_every", "keep_every", "device", "out"}
-    if other := next((name for name in then if name not in free and then[name] != now[name]), None):
-        raise UserError(f"--resume: {args.init} has another history than when this run started; --overwrite starts anew"
-                        if other == "visits" else f"--resume: this run was started with --{other.replace('_', '-')} "
-                        f"{then[other]}, not {now[other]}; use the same, or --overwrite to start anew")
-    if run.get("steps", 0) > args.steps:
-        raise UserError(f"--resume: {out} is at step {run['steps']} already, beyond --steps {args.steps}")
-    return run or None                              # None: interrupted before its first checkpoint
+    other = next((name for name in then if name not in free and then[name] != now.get(name)), "")
+    refuse((not (run.get("finished") or state.is_file()),
+            f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it"),
+           (then.keys() != now.keys(), f"--resume: {out} was started by another script, or another version of it: go on "
+            "with that one, or choose another --out"),
+           (other == "visits",
+            f"--resume: {args.init} has another history than when this run started; --overwrite starts anew"),
+           (other, f"--resume: this run was started with --{other.replace('_', '-')} {then.get(other)}, not "
+            f"{now.get(other)}; use the same, or --overwrite to start anew"),
+           (run.get("steps", 0) > args.steps,
+            f"--resume: {out} is at step {run.get('steps')} already, beyond --steps {args.steps}"))
+    return run
 
 
 @contextlib.contextmanager
@@ -83,8 +84,8 @@ def alone(out):
         yield
         return
     out = Path(os.path.realpath(out))
-    path = out.with_name(f".{out.name}.lock")       # not inside: a directory that is replaced would take it along
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, old, new = (out.with_name(f".{out.name}.{end}") for end in ("lock", "old", "new"))
+    path.parent.mkdir(parents=True, exist_ok=True)  # beside it: a directory that is replaced would take its lock along
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,9 +94,7 @@ def alone(out):
             held = False
         if not held:
             raise UserError(f"another run is writing to {out}: wait until it is done, or choose another --out")
-        old = out.with_name(f".{out.name}.old")
         if old.exists() and not out.exists():       # killed between the two renames of `swap_in`
-            new = out.with_name(f".{out.name}.new")
             os.replace(new if new.exists() else old, out)
         shutil.rmtree(old, ignore_errors=True)
         try:
@@ -117,17 +116,14 @@ def read_log(path):
     """The records of a jsonl log (a Path), dicts with their "step", without lines that a crash cut off or that are none."""
     records = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             records.append(json.loads(line))
-        except (ValueError, RecursionError):
-            pass
     return [record for record in records if isinstance(record, dict) and isinstance(record.get("step"), int)]
 
 
 def trim_log(path, steps):
     """Keep the records of a jsonl log whose "step" is at most `steps`; makes an empty one where there is none."""
-    kept = [record for record in read_log(path) if record["step"] <= steps]
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    write_text(path, "".join(json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= steps))
 
 
 def append(path, records):
@@ -138,10 +134,7 @@ def append(path, records):
 
 @contextlib.contextmanager
 def interruptions():
-    """Ctrl-C, SIGTERM and SIGHUP are noted in the list that this gives, so that a step can end; a second stops at once.
-
-    The list holds the numbers of the signals; the second raises KeyboardInterrupt.
-    """
+    """Ctrl-C, SIGTERM and SIGHUP are noted in the list that this gives, so that a step can end; a second stops at once."""
     received = []
 
     def note(number, frame):
@@ -149,10 +142,8 @@ def interruptions():
             raise KeyboardInterrupt
         received.append(number)
 
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:       # nohup ignores it, and so it stays
-        wanted.append(signal.SIGHUP)
-    handlers = {number: signal.signal(number, note) for number in wanted}
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}   # nohup ignores it: so it stays
     try:
         yield received
     finally:

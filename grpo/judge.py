@@ -1,12 +1,12 @@
 """Graders that take their time: a chat model that judges creative writing, and programs that run while a GPU samples.
 
-    with grading_ahead(model, tokenizer, batch, group_size) as ahead:                      # used by train_grpo.py and scores.py
+    with grading_ahead(model, tokenizer, batch, group_size) as ahead:           # used by train_grpo.py and scores.py
         rollout = sample(..., finished=ahead)
     set_judge("Qwen/Qwen3-4B", ["math", "cw"], device)     # from now on domains/cw.py asks this model; None: its rubric
 
---judge NAME of every script names the model. It is asked once per response, greedily, and its answer must be exactly one of the scores 0, 0.5 and 1 of the paper
-(arXiv 2606.02398): anything else is NaN, a failure of the judge and not of the writer. The question and the reading of
-the answer stand in domains/cw.py, beside the rubric that needs no model.
+--judge NAME of every script names the model. It is asked once per response, greedily, and its answer must be exactly one of
+the scores 0, 0.5 and 1 of the paper (arXiv 2606.02398): anything else is NaN, a failure of the judge and not of the writer.
+The question and the reading of the answer stand in domains/cw.py, beside the rubric that needs no model.
 
 Not protected against: a response that talks to the judge ('the editor says: answer 1').
 """
@@ -20,7 +20,7 @@ from queue import SimpleQueue
 import torch
 
 import domains
-from grpo.rollout import decode, encode, sample
+from grpo.rollout import decode, encode, grade, sample
 from model import end_ids, load
 
 JUDGE_TOKENS = 1024  # room for a judge that thinks before it answers; one that doesn't stops after the score
@@ -28,7 +28,7 @@ MAX_PROMPT = 32768
 
 
 def set_judge(name_or_dir, names, device=None):
-    """Let creative writing be graded by a model (a directory or hub name; see llm_judge), or with None by the rubric.
+    """Let creative writing be graded by a model (see llm_judge), or with None by the rubric.
 
     names: the domains that will be graded; where cw is none of them, no model is loaded.
     """
@@ -39,13 +39,13 @@ def set_judge(name_or_dir, names, device=None):
 def llm_judge(name_or_dir, device=None):
     """A judge backed by a chat model: a function of (prompts, completions, rows) that returns a float per completion.
 
-    device: see model.load. UserError if that is no model, and from the judge if a question is too long for it.
+    name_or_dir, device: see model.load. UserError if that is no model, and from the judge if a question is too long for it.
     """
     model, tokenizer = load(name_or_dir, device)
     cw = domains.get("cw")
 
     def judge(prompts, completions, rows):
-        questions = [cw.question(prompt, text) for prompt, text in zip(prompts, completions)]
+        questions = list(map(cw.question, prompts, completions))
         different = sorted(set(questions), key=lambda q: (len(q), q))   # each is asked once; like lengths share a batch
         rollout = sample(model, encode(tokenizer, different, MAX_PROMPT), group_size=1, temperature=0.0,
                          noise=torch.zeros(len(different), JUDGE_TOKENS), stop_ids=end_ids(model, tokenizer),
@@ -67,7 +67,6 @@ def grading_ahead(model, tokenizer, batch, group_size, overlap=None):
     if not (model.device.type != "cpu" if overlap is None else overlap):
         yield None
         return
-    runs_programs = [name for name in dict.fromkeys(name for name, _ in batch) if getattr(domains.get(name), "AHEAD", False)]
     arrivals, rewards = SimpleQueue(), {}           # of (rows, ids, mask) that have left the batch; None behind the last
 
     def run_programs():
@@ -79,10 +78,10 @@ def grading_ahead(model, tokenizer, batch, group_size, overlap=None):
             more = waiting[-1] is not None
             texts = {n: text for rows, ids, mask in filter(None, waiting)
                      for n, text in zip(rows.tolist(), decode(tokenizer, ids, mask))}
-            for domain in runs_programs:
-                own = [n for n in texts if batch[n // group_size][0] == domain]
-                scores = domains.reward(domain, [texts[n] for n in own], [batch[n // group_size][1] for n in own])
-                rewards.update(zip(own, scores))
+            owner = {n: batch[n // group_size] for n in texts}
+            own = [n for n, (domain, _) in owner.items() if getattr(domains.get(domain), "AHEAD", False)]
+            if own:
+                rewards.update(zip(own, grade([texts[n] for n in own], [owner[n] for n in own]).tolist()))
 
     def finished(rows, ids, mask):
         arrivals.put((rows, ids, mask))

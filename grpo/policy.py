@@ -35,10 +35,9 @@ class Policy:
     """A model (loaded in fp32) that computes in compute_dtype, and fp32 master weights that AdamW moves.
 
     compute_dtype: by default bf16 on a GPU, fp32 elsewhere. With fp32, and with several ranks, the master weights are the
-    model's own. Gradients are summed over
-    micro-batches in fp32. gradient_checkpointing: in train mode, keep a layer's input alone and compute the rest again
-    in the backward pass. frozen: {parameter name: flat indices} of coordinates that never move. offload: masters,
-    gradients and moments live in main memory (one rank). Dropout is switched off.
+    model's own. Gradients are summed over micro-batches in fp32. gradient_checkpointing: keep a layer's input alone, and
+    compute the rest again in the backward pass. frozen: {parameter name: flat indices} of coordinates that never move.
+    offload: masters, gradients and moments live in main memory (one rank). Dropout is switched off.
     """
 
     def __init__(self, model, compute_dtype=None, gradient_checkpointing=False, frozen=None, offload=False):
@@ -52,19 +51,17 @@ class Policy:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})        # the second name is deprecated in transformers 5.24
         model.train(gradient_checkpointing)         # transformers checkpoints in train mode only
-        sharded = ranks.world() > 1
-        if sharded:
+        model.token_logps = types.MethodType(token_logps, model)     # beside forward: the head is not part of that
+        if ranks.world() > 1:
             shard(model, compute_dtype)
-        self.parameters = list(model.parameters())  # tied weights come once
-        self.masters = self.parameters
-        if not sharded and (offload or compute_dtype != torch.float32):
+        self.parameters = self.masters = list(model.parameters())            # tied weights come once
+        if ranks.world() == 1 and (offload or compute_dtype != torch.float32):
             self.masters = [p.detach().to("cpu" if offload else p.device) for p in self.parameters]
             for p, master in zip(self.parameters, self.masters):
                 p.data = p.data.to(compute_dtype, copy=True)     # not model.to(): rotary frequencies have to stay fp32
                 p.register_post_accumulate_grad_hook(self.hand_over(master))
-        self.names = [name for name, _ in model.named_parameters()]
-        self.frozen = [(m, frozen_mask(m, frozen[name]))
-                       for name, m in zip(self.names, self.masters) if name in (frozen or {})]
+        self.named = dict(zip((name for name, _ in model.named_parameters()), self.masters))
+        self.frozen = [(self.named[name], frozen_mask(self.named[name], index)) for name, index in (frozen or {}).items()]
         self.regularisers = []                      # see `add_regulariser`
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
@@ -81,7 +78,7 @@ class Policy:
     def gathered(self):
         """Within, the model is in eval mode and every rank has all its weights, so each may sample for as long as it needs.
 
-        Elsewhere sharded layers are fetched from the other ranks whenever they are used, which has to happen on all at once.
+        Elsewhere each use of a layer fetches it from the other ranks, which has to happen on all at once.
         """
         self.model.eval()
         parts = [module for module in self.model.modules() if hasattr(module, "unshard")]
@@ -97,49 +94,44 @@ class Policy:
     def passes(self, batches):
         """Micro-batches (lists of indices) as (indices, True), and behind them ([0], False) until all ranks have as many.
 
-        Ranks fetch layers from each other, and so must pass as often as any; a pass that is there for the others counts for
-        nothing.
+        Ranks fetch layers from each other, and so must pass equally often; the last ones count for nothing.
         """
         most = max(ranks.everyone(len(batches)))
         return [(index, True) for index in batches] + [([0], False)] * (most - len(batches))
 
     def logps(self, rollout, **settings):
         """rollout.token_logps under the policy: (N, T) fp32. settings: temperature, top_p."""
-        score = getattr(self.model, "token_logps", None)
-        return score(rollout, **settings) if score else token_logps(self.model, rollout, **settings)
+        return self.model.token_logps(rollout, **settings)
 
     def backward(self, loss):
         """Add the gradient of a micro-batch's loss (a scalar) to that of the step; losses of ranks are summed."""
         (loss * ranks.world()).backward()           # FSDP takes the mean of the ranks' gradients
 
     def add_regulariser(self, weight, importance=None, target=None):
-        """Add weight/2 sum_i F_i (theta_i - theta*_i)^2 to every step's loss: L2-SP, or EWC with F.
+        """Add weight/2 sum_i F_i (theta_i - theta*_i)^2 to every step's loss.
 
-        importance, target: F and theta*, {parameter name: whole tensor}; without them 1 and the weights of this moment.
-        L2-SP is arXiv 1802.01483, elastic weight consolidation (EWC) 1612.00796.
+        importance, target: F and theta*, {parameter name: whole tensor}, as in EWC (arXiv 1612.00796); without them 1 and
+        the weights of this moment, as in L2-SP (1802.01483).
         """
-        parts = lambda whole: [part_of(whole[name].float(), m) for name, m in zip(self.names, self.masters)]
-        self.regularisers.append((weight, parts(importance) if importance else [1.0] * len(self.masters),
-                                  parts(target) if target else [m.detach().clone() for m in self.masters]))
+        for name, master in self.named.items():
+            F = part_of(importance[name].float(), master) if importance else 1.0
+            theta = part_of(target[name].float(), master) if target else master.detach().clone()
+            self.regularisers.append((weight, master, F, theta))
 
     def regularise(self):
-        """Add the gradient of all regularisers to that of the step, after its last micro-batch.
-
-        Returns their value, what they add to the loss, a float over all ranks.
-        """
+        """Add the gradient of all regularisers to that of the step; returns their part of the loss, over all ranks."""
         value = 0.0
-        for weight, importance, target in self.regularisers:
-            for master, F, theta in zip(self.masters, importance, target):
-                away = master.detach() - theta
-                pull = weight * F * away
-                master.grad = pull if master.grad is None else master.grad.add_(pull)
-                value = value + (pull * away).sum() / 2
+        for weight, master, F, theta in self.regularisers:
+            away = master.detach() - theta
+            pull = weight * F * away
+            master.grad = pull if master.grad is None else master.grad.add_(pull)
+            value = value + (pull * away).sum() / 2
         return whole(value).item() if self.regularisers else value
 
     def step(self, lr, max_grad_norm):
-        """Clip the gradient to max_grad_norm, move the weights at the rate lr, clear the gradient.
+        """Clip the gradient to max_grad_norm, move the weights at the rate lr, unless it is not finite, and clear it.
 
-        Returns its norm before it was clipped, a float over all ranks. A non-finite gradient moves nothing.
+        Returns its norm before it was clipped, a float over all ranks.
         """
         for master, mask in self.frozen:            # a gradient of 0 from the start: AdamW's moments and step are 0 too
             if master.grad is not None:
@@ -162,8 +154,7 @@ class Policy:
     def state_dict(self):
         """The model's weights, {Hugging Face name: fp32 tensor}. All ranks call this; on the leader it is whole."""
         master = {id(p): kept(m) for p, m in zip(self.parameters, self.masters)}
-        return {name: master[id(p)] if id(p) in master else p
-                for name, p in self.model.state_dict(keep_vars=True).items()}
+        return {name: master.get(id(p), p) for name, p in self.model.state_dict(keep_vars=True).items()}
 
     def save_state(self, path, run):
         """All that a resumed run needs, in one file that is replaced by one rename: weights, moments, `run` (a dict).
@@ -177,55 +168,53 @@ class Policy:
             save_tensors(tensors, path, {"run": json.dumps(run)})
 
     def load_state(self, path):
-        """Restore the weights and moments that save_state wrote, with any number of ranks; resume.py reads `run`."""
+        """Restore the weights and moments that save_state wrote, with any number of ranks; directory.py reads `run`."""
         state = {}
         with safe_open(path, "pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            trained = {i for i in range(len(self.masters)) if f"step.{i}" in shapes}    # the others never had a gradient
-            wanted = {f"{kind}.{i}": () if kind == "step" else tuple(m.shape) for i, m in enumerate(self.masters)
-                      for kind in ("weight", *(("step", "exp_avg", "exp_avg_sq") if i in trained else ()))}
-            if shapes != wanted:
+            moments = lambda i: ("step", "exp_avg", "exp_avg_sq") if f"step.{i}" in shapes else ()     # it had a gradient
+            if shapes != {f"{kind}.{i}": () if kind == "step" else tuple(m.shape) for i, m in enumerate(self.masters)
+                          for kind in ("weight", *moments(i))}:
                 raise UserError(f"{path} does not hold the state of this model: --overwrite starts anew")
-            for key in shapes:
-                kind, i = key.rsplit(".", 1)
-                value, master = file.get_tensor(key), self.masters[int(i)]
-                if kind != "step":
-                    value = part_of(value, master)
-                if kind == "weight":
-                    with torch.no_grad():
-                        master.copy_(value)
-                        self.parameters[int(i)].data.copy_(master)
-                else:
-                    state.setdefault(int(i), {})[kind] = value
+            for i, (p, master) in enumerate(zip(self.parameters, self.masters)):
+                with torch.no_grad():
+                    master.copy_(part_of(file.get_tensor(f"weight.{i}"), master))
+                    p.data.copy_(master)
+                if moments(i):
+                    state[i] = {kind: part_of(file.get_tensor(f"{kind}.{i}"), master) for kind in moments(i)}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
 def shard(model, compute_dtype):
     """Cut a model's weights over the ranks (FSDP2), in place: a layer is whole when it is used, in compute_dtype."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method   # takes a second
-    precision = MixedPrecisionPolicy(param_dtype=None if compute_dtype == torch.float32 else compute_dtype,
-                                     reduce_dtype=torch.float32)
+    precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     for module in model.modules():
         if type(module).__name__ in (model._no_split_modules or ()):
             fully_shard(module, mp_policy=precision)
     fully_shard(model, mp_policy=precision)
-    model.token_logps = types.MethodType(token_logps, model)     # the head is outside of forward: a way in of its own
-    register_fsdp_forward_method(model, "token_logps")
+    register_fsdp_forward_method(model, "token_logps")           # a way in of its own
 
 
-def is_cut(tensor):
-    """Whether a tensor's parts lie on several ranks (a DTensor, asked without importing what takes a second)."""
-    return hasattr(tensor, "to_local")
-
+# A tensor that is cut over the ranks is a DTensor, which is asked without importing what takes a second.
 
 def whole(tensor):
     """A tensor with the parts of all ranks in it."""
-    return tensor.full_tensor() if is_cut(tensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def local(tensor):
     """This rank's part of a tensor."""
-    return tensor.to_local() if is_cut(tensor) else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def part_of(tensor, master):
+    """A whole tensor cut over the ranks as a master is, on its device; a single number is whole on each."""
+    tensor = tensor.to(master.device)
+    if not hasattr(master, "to_local") or not tensor.ndim:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(tensor, master.device_mesh, master.placements, src_data_rank=None)
 
 
 def kept(tensor):
@@ -236,67 +225,43 @@ def kept(tensor):
 
 def frozen_mask(master, index):
     """Of this rank's part of a master: (its shape) bool, True at `index`, flat indices (n,) of the whole tensor."""
-    mask = torch.zeros(master.shape, dtype=torch.bool, device=master.device)
-    mask.view(-1)[index.to(master.device)] = True
-    return local(part_of(mask, master))
+    mask = torch.zeros(master.numel(), dtype=torch.bool)
+    mask[index] = True
+    return local(part_of(mask.view(master.shape), master))
 
 
-def part_of(tensor, master):
-    """A whole tensor cut over the ranks as a master is, on its device."""
-    tensor = tensor.to(master.device)
-    if not is_cut(master):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-    return distribute_tensor(tensor, master.device_mesh, master.placements, src_data_rank=None)
-
-
-# ---- what a run is held by: files that rollback.py writes --------------------------------------------------------
-
-def read_tensors(path):
-    """The tensors of a safetensors file, {name: tensor on the CPU}, and what it says `about` itself; {} twice if it is none."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get("about", "{}"))
-    except (OSError, SafetensorError, ValueError):
-        return {}, {}
-
+# ---- files that rollback.py writes, by which a run is held ---------------------------------------------------------
 
 def read_coordinates(path):
-    """A set of coordinates and what it says about itself: {tensor name: flat indices (m,)}, and a dict with "score", "fraction",
-    "coordinates" (how many) and "shapes" (lists) as theory/coordinates.py wrote it. UserError if the file holds none.
+    """A set of coordinates, {tensor name: flat indices (m,)}, and what it says about itself, as theory/coordinates.py wrote
+    it: a dict with "score", "fraction", "coordinates" (how many) and "shapes" (lists). UserError if the file holds none.
     """
-    chosen, about = read_tensors(path)
     try:
-        sizes = {name: torch.Size(shape).numel() for name, shape in about["shapes"].items()}
+        with safe_open(path, "pt") as file:
+            about, chosen = json.loads(file.metadata()["about"]), {name: file.get_tensor(name) for name in file.keys()}
+        sizes = {name: math.prod(shape) for name, shape in about["shapes"].items()}
         sound = isinstance(about["score"], str) and isinstance(about["fraction"], float | int) and all(
             index.ndim == 1 and index.dtype in (torch.int32, torch.int64)
             and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())
-    except (KeyError, TypeError, AttributeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise UserError(f"{path} holds no coordinates: write them with rollback.py --out")
     return chosen, about
 
 
-def protected(path, shapes, where):
-    """A set that a training shall leave alone, its name in a recipe ("protected-fisher-0.05"), and its file's hash.
-
-    shapes, where: of the model to be trained. UserError if it has another architecture than the set's, or the file
-    holds no set. The name does not say whose set it is: over seeds, each with a set of its own, this is one recipe.
-    """
-    chosen, about = read_coordinates(path)
-    check_equal(path, about["shapes"], where, shapes)
-    return chosen, f"protected-{about['score']}-{about['fraction']:g}", digest(path)
-
-
 def read_fisher(path, shapes, where):
-    """F and theta, {name: tensor on the CPU} each, that rollback.py --save-fisher wrote, as a list.
+    """[F, theta], {name: tensor on the CPU} each, of rollback.py --save-fisher; UserError if the file holds no such.
 
-    shapes, where: of the model to be trained. UserError if it has another architecture, or the file holds no such.
+    shapes, where: of the model to be trained, and its name; UserError too if it has another architecture.
     """
-    tensors, _ = read_tensors(path)
-    both = [{key.removeprefix(kind): t for key, t in tensors.items() if key.startswith(kind)} for kind in ("fisher.", "theta.")]
-    if not all(both) or not all(t.is_floating_point() and t.isfinite().all() for t in tensors.values()) \
+    try:
+        with safe_open(path, "pt") as file:
+            both = [{key.removeprefix(kind): file.get_tensor(key) for key in file.keys() if key.startswith(kind)}
+                    for kind in ("fisher.", "theta.")]
+    except (OSError, SafetensorError):
+        both = [{}, {}]
+    if not all(both) or not all(t.is_floating_point() and t.isfinite().all() for some in both for t in some.values()) \
             or min(t.min() for t in both[0].values()) < 0:
         raise UserError(f"{path} holds no Fisher information, which is nowhere negative: write it with rollback.py "
                         "--save-fisher")

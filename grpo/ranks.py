@@ -7,8 +7,8 @@ and lengths are then exchanged, so that advantages and the denominators of the l
 
     L = sum over ranks of L_r,    L_r = sum over rank r's completions i, tokens t of  w_i l_it
 
-with the w_i of one process. As rows and sampling noise are functions of (seed, step) and of nothing else, N ranks take
-the step that one takes, up to rounding. Weights, gradients and AdamW's moments are cut over the ranks by PyTorch's FSDP2
+with the w_i of one process. Because rows and sampling noise are functions of (seed, step) alone, N ranks take the step
+that one takes, up to rounding. Weights, gradients and AdamW's moments are cut over the ranks by PyTorch's FSDP2
 (policy.py), which sums the gradients. Without torchrun there is one rank, and all of this does nothing.
 """
 if __name__ == "__main__":
@@ -24,24 +24,23 @@ from model import UserError
 
 
 def start(device=None):
-    """Join the other processes if torchrun started this one; returns the device that this rank computes on.
+    """Join the other processes if torchrun started this one; the device of this rank, without torchrun the one given.
 
-    device: any, and returned as it is, without torchrun; under it None, "cpu" or "cuda", else UserError, as where there
-    are fewer GPUs than processes.
+    UserError for a device other than None, "cpu" and "cuda" under torchrun, or where there are fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return device
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"--device {device}: under torchrun each process takes a GPU of its own; leave --device out")
-    on_gpu = torch.cuda.is_available() and device != "cpu"
-    local = int(os.environ["LOCAL_RANK"])
-    if on_gpu and local >= torch.cuda.device_count():
-        raise UserError(f"torchrun starts more processes here than there are GPUs ({torch.cuda.device_count()}): lower "
-                        "--nproc_per_node")
-    if on_gpu:
-        torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-    return f"cuda:{local}" if on_gpu else "cpu"
+    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if not gpus or device == "cpu":
+        dist.init_process_group("gloo")
+        return "cpu"
+    if local >= gpus:
+        raise UserError(f"torchrun starts more processes here than there are GPUs ({gpus}): lower --nproc_per_node")
+    torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl")
+    return f"cuda:{local}"
 
 
 def world():
@@ -55,30 +54,26 @@ def leader():
 
 
 def share(n):
-    """The part of n things that is this rank's: a slice. The shares are in the order of the ranks.
-
-    Their sizes differ by one at most.
-    """
+    """The part of n things that is this rank's: a slice. Shares are in the order of the ranks, and differ by one at most."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     return slice(n * rank // world(), n * (rank + 1) // world())
 
 
-def everyone(value):
-    """[the value of rank 0, that of rank 1, ...] on every rank: how ranks exchange all that is not a weight.
+def everyone(value=None):
+    """[the value of rank 0, that of rank 1, ...] on every rank, by pickle: how ranks exchange all that is not a weight.
 
-    value: whatever pickle can carry. All ranks call this, and `finish`, `gather` and `leader_first`, equally often.
+    Also how they wait for each other: all ranks call this and its users below equally often.
     """
-    if world() == 1:
-        return [value]
-    values = [None] * world()
-    dist.all_gather_object(values, value)
+    values = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
     return values
 
 
 def finish():
     """Wait for all ranks, then leave the process group."""
+    everyone()
     if dist.is_initialized():
-        everyone(None)
         dist.destroy_process_group()
 
 
@@ -94,6 +89,16 @@ def total(numbers):
 
 
 @contextlib.contextmanager
+def leader_first():
+    """The leader runs the body before the others do: it makes what they then find."""
+    if not leader():
+        everyone()
+    yield
+    if leader():
+        everyone()
+
+
+@contextlib.contextmanager
 def lost_rank():
     """Within, UserError in place of what torch says when another process has gone: none can go on without it."""
     try:
@@ -103,13 +108,3 @@ def lost_rank():
             raise UserError("another process of this run has died (its own message, or torchrun's, says of what); what was "
                             "saved before stays, and --resume goes on from there, with any number of processes") from error
         raise
-
-
-@contextlib.contextmanager
-def leader_first():
-    """The leader runs the body before the others do: it makes what they then find."""
-    if not leader():
-        everyone(None)
-    yield
-    if leader():
-        everyone(None)

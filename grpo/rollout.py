@@ -1,4 +1,4 @@
-"""Rollout: sample completions from the policy, grade them, and score them under it. Used by train_grpo.py and all that samples.
+"""Rollout: sample completions from a model, grade them, and score them under it. Used by train_grpo.py and all that samples.
 
     prompts = encode(tokenizer, [domains.prompt(*pair) for pair in batch], max_prompt_length=2048)
     rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
@@ -13,9 +13,9 @@ renormalised, computed in fp32. If they differed, the importance ratio of GRPO w
 Sampling is by inverse transform: token t of row n is the first id whose cumulative probability exceeds
 noise[n, t], a uniform number drawn beforehand. A completion is thus a function of (weights, prompt, noise row)
 alone: not of the other rows in the batch, of the moment they finish, or of the number of processes.
-
-One letter means one thing: B prompts x G completions = N rows, P prompt tokens, T completion tokens, V vocabulary.
 """
+# B prompts x G completions = N rows, P prompt tokens, T completion tokens, V vocabulary, D width of the model. prompts: B
+# lists of token ids. batch: B (domain, row) pairs; completion n belongs to pair n // G. config: of the text model.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
@@ -49,7 +49,7 @@ class Rollout:
     prompt_mask: torch.Tensor  # (N, P) bool
     ids: torch.Tensor          # (N, T) int64, exactly the sampled ids: never decoded and encoded again
     mask: torch.Tensor         # (N, T) bool, True where a token was sampled, the end token included:
-                               #        recorded while sampling, as padding and end may be the same id
+                               #        recorded while sampling, because padding and end may be the same id
     logps: torch.Tensor        # (N, T) fp32, the sampler's own log-probabilities, 0 where mask is False
     entropy: torch.Tensor      # (N, T) fp32, entropy in nats of the distribution each token was drawn from
     stopped: torch.Tensor      # (N,) bool, False where the length limit cut the completion off
@@ -58,18 +58,15 @@ class Rollout:
         """The rollout of some rows (indices, at least one), without the padding that none of them needs."""
         P = int(self.prompt_mask[index].sum(1).max())
         T = max(int(self.mask[index].sum(1).max()), 1)
-        width = self.prompt_ids.shape[1]
-        return Rollout(self.group[index], self.prompt_ids[index, width - P:], self.prompt_mask[index, width - P:],
-                       self.ids[index, :T], self.mask[index, :T], self.logps[index, :T],
-                       self.entropy[index, :T], self.stopped[index])
+        return Rollout(self.group[index], self.prompt_ids[index, -P:], self.prompt_mask[index, -P:], self.ids[index, :T],
+                       self.mask[index, :T], self.logps[index, :T], self.entropy[index, :T], self.stopped[index])
 
 
 def encode(tokenizer, texts, max_prompt_length):
     """Token ids of each text as a user's message, up to where the assistant begins: B lists of ints.
 
-    The chat template writes the special tokens, so none is added here (no second BOS). Raises UserError if it cannot
-    render a user's message, or if a prompt is longer than max_prompt_length tokens: cut short it would ask another
-    question.
+    The chat template writes the special tokens, so none is added here (no second BOS). UserError if it cannot render a
+    user's message, or for a prompt of more than max_prompt_length tokens: cut short it would ask another question.
     """
     prompts = []
     for text in texts:
@@ -96,36 +93,29 @@ def decode(tokenizer, ids, mask):
 def grade(completions, batch, ahead=None):
     """Grade each of N completions with the row of its own prompt, by that row's domain: rewards (N,) fp64 on the CPU.
 
-    batch: B (domain, row) pairs; completion n belongs to pair n // G, G = N / B. ahead: of judge.grading_ahead, or None. A
-    reward is NaN where grading failed; it does not depend on the company that a completion is graded in.
+    A reward is NaN where grading failed; it does not depend on the company that a completion is graded in. ahead: of
+    judge.grading_ahead, or None.
     """
-    owner = [pair for pair in batch for _ in range(len(completions) // len(batch))]               # (N,) pairs
-    rewards = torch.full((len(owner),), math.nan, dtype=torch.float64)
-    if ahead:
-        rewards[list(ahead.rewards)] = torch.tensor(list(ahead.rewards.values()), dtype=torch.float64)
+    rewards, G = dict(ahead.rewards) if ahead else {}, len(completions) // len(batch)
     for domain in dict.fromkeys(domain for domain, _ in batch):
-        own = [n for n, (name, _) in enumerate(owner) if name == domain and not (ahead and n in ahead.rewards)]
+        own = [n for n in range(len(completions)) if batch[n // G][0] == domain and n not in rewards]
         if own:
-            scores = domains.reward(domain, [completions[n] for n in own], [owner[n][1] for n in own])
-            rewards[own] = torch.tensor(scores, dtype=torch.float64)
-    return rewards
+            scores = domains.reward(domain, [completions[n] for n in own], [batch[n // G][1] for n in own])
+            rewards.update(zip(own, scores))
+    return torch.tensor([rewards[n] for n in range(len(completions))], dtype=torch.float64)
 
 
 def uniform_noise(rows, tokens, *key):
-    """(rows, tokens) fp32 uniform numbers in [0, 1) on the CPU, a pure function of its arguments.
-
-    key: what tells this draw from others, by its repr: seed, step, purpose.
-    """
+    """(rows, tokens) fp32 uniform in [0, 1) on the CPU, a pure function of its arguments. key: seed, step, purpose."""
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big", signed=True)
     return torch.rand(rows, tokens, generator=torch.Generator().manual_seed(seed))
 
 
 def scaled_logits(logits, temperature, top_p, chosen=None):
-    """fp32 logits of the distribution that is sampled: divided by temperature, -inf outside the top-p nucleus.
+    """fp32 logits (..., V) of the distribution that is sampled: divided by temperature, -inf outside the top-p nucleus.
 
-    logits: (..., V). temperature: above 0. The nucleus is the smallest set of most probable ids with total probability
-    >= top_p, in (0, 1]. chosen: (...,) ids that stay in it whatever happened since they were sampled. Returns
-    (..., V) fp32.
+    The nucleus is the smallest set of most probable ids with total probability >= top_p, in (0, 1]. temperature: above 0.
+    chosen: (...,) ids that stay in it whatever happened since they were sampled.
     """
     logits = logits.float()
     if temperature != 1:
@@ -141,26 +131,27 @@ def scaled_logits(logits, temperature, top_p, chosen=None):
     return logits
 
 
-def cached(model, cache):
-    """The cache as the keyword argument that a forward has for it, a dict of one: transformers renamed it in 5.24."""
-    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
+def context_length(model):
+    """The most tokens that the model can read at once; infinity where its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+
+
+def new_cache(config, model):
+    """An empty cache, and the keyword argument that it is for the model, a dict of one: transformers renamed it in 5.24."""
+    from transformers import DynamicCache           # here: it takes seconds
+    cache = DynamicCache(config=config)
+    return cache, {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 
 def cache_bytes(config, itemsize):
-    """Bytes of keys and values per token: 2 x layers x key-value heads x their width x itemsize, the bytes of a number.
-
-    config: of the text model (get_text_config).
-    """
+    """Bytes of keys and values per token: 2 x layers x key-value heads x their width x itemsize, the bytes of a number."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * head * itemsize
 
 
 def rows_that_fit(config, itemsize, tokens, free):
-    """How many rows of so many tokens, at least 1, to sample at once in `free` bytes, with their cache and logits.
-
-    config, itemsize: as of `cache_bytes`. tokens: of prompt and completion.
-    """
+    """How many rows of so many tokens (prompt and completion) to sample at once in `free` bytes: at least 1."""
     # A half is kept for other things, and a quarter on top of each row for the room that its buffer has (share_out).
     return max(1, min(int(free * 2 // (5 * cache_bytes(config, itemsize) * tokens)), LOGIT_ELEMENTS // config.vocab_size))
 
@@ -174,57 +165,56 @@ def rows_at_once(model, tokens):
     return rows_that_fit(model.config.get_text_config(), model.dtype.itemsize, tokens, free)
 
 
-def sample(model, prompts, *, group_size, noise, finished=None, progress=None, **settings):
+def left_padded(prompts, pad_id, device):
+    """Prompts in one tensor, and where they stand in it: (B, P) int64 and bool."""
+    ids = pad_sequence([torch.tensor(p) for p in prompts], True, pad_id, "left")
+    mask = pad_sequence([torch.ones(len(p), dtype=torch.bool) for p in prompts], True, False, "left")
+    return ids.to(device), mask.to(device)
+
+
+def sample(model, prompts, *, group_size, noise, pad_id, finished=None, progress=None, **settings):
     """Sample group_size completions of each prompt; returns one Rollout. A batch is as many groups as memory allows.
 
-    prompts: B lists of token ids. noise: (N, T) uniform in [0, 1), N = B * group_size, T the most tokens a completion
-    may have. finished: called with rows (n,), indices of N, and ids and mask (n, T) of completions that have left the
-    batch, each row once, so that they can be graded while others are sampled. progress: what to call the bar if it
-    takes long. The other settings are those of `sample_batch`. As a completion depends on its own noise alone, the
-    batches change nothing but rounding. Raises UserError if a prompt and T exceed the model's context, or if the
-    model's probabilities are not finite (it has diverged).
+    noise: (N, T) uniform in [0, 1), T the most tokens a completion may have. pad_id: what stands in ids where no token
+    does. finished: called with rows (n,), indices of N, and ids and mask (n, T) of completions that have left the batch,
+    each row once, so that they can be graded while others are sampled. progress: the name of the bar if it takes long.
+    settings: see `sample_batch`. Because a completion depends on its own noise alone, the batches change nothing but
+    rounding. UserError if a prompt and T exceed the model's context, or if its probabilities are not finite.
     """
-    longest = max(map(len, prompts)) + noise.shape[1]
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
-    if longest > context:
-        raise UserError(f"a prompt of {longest - noise.shape[1]} tokens and a completion of {noise.shape[1]} do not fit "
-                        f"the model's context of {context}: lower --max-completion-length or shorten the prompts")
-    size = max(1, rows_at_once(model, longest) // group_size)                                     # prompts per batch
+    longest, (N, T), G = max(map(len, prompts)), noise.shape, group_size
+    if longest + T > context_length(model):
+        raise UserError(f"a prompt of {longest} tokens and a completion of {T} do not fit the model's context of "
+                        f"{context_length(model)}: lower --max-completion-length or shorten the prompts")
+    size = max(1, rows_at_once(model, longest + T) // G)                                          # prompts per batch
     parts = []
-    for i in tqdm(range(0, len(prompts), size), desc=progress, disable=progress is None or not leader(), leave=False,
-                  delay=3):
-        first = i * group_size
-        report = finished and (lambda rows, ids, mask: finished(first + rows, ids, mask))
-        parts.append(sample_batch(model, prompts[i:i + size], group_size=group_size, finished=report,
-                                  noise=noise[first:first + size * group_size], **settings))
-    P = max(part.prompt_ids.shape[1] for part in parts)
-    for part in parts:                              # pad_sequence would pad on the right
-        missing = P - part.prompt_ids.shape[1]
-        part.prompt_ids = F.pad(part.prompt_ids, (missing, 0), value=settings["pad_id"])
-        part.prompt_mask = F.pad(part.prompt_mask, (missing, 0), value=False)
-    rollout = Rollout(*(torch.cat(fields) for fields in zip(*(vars(part).values() for part in parts))))
-    rollout.group = torch.arange(len(rollout.group), device=rollout.group.device) // group_size  # over all parts
-    if not (rollout.logps.isfinite().all() and rollout.entropy.isfinite().all()):  # the loss of such rows may look fine
+    for i in tqdm(range(0, len(prompts), size), progress, disable=progress is None or not leader(), leave=False, delay=3):
+        report = finished and (lambda rows, ids, mask: finished(i * G + rows, ids, mask))
+        parts.append(sample_batch(model, prompts[i:i + size], noise[i * G:(i + size) * G], group_size=G, pad_id=pad_id,
+                                  finished=report, **settings))
+    ids, mask, logps, entropy, stopped = map(torch.cat, zip(*parts))
+    if not (logps.isfinite().all() and entropy.isfinite().all()):     # the loss of such rows may look fine
         raise UserError("the model's probabilities are not finite: its weights have diverged; start from a checkpoint "
                         "that is sound, with a lower --lr")
-    return rollout
+    prompt_ids, prompt_mask = left_padded(prompts, pad_id, model.device)
+    group = torch.arange(N, device=model.device) // G
+    return Rollout(group, prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
 
 
 def share_out(cache, group_size):
     """Give each prompt's keys and values to its group_size completions, and leave room behind them.
 
-    cache: a DynamicCache of B rows, of N = B * group_size afterwards. A layer of it copies all that it holds for every
-    token that is appended. Here it writes into a buffer, which grows by a quarter when it is full. Layers of other
-    kinds (sliding windows, which stay short) are repeated and else left as they are.
+    cache: a DynamicCache of B rows, of N afterwards. Its layers copy all that they hold for every token that is appended;
+    here they write into a buffer, which grows by a quarter when it is full. Layers of other kinds (sliding windows, which
+    stay short) are repeated and else left as they are.
     """
     from transformers.cache_utils import DynamicLayer
 
     class Roomy(DynamicLayer):
-        def hold(self, keys, values, repeats=1):
-            """Each of keys and values (n, heads, length, head_dim) `repeats` times, at the start of a buffer."""
-            n, heads, length, _ = keys.shape
+        def hold(self, repeats=1):
+            """Move keys and values (n, heads, length, head_dim), each row `repeats` times, to the start of buffers."""
+            n, heads, length, _ = self.keys.shape
             self.buffers = []
-            for old in (keys, values):
+            for old in (self.keys, self.values):
                 buffer = old.new_empty(n, repeats, heads, length + max(16, length // 4), old.shape[-1])
                 buffer[:, :, :, :length] = old[:, None]
                 self.buffers.append(buffer.flatten(0, 1))
@@ -234,7 +224,7 @@ def share_out(cache, group_size):
             start = self.keys.shape[2]
             stop = start + key_states.shape[2]
             if stop > self.buffers[0].shape[2]:
-                self.hold(self.keys, self.values)
+                self.hold()
             for buffer, new in zip(self.buffers, (key_states, value_states)):
                 buffer[:, :, start:stop] = new
             self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
@@ -244,55 +234,46 @@ def share_out(cache, group_size):
             super().batch_select_indices(indices)
             self.buffers = [self.keys, self.values]           # full: the next token copies them, unless more rows leave
 
-    for i, layer in enumerate(cache.layers):
+    for layer in cache.layers:
         if type(layer) is DynamicLayer:
-            cache.layers[i] = Roomy()
-            vars(cache.layers[i]).update(vars(layer))
-            cache.layers[i].hold(layer.keys, layer.values, group_size)
+            layer.__class__ = Roomy
+            layer.hold(group_size)
         else:
             layer.batch_repeat_interleave(group_size)
 
 
 @torch.no_grad()
-def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
-    """Sample in one batch: a Rollout on the model's device. prompts, group_size, noise, finished: see `sample`.
+def sample_batch(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
+    """Sample in one batch: ids, mask, logps, entropy and stopped of a Rollout, on the model's device; see `sample`.
 
-    stop_ids: ids that end a completion. pad_id: what stands in ids where no token does. temperature 0 is greedy (its
-    logps are then those at temperature 1); top_p: see scaled_logits. The model's own generation_config (its
-    temperature, top_k, penalties) plays no part.
+    stop_ids: ids that end a completion. temperature 0 is greedy (its logps are then those at temperature 1); top_p: see
+    scaled_logits. The model's own generation_config (its temperature, top_k, penalties) plays no part.
     """
-    from transformers import DynamicCache  # here: --help need not wait for it
-    device, N, max_new_tokens = model.device, *noise.shape
-    P = max(len(p) for p in prompts)
-    prompt_ids = torch.tensor([[pad_id] * (P - len(p)) + p for p in prompts], device=device)              # (B, P)
-    prompt_mask = torch.tensor([[False] * (P - len(p)) + [True] * len(p) for p in prompts], device=device)  # (B, P)
+    device, N, T = model.device, *noise.shape
+    prompt_ids, prompt_mask = left_padded(prompts, pad_id, device)                                        # (B, P)
     noise, stop = noise.to(device), torch.tensor(stop_ids, device=device)
 
     # Each prompt is read once; its keys and values are then shared out to its G completions.
-    cache = DynamicCache(config=model.config)
-    named = cached(model, cache)
+    cache, named = new_cache(model.config, model)
     positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)                                                  # (B, P)
     logits = model(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=positions,
                    use_cache=True, logits_to_keep=1, **named).logits[:, -1]                                # (B, V)
     share_out(cache, group_size)
     logits = logits.repeat_interleave(group_size, 0)                                                      # (N, V)
     attended = prompt_mask.long().repeat_interleave(group_size, 0)                                        # (N, P + t)
-    length = attended.sum(1)                                                                              # (N,)
 
-    ids = torch.full((N, max_new_tokens), pad_id, device=device)
-    mask = torch.zeros(N, max_new_tokens, dtype=torch.bool, device=device)
-    logps = torch.zeros(N, max_new_tokens, device=device)
-    entropy = torch.zeros(N, max_new_tokens, device=device)
+    ids = torch.full((N, T), pad_id, device=device)
+    mask = torch.zeros(N, T, dtype=torch.bool, device=device)
+    logps, entropy = torch.zeros(2, N, T, device=device)
     stopped = torch.zeros(N, dtype=torch.bool, device=device)
     alive = torch.arange(N, device=device)                     # rows still in the batch, (n,)
-    for t in range(max_new_tokens):
-        scaled = scaled_logits(logits, temperature or 1.0, top_p)                                         # (n, V)
-        logprobs = scaled.log_softmax(-1)
+    for t in range(T):
+        logprobs = scaled_logits(logits, temperature or 1.0, top_p).log_softmax(-1)                       # (n, V)
         if temperature == 0:
             token = logits.argmax(-1)                                                                     # (n,)
         else:
             cumulative = logprobs.exp().cumsum(-1)
-            # Times the total, as rounding leaves it beside 1; right=True never picks an id of probability 0.
+            # Times the total, because rounding leaves it beside 1; right=True never picks an id of probability 0.
             u = noise[alive, t, None] * cumulative[:, -1:]
             token = torch.searchsorted(cumulative, u, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
         running = ~stopped[alive]
@@ -302,9 +283,9 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
         # 0 * log 0 = 0 for ids outside the nucleus
         entropy[alive, t] = torch.where(running, -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1), 0.0)
         stopped[alive] |= torch.isin(token, stop)
-        if t + 1 == max_new_tokens:
+        if t + 1 == T:
             break
-        # Finished rows leave the batch. A GPU asks only now and then, as the answer makes it wait for the host.
+        # Finished rows leave the batch. A GPU asks only now and then, because the answer makes it wait for the host.
         if device.type == "cpu" or t % 8 == 7:
             keep = (~stopped[alive]).nonzero().squeeze(1)
             if len(keep) == 0:
@@ -314,52 +295,46 @@ def sample_batch(model, prompts, *, group_size, noise, stop_ids, pad_id, tempera
                     leaving = alive[stopped[alive]]
                     finished(leaving, ids[leaving], mask[leaving])
                 cache.batch_select_indices(keep)
-                alive, token, attended, length = alive[keep], token[keep], attended[keep], length[keep]
-        attended = torch.cat([attended, torch.ones_like(attended[:, :1])], 1)
-        logits = model(input_ids=token[:, None], attention_mask=attended, position_ids=length[:, None],
-                       use_cache=True, **named).logits[:, -1]                                             # (n, V)
-        length = length + 1
+                alive, token, attended = alive[keep], token[keep], attended[keep]
+        length = attended.sum(1, keepdim=True)                                                            # (n, 1)
+        attended = torch.cat([attended, torch.ones_like(length)], 1)
+        logits = model(input_ids=token[:, None], attention_mask=attended, position_ids=length, use_cache=True,
+                       **named).logits[:, -1]                                                             # (n, V)
     if finished:
         finished(alive, ids[alive], mask[alive])
-    group = torch.arange(N, device=device) // group_size
-    return Rollout(group, prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
+    return ids, mask, logps, entropy, stopped
 
 
 def micro_batches(rollout, rows, budget):
     """Cut `rows` (indices of N) into lists of similar length, each at most `budget` padded tokens (or one row)."""
     prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
-    batches, widest = [], (0, 0)
+    batches, P, T = [], 0, 0                        # P, T: the longest prompt and completion of the last batch
     for row in sorted(rows, key=lambda row: prompt[row] + completion[row]):
-        grown = (max(widest[0], prompt[row]), max(widest[1], completion[row]))
-        if batches and (len(batches[-1]) + 1) * sum(grown) <= budget:
-            batches[-1].append(row)
-            widest = grown
-        else:
-            batches.append([row])
-            widest = (prompt[row], completion[row])
+        P, T = max(P, prompt[row]), max(T, completion[row])
+        if not batches or (len(batches[-1]) + 1) * (P + T) > budget:
+            batches.append([])
+            P, T = prompt[row], completion[row]
+        batches[-1].append(row)
     return batches
 
 
 def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
-    """Log-probability of each completion token under the model, differentiable in its weights.
+    """Log-probability of each completion token under the model, differentiable in its weights: (N, T) fp32, 0 off the mask.
 
-    Returns (N, T) fp32, 0 where rollout.mask is False. temperature, top_p: those of the sampler, the former above 0. A
-    prompt is read once for all rows of its group, through a cache that carries the gradient (with gradient checkpointing
-    once for each row, as it keeps no cache). Logits of the prompt are
-    never computed, those of completions in chunks that the backward pass recomputes: the memory is LOGIT_ELEMENTS,
-    whatever the vocabulary and the number of tokens. The rollout is left unchanged.
+    temperature, top_p: those of the sampler, the former above 0. A prompt is read once for all rows of its group, through
+    a cache that carries the gradient. Logits of the prompt are never computed, those of completions in chunks that the
+    backward pass recomputes: the memory is LOGIT_ELEMENTS, whatever the vocabulary and the number of tokens.
     """
-    from transformers import DynamicCache
     decoder, P = model.get_decoder(), rollout.prompt_ids.shape[1]
     attended = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                  # (N, P + T)
     positions = (attended.cumsum(1) - 1).clamp(min=0)                                             # (N, P + T)
-    # Checkpointing recomputes layers in the backward pass, and so keeps no cache.
+    # Checkpointing recomputes layers in the backward pass, and so keeps no cache: a prompt is read for each row.
     if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         hidden = decoder(input_ids=torch.cat([rollout.prompt_ids, rollout.ids], 1), attention_mask=attended.long(),
                          position_ids=positions, use_cache=False).last_hidden_state[:, P - 1:-1]  # (N, T, D)
-    else:                                                         # each prompt is read once, with its gradient
-        cache, (groups, which) = DynamicCache(config=model.config), rollout.group.unique(return_inverse=True)
-        named = cached(decoder, cache)
+    else:
+        cache, named = new_cache(model.config, decoder)
+        groups, which = rollout.group.unique(return_inverse=True)
         first = which.new_empty(len(groups)).scatter_(0, which, torch.arange(len(which), device=which.device))  # any row
         prompt = decoder(input_ids=rollout.prompt_ids[first], attention_mask=rollout.prompt_mask[first].long(),
                          position_ids=positions[first, :P], **named).last_hidden_state

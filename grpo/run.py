@@ -1,6 +1,6 @@
 """A run: its directory, from the lock to the last checkpoint, behind one object. Used by train_grpo.py and refresh.py.
 
-    with Run(args, stop) as run:                      # nobody else may write to args.out meanwhile
+    with open_run(args, stop) as run:                 # nobody else may write to args.out meanwhile
         policy, reference, tokenizer = run.load()     # where it stood, after --resume
         for step in run.steps():                      # validates, saves, keeps steps, ends on Ctrl-C or when `stop` says so
             ...
@@ -12,13 +12,13 @@ files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are
 file and the number of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit
 on a CPU.
 """
+# args: of train_grpo.parse or refresh.parse. rows: {domain: its rows, or None for new synthetic ones}.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import contextlib
 import hashlib
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -29,41 +29,36 @@ import domains
 from grpo import ranks
 from grpo.directory import STATE, alone, append, interruptions, open_out, read_log, swap_in, trim_log
 from grpo.judge import set_judge
-from grpo.policy import Policy, digest, protected, read_fisher
-from grpo.rollout import decode, encode
+from grpo.policy import Policy, digest, read_coordinates, read_fisher
+from grpo.rollout import context_length, decode, encode
 from grpo.scores import evaluate, paired
 from grpo.settings import SAME_RECIPE, stage_name
-from model import UserError, load, nan_for_null, read_run, save, weights_on_disk
+from model import UserError, check_equal, load, nan_for_null, read_run, save, weights_on_disk
+
+
+@contextlib.contextmanager
+def open_run(args, stop=None):
+    """Within, a Run that alone writes to args.out. UserError if another one does, or if the run may not go there."""
+    with ranks.lost_rank(), alone(args.out):
+        yield Run(args, stop)
 
 
 class Run:
-    """A training run as `args` (train_grpo.parse) says; `stop` ends it early.
+    """A training run as `args` says. After `load`: rows to train on, and held_out, {domain: rows to validate on}.
 
     stop: a function of the validations so far (the lines of validation.jsonl) and of a function that scores another model
-    and its tokenizer on the same rows; a text that it returns ends the run and says why, as record["stopped"]. UserError,
-    on entering, if another run is writing to args.out or this one may not go there. After `load`: rows, {domain: training
-    rows, or None for new synthetic ones}, and held_out, {domain: rows to validate on}.
+    and its tokenizer on the same rows; a text that it returns ends the run and says why, as record["stopped"].
     """
 
-    def __init__(self, args, stop=None):
+    def __init__(self, args, stop):
         self.args, self.stop, self.out = args, stop, Path(args.out).resolve()
-
-    def __enter__(self):
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(ranks.lost_rank())
-            stack.enter_context(alone(self.args.out))
-            self.device = ranks.start(self.args.device)
-            self.earlier = open_out(self.args)
-            ranks.everyone(None)                    # all have looked before anyone writes
-            self.stack = stack.pop_all()
+        self.device = ranks.start(args.device)
+        self.earlier = open_out(args)
+        ranks.everyone()                            # all have looked before anyone writes
         self.record = self.earlier or {"finished": False}
         if self.record["finished"]:
-            self.say(f"{self.args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
+            self.say(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
             self.record["metrics"] = nan_for_null(self.record["metrics"])
-        return self
-
-    def __exit__(self, *raised):
-        return self.stack.__exit__(*raised)
 
     def say(self, text):
         """Print something, once for all processes."""
@@ -82,32 +77,35 @@ class Run:
         if args.offload and not torch.cuda.is_available():
             raise UserError("--offload is for one GPU: torch sees none here")
         self.rows = {domain: None if source == "synthetic" else
-                     domains.load_rows(domain, source, "all" if validated_elsewhere(args, domain) else "train", args.fields)
+                     domains.load_rows(domain, source, split_of(args, domain, "train"), args.fields)
                      for domain, source in args.data.items()}
         self.held_out = held_out_rows(args)
         with ranks.leader_first():                  # it may have to make the base
             model, self.tokenizer = load(args.init, self.device, torch.float32)
         shapes = {name: p.shape for name, p in model.named_parameters()}
-        frozen, name, found = {}, "", {"protected": None, "held": {}}       # found: what a resumed run must find again
-        if args.protect:
-            frozen, name, found["protected"] = protected(args.protect, shapes, args.init)
+        found = {"data": {domain: fingerprint(some) for domain, some in self.rows.items()},
+                 "protected": digest(args.protect) if args.protect else None, "held": {}}      # the same after --resume
+        frozen, name = {}, ""
+        if args.protect:                            # over seeds, each with a set of its own, this name is one recipe
+            frozen, about = read_coordinates(args.protect)
+            check_equal(args.protect, about["shapes"], args.init, shapes)
+            name = f"protected-{about['score']}-{about['fraction']:g}"
         self.policy = Policy(model, gradient_checkpointing=args.gradient_checkpointing, frozen=frozen, offload=args.offload)
         if args.l2:
             self.policy.add_regulariser(args.l2)
         if args.ewc:
             found["held"]["--ewc"] = digest(args.ewc)
             self.policy.add_regulariser(args.ewc_weight, *read_fisher(args.ewc, shapes, args.init))
-        check_prompt_lengths(args, model.config, self.tokenizer, [*self.rows.items(), *self.held_out.items()])
+        check_prompt_lengths(args, model, self.tokenizer, [*self.rows.items(), *self.held_out.items()])
         set_judge(args.judge, [*self.rows, *self.held_out], model.device)
         reference = None
         if args.beta > 0:
-            found["held"]["--ref"] = weights_on_disk(args.ref or args.init)
-            reference, its_tokenizer = load(args.ref or args.init, "cpu" if args.offload else model.device,
-                                            self.policy.compute_dtype)
+            its_name = args.ref or args.init
+            found["held"]["--ref"] = weights_on_disk(its_name)
+            reference, its_tokenizer = load(its_name, "cpu" if args.offload else model.device, self.policy.compute_dtype)
             if its_tokenizer.get_vocab() != self.tokenizer.get_vocab():
-                raise UserError(f"--ref {args.ref} has another vocabulary than {args.init}: the KL is between models of one "
+                raise UserError(f"--ref {its_name} has another vocabulary than {args.init}: the KL is between models of one "
                                 "tokenizer")
-        found["data"] = {domain: fingerprint(some) for domain, some in self.rows.items()}
         self.begin(stage_name(args, name), found)
         domain = args.domains[0]
         row = (self.rows[domain] or domains.synthetic(domain, "train", 1, seed=f"{args.seed} 0"))[0]
@@ -118,21 +116,23 @@ class Run:
     def begin(self, stage, found):
         """Settle run.json (`record`), restore the state of an interrupted run, and make the directory ready."""
         args, parent = self.args, read_run(self.args.init)
+        earlier = self.earlier or {"steps": 0, **found}
         own = {*args.domains, *args.mix, *args.eval_domains} - domains.files().keys()
         self.before, self.stage = parent.get("recipe", [Path(args.init).name]), stage
         self.record = {
             "parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
             "domain_files": parent.get("domain_files", {}) | {name: domains.source(name) for name in sorted(own)},
             "seed": args.seed, "args": vars(args), **found,
-            "settings": [*parent.get("settings", []), {name: getattr(args, name) for name in SAME_RECIPE}],    # stage by stage
+            "settings": [*parent.get("settings", []), {name: getattr(args, name) for name in SAME_RECIPE}],   # of each stage
             "finished": False, "metrics": {}}
-        self.done(self.earlier["steps"] if self.earlier else 0)
+        self.done(earlier["steps"])
+        for key, problem in (("data", "the data hold other rows"), ("protected", "--protect names another set"),
+                             ("held", "--ewc or --ref hold other weights")):
+            if earlier.get(key) != found[key]:
+                raise UserError(f"--resume: {problem} than when this run started; use the same, or --overwrite to start "
+                                "anew")
         self.place = self.out                       # where the run writes
         if self.earlier:
-            for key, what in (("data", "the data hold other rows"), ("protected", "--protect names another set"),
-                              ("held", "--ewc or --ref hold other weights")):
-                if self.earlier.get(key) != found[key]:
-                    raise UserError(f"--resume: {what} than when this run started; use the same, or --overwrite to start anew")
             self.policy.load_state(self.out / STATE)
             self.say(f"resuming {args.out} after step {self.record['steps']}")
         elif args.overwrite and self.out.exists():  # what stands there stays until the new run has a checkpoint
@@ -142,8 +142,8 @@ class Run:
                 shutil.rmtree(self.place, ignore_errors=True)
             self.place.mkdir(parents=True, exist_ok=True)
             for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
-                trim_log(self.place / name, self.record["steps"] if self.earlier else -1)   # steps after the checkpoint come again
-        ranks.everyone(None)
+                trim_log(self.place / name, earlier["steps"] if self.earlier else -1)      # later steps come again
+        ranks.everyone()
         self.validations = [nan_for_null(line) for line in read_log(self.place / "validation.jsonl")]
 
     def steps(self):
@@ -154,12 +154,11 @@ class Run:
         args, record = self.args, self.record
         if record["finished"]:
             return
-        with interruptions() as received:
-            self.bar = tqdm(range(record["steps"], args.steps), initial=record["steps"], total=args.steps,
-                            desc=f"grpo {args.domain}", disable=not ranks.leader())
+        left = range(record["steps"], args.steps)
+        with interruptions() as received, tqdm(left, f"grpo {args.domain}", args.steps, initial=record["steps"],
+                                               disable=not ranks.leader()) as self.bar:
             for step in self.bar:
                 if (step == 0 or args.eval_every and step % args.eval_every == 0) and self.validate():
-                    self.bar.close()
                     break
                 yield step
                 self.done(step + 1)
@@ -168,10 +167,10 @@ class Run:
                 interrupted = sum(ranks.everyone(received), [])     # one that is told to end ends all, at the same step
                 if interrupted or record["steps"] % args.save_every == 0 or record["steps"] == args.steps:
                     self.save()
-                    if interrupted:
-                        self.bar.close()
-                        self.say(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
-                        raise SystemExit(128 + interrupted[0])
+                if interrupted:
+                    self.bar.close()
+                    self.say(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
+                    raise SystemExit(128 + interrupted[0])
         if record["steps"] < args.steps:            # stopped before its time, so perhaps not saved at this step
             self.save()
         self.validate()
@@ -191,7 +190,7 @@ class Run:
             return
         append(self.place / "log.jsonl", [line])
         if (line["step"] - 1) % self.args.save_every == 0:
-            prompt = self.tokenizer.decode(rollout.prompt_ids[0][rollout.prompt_mask[0]], skip_special_tokens=True)
+            prompt, = decode(self.tokenizer, rollout.prompt_ids[:1], rollout.prompt_mask[:1])
             append(self.place / "samples.jsonl", [
                 {"step": line["step"], "prompt": prompt, "completion": text, "reward": reward, "advantage": advantage}
                 for text, reward, advantage in zip(decode(self.tokenizer, rollout.ids[:2], rollout.mask[:2]),
@@ -201,8 +200,10 @@ class Run:
 
     def scores_of(self, model, tokenizer):
         """Scores on the held-out rows, {domain: summary}; drawn from noise of their own, so training does not change."""
-        how = {name: getattr(self.args, name) for name in ("temperature", "top_p", "max_prompt_length", "max_completion_length")}
-        return evaluate(model, tokenizer, self.held_out, samples=self.args.eval_samples, **how)
+        args = self.args
+        return evaluate(model, tokenizer, self.held_out, samples=args.eval_samples, temperature=args.temperature,
+                        top_p=args.top_p, max_prompt_length=args.max_prompt_length,
+                        max_completion_length=args.max_completion_length)
 
     def validate(self):
         """Score this step once, on disk too; returns what `stop` says."""
@@ -248,26 +249,23 @@ def held_out_rows(args):
 
     A domain without rows of its own is left out, and a line says so, where others have real ones.
     """
-    names = args.eval_domains if args.eval_prompts else []
+    names, sources = args.eval_domains if args.eval_prompts else [], args.data | args.eval_data
     if set(args.data.values()) != {"synthetic"}:
-        if left_out := [name for name in names if name not in args.eval_data | args.data]:
+        if left_out := [name for name in names if name not in sources]:
             print(f"not validated on {', '.join(left_out)}, which have no rows here: give --eval-data DOMAIN=SOURCE")
-        names = [name for name in names if name in args.eval_data | args.data]
-    return {name: domains.evaluation_rows(name, (args.data | args.eval_data).get(name), args.fields, args.eval_prompts,
-                                          "all" if validated_elsewhere(args, name) else "validation") for name in names}
+        names = [name for name in names if name in sources]
+    return {name: domains.evaluation_rows(name, sources.get(name), args.fields, args.eval_prompts,
+                                          split_of(args, name, "validation")) for name in names}
 
 
-def validated_elsewhere(args, domain):
-    """Whether a file or hub name of its own validates a domain, so that all of its --data may be trained on."""
-    return args.eval_data.get(domain, "synthetic") != "synthetic"
+def split_of(args, domain, split):
+    """The split of a domain's rows to take: "all" if a file or hub name of its own validates it, and so --data need not."""
+    return split if args.eval_data.get(domain, "synthetic") == "synthetic" else "all"
 
 
-def check_prompt_lengths(args, config, tokenizer, rows):
-    """UserError now, not in the middle of the run, if a prompt or a completion is too long.
-
-    config: the model's, for the length of its context. rows: pairs (domain, list of rows or None).
-    """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+def check_prompt_lengths(args, model, tokenizer, rows):
+    """UserError now, not in the middle of the run, if a prompt or a completion is too long. rows: pairs (domain, rows)."""
+    context = context_length(model)
     if args.max_completion_length >= context:
         raise UserError(f"--max-completion-length {args.max_completion_length} leaves no room for a prompt in the model's "
                         f"context of {context} tokens")

@@ -3,16 +3,7 @@
     scores = evaluate(model, tokenizer, {"math": rows}, samples=4, temperature=1.0)     # {"math": summary}
     change, half = paired(scores["math"], earlier["math"])                               # aligned prompt by prompt
 
-n prompts, k completions of each, every one graded as in training, r in [0, 1]:
-
-    avg@k  = mean over prompts i of  m_i = mean over j of r_ij             shown times 100
-    ci95   = t_{0.975, n-1} * std(m_1 .. m_n) / sqrt(n)                    mean_ci
-    paired = the same two lines for d_i = m_i(B) - m_i(A)                  paired
-    p      = P(|T| > |mean(d)| / se), se = std(d) / sqrt(n), T ~ t_{n-1}   p_value
-    pass@j = mean over prompts of  1 - C(k - c, j) / C(k, j)               pass_at; c of k correct (arXiv 2107.03374)
-    maj@k  = mean over prompts of the score of their most frequent answer  majority (arXiv 2203.11171)
-    detectable = (t_{0.975, n-1} + t_{0.8, n-1}) * se                      detectable (Miller, arXiv 2411.00640)
-
+n prompts, k completions of each, graded as in training; evaluate.py has the equation of every number that is computed here.
 The unit is the prompt: its k samples are averaged first, because they are not independent questions (clustered standard
 errors). Two checkpoints are compared on the same prompts, because prompts differ far more than checkpoints do.
 """
@@ -144,13 +135,6 @@ def t_quantile(dof, confidence=0.95):
     return high
 
 
-def p_value(mean, half, dof):
-    """Two-sided p-value of the t-test of a mean against 0, from the half-width of its 95 % interval; 1 for 0 +- 0."""
-    if not half > 0:
-        return math.nan if math.isnan(half) else float(mean == 0)
-    return max(0.0, 1 - inside(abs(mean) / half * t_quantile(dof), dof))
-
-
 def detectable(half, dof):
     """The least true difference that a test at the 5 % level finds with 80 % power, in half's unit; NaN where half is.
 
@@ -202,20 +186,3 @@ def average(entries):
     """Mean of the domains' (score, half) pairs, and its half from theirs, which are independent samples: two floats."""
     values, halves = zip(*entries)
     return sum(values) / len(values), math.sqrt(sum(half ** 2 for half in halves)) / len(halves)
-
-
-def compare(entry, reference, names):
-    """From `reference` to `entry` ({domain: summary} each) over the domains `names`: {domain or "average": dict}.
-
-    difference, ci95 and detectable in points, p, and the number of prompts. The average's interval is that of
-    `average`; its p and detectable take it for one of a t distribution of the fewest degrees of freedom among the
-    domains, of which the Welch-Satterthwaite approximation has as many or more: the test errs towards finding nothing.
-    UserError: see `differences`.
-    """
-    changes = [differences(entry[d], reference[d], d) for d in names]
-    counts, line = [len(change) for change in changes], [mean_ci(change) for change in changes]
-    found = {name: {"difference": mean, "ci95": half, "p": p_value(mean, half, n - 1), "prompts": n,
-                    "detectable": detectable(half, n - 1)}
-             for name, (mean, half), n in zip([*names, "average"], [*line, average(line)], [*counts, min(counts)])}
-    found["average"]["prompts"] = sum(counts)
-    return found

@@ -88,13 +88,6 @@ def new_file(text):
     return text
 
 
-def picture(text):
-    """A picture that can be written."""
-    if not text.endswith((".png", ".pdf", ".svg")):
-        raise argparse.ArgumentTypeError(f"name a .png, .pdf or .svg file, not {text}")
-    return new_file(text)
-
-
 def refuse(*rules):
     """UserError with the text of the first rule that holds. rules: pairs (does it hold, what is wrong and what to do)."""
     for holds, text in rules:

@@ -22,7 +22,7 @@ from model import BASE, UserError, cli
 
 
 def parse(argv=None):
-    """Where to write, and domains, a list of names; UserError if --out is there already."""
+    """The command line; UserError if --out is there already."""
     made = parser(__doc__)
     made.add_argument("--out", default=BASE, help=f"directory to write (default {BASE})")
     made.add_argument("--domains", type=domain_names, default=",".join(domains.DOMAINS), metavar="NAMES",
@@ -40,15 +40,17 @@ import random
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from grpo.rollout import encode
 from model import save
 
 SEED = 0
 STEPS, CLEAN_STEPS = 340, 290
-WARMUP = {"rows": 32, "mislabelled": 0}  # rows per step, and the share of them with another's answer after CLEAN_STEPS, of
-#                                          a domain whose file has no WARMUP; theirs are what each takes to be learned in time
+WARMUP = {"rows": 32, "mislabelled": 0}  # rows per step and share mislabelled after CLEAN_STEPS, if a domain sets none
 LEARNING_RATE = 4e-3   # peak; linear warm-up, then cosine to a tenth
 WIDTH, LAYERS, HEADS, KV_HEADS, CHANNELS = 96, 4, 4, 2, 288
 
@@ -64,11 +66,8 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 
 def byte_tokenizer():
     """A tokenizer with one token per byte (any text, no unknowns), five special ones, and WORDS: 287 ids."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # 256 printable stand-ins for the 256 bytes
-    vocab = {token: i for i, token in enumerate(SPECIAL + alphabet)}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(SPECIAL + alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>",
@@ -80,7 +79,6 @@ def byte_tokenizer():
 
 def tiny_model(vocab_size):
     """A randomly initialised Qwen3 of the shape in the settings, fp32; the same weights every time (SEED)."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
     torch.manual_seed(SEED)
     return Qwen3ForCausalLM(Qwen3Config(
         vocab_size=vocab_size, hidden_size=WIDTH, intermediate_size=CHANNELS, num_hidden_layers=LAYERS,
@@ -89,35 +87,30 @@ def tiny_model(vocab_size):
 
 
 def batch(tokenizer, domain, rows):
-    """ids (B, T) int64, right-padded, and labels (B, T): the answer and its end token, -100 elsewhere.
-
-    rows: B of the domain, with their answer as "reference". A label stands at its own token, not at the one before it.
-    """
+    """ids (B, T) int64, right-padded, of B rows with a "reference", and labels (B, T): its tokens and the end token, each at
+    its own place, -100 elsewhere."""
     ids, labels = [], []
     for prompt, row in zip(encode(tokenizer, [domains.prompt(domain, row) for row in rows], 2048), rows):
         answer = tokenizer(row["reference"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
         ids.append(torch.tensor(prompt + answer))
         labels.append(torch.tensor([-100] * len(prompt) + answer))
-    pad = torch.nn.utils.rnn.pad_sequence
-    return pad(ids, True, tokenizer.pad_token_id), pad(labels, True, -100)
+    return pad_sequence(ids, True, tokenizer.pad_token_id), pad_sequence(labels, True, -100)
 
 
 def main(args=None):
     """Train the base and write it to args.out."""
     args = args or parse()
-    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)      # now: not after a minute of work
-    if not os.access(os.path.dirname(os.path.abspath(args.out)), os.W_OK):
+    folder = os.path.dirname(os.path.abspath(args.out))
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK):                                                 # now: not after a minute of work
         raise UserError(f"cannot write {args.out}: its directory is read-only")
     tokenizer = byte_tokenizer()
     model = tiny_model(len(tokenizer)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01,
-                                  fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     bar = tqdm(range(STEPS), desc=f"warm-up of {args.out}", unit="step")
     for step in bar:
-        warm = min(1.0, (step + 1) / 20)
-        lr = LEARNING_RATE * warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        warm, cosine = min(1.0, (step + 1) / 20), 1 + math.cos(math.pi * step / STEPS)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * warm * (0.1 + 0.9 * 0.5 * cosine)
         losses = {}
         for domain in args.domains:                    # one by one: rows of like length, little padding
             ids, labels = batch(tokenizer, domain, rows_for_step(domain, step))        # (B, T)
@@ -130,21 +123,17 @@ def main(args=None):
         optimizer.step()
         optimizer.zero_grad()
         bar.set_postfix(losses, refresh=False)
-    own = [name for name in args.domains if name not in domains.files()]
-    save(model, tokenizer, args.out, {"parent": None, "domain": "warm-up", "seed": SEED, "steps": STEPS,
-                                      "args": vars(args), "domain_files": {name: domains.source(name) for name in own},
-                                      "metrics": {"loss": losses}})
+    own = {name: domains.source(name) for name in args.domains if name not in domains.files()}
+    save(model, tokenizer, args.out, {"parent": None, "domain": "warm-up", "seed": SEED, "steps": STEPS, "args": vars(args),
+                                      "domain_files": own, "metrics": {"loss": losses}})
 
 
 def rows_for_step(domain, step):
     """The rows of a domain that a step learns from, in the end some with another row's answer as their "reference"."""
-    share = {**WARMUP, **getattr(domains.get(domain), "WARMUP", {})}
-    rows = domains.synthetic(domain, "train", share["rows"], seed=f"warm-up {SEED} {step}")
-    if step < CLEAN_STEPS:
-        return rows
-    rng = random.Random(f"{SEED} {domain} {step}")
-    return [{**row, "reference": rng.choice(rows)["reference"]} if rng.random() < share["mislabelled"] else row
-            for row in rows]
+    settings, rng = {**WARMUP, **getattr(domains.get(domain), "WARMUP", {})}, random.Random(f"{SEED} {domain} {step}")
+    rows = domains.synthetic(domain, "train", settings["rows"], seed=f"warm-up {SEED} {step}")
+    share = settings["mislabelled"] if step >= CLEAN_STEPS else 0
+    return [{**row, "reference": rng.choice(rows)["reference"]} if rng.random() < share else row for row in rows]
 
 
 if __name__ == "__main__":

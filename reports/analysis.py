@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median_low
 
 from reports.claims import blocks
-from reports.tables import show
+from reports.tables import mean_pm, number, show
 from theory.edits import layer_of, type_of
 
 SUMMED = ("parameters", "L0", "L1", "L2", "Linf", "by_type", "by_layer")     # of edits.sparsity, beside its shares
@@ -21,17 +21,10 @@ def short(names):
     return ", ".join(Path(name).name for name in names.split("|"))
 
 
-def number(x, form, half=None):
-    """A number as text, with its half-width where there is one: "-" for NaN, which is nothing that was measured."""
-    if math.isnan(x):
-        return "-"
-    return f"{x:{form}}" if half is None or math.isnan(half) else f"{x:{form}} ± {half:{form.removeprefix('+')}}"
-
-
 def extremes(cells, of):
     """The attention or MLP modules (or others, without such) in which of(module), NaN left out, is least and greatest."""
     known = [module for module in cells if not math.isnan(of(module))] or ["all"]
-    return min(blocks(known) or known, key=of), max(blocks(known) or known, key=of)
+    return [pick(blocks(known) or known, key=of) for pick in (min, max)]
 
 
 def show_sizes(report):
@@ -45,17 +38,16 @@ def show_sizes(report):
     print("Mean |delta| by type of module and by layer, and effective rank (sum s^2)^2 / sum s^4, median over matrices "
           "(~: of a sketch)")
 
-    def rank(ranks, member, key):
-        own = [r for tensor, r in ranks.items() if member(tensor) == key]
+    def rank(own):
         sketched = not all(r["exact"] for r in own)
         return f"{'~' * sketched}{median_low(r['effective_rank'] for r in own):.1f}" if own else "-"
-    table = []
-    for group, word, member in (("by_type", "", type_of), ("by_layer", "layer ", lambda tensor: str(layer_of(tensor)))):
+    rows = []
+    for group, word, member in (("by_type", "", type_of), ("by_layer", "layer ", layer_of)):
         for key in first[group]:
             sizes = [s[group][key] for s in sparsity.values()]
-            table.append([f"{word}{key}", *(f"{s['L1'] / s['parameters']:.2e}" for s in sizes),
-                          *(rank(ranks, member, key) for ranks in report["rank"].values())])
-    show(table, ["module", *names, *(f"rank {name}" for name in names)])
+            ranks = [[r for tensor, r in own.items() if str(member(tensor)) == key] for own in report["rank"].values()]
+            rows.append([f"{word}{key}", *(f"{s['L1'] / s['parameters']:.2e}" for s in sizes), *map(rank, ranks)])
+    show(rows, ["module", *names, *(f"rank {name}" for name in names)])
 
 
 def show_neurons(report, top, neurons):
@@ -75,12 +67,10 @@ def show_directions(report):
     if not report["cosine"]:
         return
     print("3. Cosine of the edits: all parameters, lowest and highest module, neurons in both top sets")
-    rows = []
-    for pair, cosine in report["cosine"].items():
-        by = cosine["by_module"]
-        rows.append([short(pair), number(by["all"], "+.3f"), *(f"{number(by[m], '+.3f')} {m}" for m in extremes(by, by.get)),
-                     number(cosine["shared_neurons"], "+.3f")])
-    show(rows, ["pair", "all", "lowest", "highest", "shared neurons"])
+    by = {pair: cosine["by_module"] for pair, cosine in report["cosine"].items()}
+    show([[short(pair), number(of["all"], "+.3f"), *(f"{number(of[m], '+.3f')} {m}" for m in extremes(of, of.get)),
+           number(report["cosine"][pair]["shared_neurons"], "+.3f")] for pair, of in by.items()],
+         ["pair", "all", "lowest", "highest", "shared neurons"])
 
 
 def show_routes(report, top):
@@ -88,14 +78,12 @@ def show_routes(report, top):
     if "route_jaccard" not in report:
         return print("4. Routes: the modules of this model do not show the channels of its MLPs one by one\n")
     print(f"4. Routes: the {top:.0%} of the neurons most active on a domain's tokens, in the base model")
-    rows = []
-    for pair, o in report["route_jaccard"].items():
-        cosine = report["route_cosine"][pair]
-        rows.append([short(pair), *(f"{x:.3f}" for x in (o["jaccard"], o["edits"], o["random"]["expected"],
-                                                        o["random_same_layers"]["expected"])),
-                     number(cosine["all"], "+.3f"), " ".join(number(c, "+.2f") for c in cosine["by_layer"].values())])
-    show(rows, ["pair", "routes' Jaccard", "edits'", "random", "random, per layer", "cosine of edits on shared route",
-                "layer by layer"])
+    show([[short(pair), *(f"{x:.3f}" for x in (o["jaccard"], o["edits"], o["random"]["expected"],
+                                               o["random_same_layers"]["expected"])), number(cosine["all"], "+.3f"),
+           " ".join(number(c, "+.2f") for c in cosine["by_layer"].values())]
+          for (pair, o), cosine in zip(report["route_jaccard"].items(), report["route_cosine"].values())],
+         ["pair", "routes' Jaccard", "edits'", "random", "random, per layer", "cosine of edits on shared route",
+          "layer by layer"])
 
 
 def show_gradients(report):
@@ -104,10 +92,9 @@ def show_gradients(report):
           "so many samples;\n   without noise: cosine / ceiling")
     rows, found = [], report["gradient_cosine"]
     for pair, whole in found["all"].items():
-        cosine = lambda m: number(found[m][pair]["cosine"], "+.3f", found[m][pair]["ci95"])
-        ends = extremes(found, lambda m: found[m][pair]["cosine"])
+        cosine = lambda m: mean_pm((found[m][pair]["cosine"], found[m][pair]["ci95"]), "+", 3)
         rows.append([short(pair), cosine("all"), number(whole["ceiling"], ".3f"), number(whole["corrected"], "+.3f"),
-                     *(f"{cosine(m)} {m}" for m in ends)])
+                     *(f"{cosine(m)} {m}" for m in extremes(found, lambda m: found[m][pair]["cosine"]))])
     show(rows, ["pair", "all", "ceiling", "without noise", "most conflicting", "most synergistic"])
 
 
@@ -119,8 +106,7 @@ def show_damage(report):
     show([[d["name"], number(d["lr"] or math.nan, ".0e"), f"{d['norm']:.2f}",
            *(number(d[key], "+.4f") for key in ("first", "second", "measured", "remainder")), f"{d['reach']:.2f}",
            number(d["surrogate_first"] + d["surrogate_second"], "+.4f"), number(d["surrogate"], "+.4f"),
-           number(d["points"], "+.1f", d["points_ci95"])]
-          for d in report["damage"]],
+           mean_pm((d["points"], d["points_ci95"]), "+")] for d in report["damage"]],
          ["A -> B, or A + B's edit", "lr", "norm", "g.d", "d'Hd / 2", "measured", "remainder", "reach", "reward predicted",
           "weighted", "points"])
 
@@ -134,7 +120,7 @@ def show_subspace(report):
           for a, s in report["subspace"].items()],
          ["A", "largest", f"number {K}", "trace", "V'V - 1, largest", "Hv - lv over l, worst"])
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < K] + [K]
-    percent = lambda x, form: "-" if math.isnan(x) else f"{100 * x:{form}} %"
+    percent = lambda x, form: number(100 * x, form, " %")
     print(f"Share of the second-order damage in the first k of them; in {K} random directions; in the {K} largest "
           f"coordinates;\nand what share of |delta_B|^2 lies in the first {K}")
     show([[d["name"], *(percent(d["eigen_shares"][k - 1], ".0f") for k in ks), percent(d["random_share"], ".1g"),
@@ -148,15 +134,16 @@ def show_refresh(report):
     """8: how far the refreshed model is from theta_A, inside S and outside, and what damage is left."""
     r = report["refresh"]
     print(f"8. Refresh on {r['domain']} from {short(r['anchor'])} + delta_B: distance in S to theta_A, and to the least L_A "
-          f"in S, \n   {r['shift']:.3f} from it; distance outside S; L_A - L_A(theta_A).\n   As taken: AdamW, whose steps have "
-          "one size in every coordinate, along sampled GRPO gradients: no single alpha.\n   As in the theorem: gradient "
-          f"descent on L_A, alpha = 1 / lambda_1 = {r['alpha']:.2g}, mu = {r['mu']:.3g}, the least curvature in S.")
+          f"in S, \n   {r['shift']:.3f} from it; distance outside S; L_A - L_A(theta_A).\n   As taken: AdamW, whose steps "
+          "have one size in every coordinate, along sampled GRPO gradients: no single alpha.\n   As in the theorem: "
+          f"gradient descent on L_A, alpha = 1 / lambda_1 = {r['alpha']:.2g}, mu = {r['mu']:.3g}, the least curvature in S.")
     rows = []
-    for name in ("taken", "theorem"):
-        p = r[name]
-        for t, step in enumerate(p["step"]):
-            bounds = [f"{p['bound'][t] * p[key][0]:.4f}" if "bound" in p else "-" for key in ("in_anchor", "in_minimum")]
+    for name, path in (("taken", r["taken"]), ("theorem", r["theorem"])):
+        for t, step in enumerate(path["step"]):
             if name == "taken" or step % 10 == 0:
-                rows.append([f"{name} {step}", f"{p['in_anchor'][t]:.4f}", f"{p['in_minimum'][t]:.4f}", *bounds,
-                             f"{p['outside'][t]:.4f}", f"{p['damage'][t]:+.4f}"])
+                bound = path["bound"][t] if name == "theorem" else math.nan
+                to_anchor, to_least = path["in_anchor"], path["in_minimum"]
+                rows.append([f"{name} {step}", f"{to_anchor[t]:.4f}", f"{to_least[t]:.4f}",
+                             number(bound * to_anchor[0], ".4f"), number(bound * to_least[0], ".4f"),
+                             f"{path['outside'][t]:.4f}", f"{path['damage'][t]:+.4f}"])
     show(rows, ["step", "in S, to theta_A", "to the least L_A", "bound", "bound", "outside S", "damage left"])

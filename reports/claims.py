@@ -2,7 +2,9 @@
 and report.py.
 
     found = claims(report)                             # of one run: a list of {claim, paper, value, unit, holds, of_base}
-    show_claims(over_runs([report, other]))            # of several: mean ± 95 % t-interval, and in how many it holds
+    found = over_runs([report, other])                 # of several: mean ± 95 % t-interval, and in how many it holds
+    tables([report])                                   # prints them
+    plot("assets", report)                             # draws neurons, gradients, damage and refresh
 
 Each claim of the paper (arXiv 2606.02398) gets one number per run and a rule that says whether it holds. The paper often
 says "about", "clearly" or "small": the limits that make such a word testable are ours, and stand in the claim.
@@ -12,109 +14,118 @@ if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import math
-from itertools import combinations
+from itertools import chain, combinations, permutations
 from pathlib import Path
 
 import torch
 
 from grpo.scores import mean_ci, t_quantile
 from model import nan_for_null
-from reports.seeds import read_json
+from reports.seeds import opened
 from reports.tables import draw, show
 from theory.routes import PARTS
 
 HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
+# what else than its claims the pictures and forgetting.py read of a pair
+DAMAGE = {"name", "anchor", "domain", "checkpoint", "trained", "norm", "points", "times", "along"}
+# of a refresh: what is left of it at the end, in %; the paper's word; the claim, and between which limits it holds
+LEFT = {"damage": ("damage", "recovers", "below a fifth", -math.inf, 20),
+        "in_anchor": ("distance in S to theta_A", "contracts", "below half", -math.inf, 50),
+        "in_minimum": ("distance in S to the least L_A (ours)", "contracts", "below half", -math.inf, 50),
+        "outside": ("distance outside S", "stays", "above 90 %", 90, math.inf)}
 
-# what a pair of "damage" has in a report of analyze.py
-DAMAGE = {"name", "anchor", "domain", "checkpoint", "trained", "norm", "first", "second", "measured", "points", "times", "along",
-          "reach", "eigen_shares"}
+mean = lambda values: sum(values) / len(values)
+median = lambda values: torch.tensor(values, dtype=torch.float64).quantile(0.5).item()
 
 
 def claims(report):
-    """The paper's claims beside the numbers of one run: a list of {claim, paper, value, unit, holds, of_base}, all computed.
+    """The paper's claims beside the numbers of one run, a list; those of analyses that did not run are left out."""
+    return [*of_experts(report), *of_gradients(report.get("gradient_cosine", {"all": {}})),
+            *of_damage(report.get("damage", [])), *of_refresh(report.get("refresh"))]
 
-    Claims of analyses that did not run are left out. value: a float, in the unit "%", "points" or "" for none. of_base:
-    it was measured on the base, which runs may share, and not on experts.
-    """
-    found = []
-    mean = lambda values: sum(values) / len(values)
-    median = lambda values: torch.tensor(values, dtype=torch.float64).quantile(0.5).item()
 
-    def claim(words, paper, value, unit, holds, of_base=False):
-        found.append({"claim": words, "paper": paper, "value": value, "unit": unit, "holds": bool(holds), "of_base": of_base})
-    sparse = list(report["sparsity"].values())
-    share = 100 * mean([s["abs_and_rel"] for s in sparse])
-    claim("parameters that moved by less than 1e-7, and less than 1e-3 of themselves", "77 to 89 %", share, "%", share >= 77)
-    more = 100 * mean([s["bf16_unchanged"] - s["bf16_if_dense"] for s in sparse])
-    claim("share unchanged in bf16 less that of a dense edit of this size: above 5 points", "-", more, "points", more > 5)
+def claim(words, paper, value, holds, unit="", of_base=False):
+    """A claim. value: a float, in a unit, "%", "points" or none. of_base: it is of the base, which runs may share."""
+    return {"claim": words, "paper": paper, "value": value, "unit": unit, "holds": bool(holds), "of_base": of_base}
+
+
+def of_experts(report):
+    """How sparse the edits are, and which neurons two domains share, by edits and by routes."""
+    sparse = report["sparsity"].values()
+    x = 100 * mean([s["abs_and_rel"] for s in sparse])
+    yield claim("parameters that moved by less than 1e-7, and less than 1e-3 of themselves", "77 to 89 %", x, x >= 77, "%")
+    x = 100 * mean([s["bf16_unchanged"] - s["bf16_if_dense"] for s in sparse])
+    yield claim("share unchanged in bf16 less that of a dense edit of this size: above 5 points", "-", x, x > 5, "points")
     domain = report.get("domains", {})
     pairs = [index for key, index in report["neuron_jaccard"].items()
              if len({domain.get(name) or name for name in key.split("|")}) == 2]  # experts of two domains
     if pairs:
-        claim("Jaccard index of two domains' most edited neurons", "< 0.19 (random 0.053)", mean(pairs), "",
-              mean(pairs) < 0.19)
-    if report.get("route_jaccard"):
-        routes = list(report["route_jaccard"].values())
+        x = mean(pairs)
+        yield claim("Jaccard index of two domains' most edited neurons", "< 0.19 (random 0.053)", x, x < 0.19)
+    if routes := [*report.get("route_jaccard", {}).values()]:
         higher = mean([o["jaccard"] > o["edits"] for o in routes])
-        claim("Jaccard index of their routes, higher than that of the edits in most pairs", "high",
-              mean([o["jaccard"] for o in routes]), "", higher > 0.5, of_base=True)
-    if "gradient_cosine" in report:
-        cells = report["gradient_cosine"]
-        whole = [abs(c["corrected"]) for c in cells["all"].values() if not math.isnan(c["corrected"])]
-        if whole:                                   # none: the gradients are noise, and nothing can be said of their angle
-            claim("cosine of two full policy gradients, its size, freed of noise: below 0.1", "about 0", mean(whole), "",
-                  mean(whole) < 0.1, of_base=True)
-        inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if c["cosine"] == c["cosine"]]
-        if inner:
-            t = t_quantile(PARTS - 1, 1 - 0.05 / len(inner))  # of so many modules one is low by chance
-            for words, sign in (("negative", -1), ("positive", 1)):
-                certain = [c for c, error in inner if sign * c > t * error]
-                extreme = sign * max(sign * c for c in (certain or [c for c, _ in inner]))
-                claim(f"cosine in the most {words} attention or MLP module: beyond error and {sign * 0.1:+.1f}",
-                      f"clearly {words}", extreme, "", certain and sign * extreme > 0.1, of_base=True)
-    harmed = [d for d in report.get("damage", []) if d["measured"] > HARM]
-    if harmed:
-        ratio = median([abs(d["first"] / d["second"]) for d in harmed])
-        claim("damaged pairs: first-order over second-order term, median below 0.5", "small", ratio, "", ratio < 0.5)
-        good = 100 * mean([d["reach"] == 1 for d in harmed])
-        claim("damaged pairs predicted to 20 % of the terms' size all the way, over half", "all", good, "%", good > 50)
-        worst = max(harmed, key=lambda d: d["measured"])
-        ratio = worst["measured"] / (worst["first"] + worst["second"])
-        claim("the largest damage over its prediction, within 20 %", "1", ratio, "", 1 / 1.2 < ratio < 1.2)
-        claim("the largest damage: part of the way on which the prediction is good to 20 %", "all", worst["reach"], "",
-              worst["reach"] == 1)
-        curved = [d for d in harmed if d["second"] > 0]
-        K = len(worst["eigen_shares"])
-        largest = [d for d in curved if d is worst]
-        for words, some in ((f"share of the second-order damage that {K} directions carry, median over half", curved),
-                            (f"share of the largest damage that {K} directions carry, over half", largest)):
-            if some:
-                carried = median([d["eigen_shares"][-1] for d in some])
-                claim(words, "low-dimensional", 100 * carried, "%", carried > 0.5)
-        if curved:
-            moved = median([d["norm_share"] for d in curved])
-            claim(f"share of the squared norm of delta_B inside these {K} directions: below 5 %", "-", 100 * moved, "%",
-                  moved < 0.05)
-            control = median([max(d["random_share"], d["coordinate_share"]) for d in curved])
-            claim(f"share of the damage that {K} random directions or largest coordinates carry: below 5 %", "-", 100 * control,
-                  "%", control < 0.05)
-    if "refresh" in report and report["refresh"]["taken"]["damage"][0] > HARM:
-        for name, words in (("taken", "refresh as taken"), ("theorem", "refresh by gradient descent")):
-            r = report["refresh"][name]
-            left = {key: 100 * r[key][-1] / r[key][0] for key in ("in_anchor", "in_minimum", "outside", "damage")}
-            words = f"{words} ({r['step'][-1]} steps)"
-            claim(f"{words}: damage that is left, below a fifth", "recovers", left["damage"], "%", left["damage"] < 20)
-            for key, where in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A (ours)")):
-                claim(f"{words}: distance in S {where} that is left, below half", "contracts", left[key], "%",
-                      left[key] < 50)
-            claim(f"{words}: distance outside S that is left, above 90 %", "stays", left["outside"], "%",
-                  left["outside"] > 90)
-        for key, words in (("in_anchor", "to theta_A"), ("in_minimum", "to the least L_A (ours)")):
-            held = next((t for t in range(1, len(r["step"])) if r[key][t] > 1.001 * r["bound"][t] * r[key][0]),
-                        len(r["step"])) - 1
-            claim(f"descent steps in which the distance in S {words} obeys the theorem's bound", f"all {r['step'][-1]}",
-                  held, "", held == r["step"][-1])
-    return found
+        yield claim("Jaccard index of their routes, higher than that of the edits in most pairs", "high",
+                    mean([o["jaccard"] for o in routes]), higher > 0.5, of_base=True)
+
+
+def of_gradients(cells):
+    """The angle of two domains' policy gradients; nothing where they are noise, and nothing can be said of it."""
+    if whole := [abs(c["corrected"]) for c in cells["all"].values() if not math.isnan(c["corrected"])]:
+        yield claim("cosine of two full policy gradients, its size, freed of noise: below 0.1", "about 0", mean(whole),
+                    mean(whole) < 0.1, of_base=True)
+    inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if not math.isnan(c["cosine"])]
+    for words, sign in (("negative", -1), ("positive", 1)) if inner else ():
+        t = t_quantile(PARTS - 1, 1 - 0.05 / len(inner))    # of so many modules one is low by chance
+        certain = [c for c, error in inner if sign * c > t * error]
+        extreme = sign * max(sign * c for c in certain or [c for c, _ in inner])
+        yield claim(f"cosine in the most {words} attention or MLP module: beyond error and {sign * 0.1:+.1f}",
+                    f"clearly {words}", extreme, certain and sign * extreme > 0.1, of_base=True)
+
+
+def of_damage(pairs):
+    """Whether the damage of pairs that are harmed is of second order, and in few directions."""
+    harmed = [d for d in pairs if d["measured"] > HARM]
+    if not harmed:
+        return
+    x = median([abs(d["first"] / d["second"]) for d in harmed])
+    yield claim("damaged pairs: first-order over second-order term, median below 0.5", "small", x, x < 0.5)
+    x = 100 * mean([d["reach"] == 1 for d in harmed])
+    yield claim("damaged pairs predicted to 20 % of the terms' size all the way, over half", "all", x, x > 50, "%")
+    worst = max(harmed, key=lambda d: d["measured"])
+    x = worst["measured"] / (worst["first"] + worst["second"])
+    yield claim("the largest damage over its prediction, within 20 %", "1", x, 1 / 1.2 < x < 1.2)
+    x = worst["reach"]
+    yield claim("the largest damage: part of the way on which the prediction is good to 20 %", "all", x, x == 1)
+    curved, K = [d for d in harmed if d["second"] > 0], len(worst["eigen_shares"])
+    if not curved:
+        return
+    low = "low-dimensional"
+    x = 100 * median([d["eigen_shares"][-1] for d in curved])
+    yield claim(f"share of the second-order damage that {K} directions carry, median over half", low, x, x > 50, "%")
+    if worst["second"] > 0:
+        x = 100 * worst["eigen_shares"][-1]
+        yield claim(f"share of the largest damage that {K} directions carry, over half", low, x, x > 50, "%")
+    x = 100 * median([d["norm_share"] for d in curved])
+    yield claim(f"share of the squared norm of delta_B inside these {K} directions: below 5 %", "-", x, x < 5, "%")
+    x = 100 * median([max(d["random_share"], d["coordinate_share"]) for d in curved])
+    yield claim(f"share of the damage that {K} random directions or largest coordinates carry: below 5 %", "-", x, x < 5,
+                "%")
+
+
+def of_refresh(paths):
+    """What a refresh of a harmed domain leaves, and whether the descent obeys the theorem's bound."""
+    if not paths or paths["taken"]["damage"][0] <= HARM:
+        return
+    for name, words in (("taken", "refresh as taken"), ("theorem", "refresh by gradient descent")):
+        path, steps = paths[name], paths[name]["step"][-1]
+        for key, (what, paper, limit, above, below) in LEFT.items():
+            left = 100 * path[key][-1] / path[key][0]
+            yield claim(f"{words} ({steps} steps): {what} that is left, {limit}", paper, left, above < left < below, "%")
+    for key in ("in_anchor", "in_minimum"):
+        broken = [t for t in range(1, len(path["step"])) if path[key][t] > 1.001 * path["bound"][t] * path[key][0]]
+        held = min(broken, default=len(path["step"])) - 1
+        yield claim(f"descent steps in which the {LEFT[key][0]} obeys the theorem's bound", f"all {steps}", held,
+                    held == steps)
 
 
 def blocks(cells):
@@ -122,63 +133,54 @@ def blocks(cells):
     return [m for m in cells if m.endswith((" attention", " mlp"))]
 
 
-def show_claims(found):
-    """Print the claims. A value is a number, or the (mean, half-width) over runs; `holds` a bool, or '4 of 5'."""
-    def text(value, unit):
-        mean, half = value if isinstance(value, tuple) else (value, math.nan)
-        return f"{mean:.3g}" + ("" if math.isnan(half) else f" ± {half:.2g}") + f" {unit}".rstrip()
-    verdict = lambda holds: holds if isinstance(holds, str) else "yes" if holds else "no"
-    show([[c["claim"], c["paper"], text(c["value"], c["unit"]), verdict(c["holds"])] for c in found],
-         ["claim", "paper", "here", "holds"])
-
-
-def over_runs(reports):
-    """The claims of several runs (seeds) as one list: values become (mean, half-width), `holds` 'x of y'.
-
-    A value that all runs share, of their one base, stays a number, and `holds` says so.
-    """
-    together = {}
-    for report in reports:
-        for c in claims(report):                    # anew from the numbers, as they were measured
-            together.setdefault(c["claim"], []).append(c)
-    found = []
-    for same in together.values():
-        values, count = [c["value"] for c in same], sum(c["holds"] for c in same)
-        if same[0]["of_base"] and len(set(values)) == 1 < len(values):     # of one base: one measurement, not several
-            found.append({**same[0], "holds": f"{'yes' if count else 'no'} (one base)"})
-        else:
-            found.append({**same[0], "value": mean_ci(torch.tensor(values, dtype=torch.float64)),
-                          "holds": f"{count} of {len(same)}"})
-    return found
-
+# ---- over runs -----------------------------------------------------------------------------------------------------
 
 def read(files):
     """Reports, what analyze.py wrote with --json: a list of dicts; UserError if a file holds something else."""
-    def understand(value):
-        report = nan_for_null(value)
-        claims(report)
-        if not all(DAMAGE <= d.keys() and d["eigen_shares"] for d in report.get("damage", [])):
-            raise ValueError
-        return report
-    return [read_json(file, understand, "analysis: write it with analyze.py --json") for file in files]
+    reports = []
+    for file in files:
+        with opened(file, "analysis: write it with analyze.py --json") as value:
+            reports.append(nan_for_null(value))
+            claims(reports[-1])
+            if any(not DAMAGE <= d.keys() for d in reports[-1].get("damage", [])):
+                raise ValueError
+    return reports
+
+
+def over_runs(reports):
+    """The claims of several runs as one list, with (mean, half-width) and 'x of y'; a number of one base stays a number."""
+    together = {}
+    for c in chain.from_iterable(map(claims, reports)):     # anew from the numbers, as they were measured
+        together.setdefault(c["claim"], []).append(c)
+    for same in together.values():
+        values, count = [c["value"] for c in same], sum(c["holds"] for c in same)
+        if same[0]["of_base"] and len(set(values)) == 1 < len(values):      # one measurement, not several
+            same[0]["holds"] = f"{'yes' if count else 'no'} (one base)"
+        else:
+            same[0] |= {"value": mean_ci(torch.tensor(values, dtype=torch.float64)), "holds": f"{count} of {len(same)}"}
+    return [same[0] for same in together.values()]
 
 
 def tables(reports):
     """Print the claims of one run, or of several with intervals."""
+    found = claims(reports[0])
     if len(reports) > 1:
         print(f"{len(reports)} runs: mean ± 95 % t-interval, and in how many the claim holds\n")
-    show_claims(over_runs(reports) if len(reports) > 1 else claims(reports[0]))
+        found = over_runs(reports)
+    rows = []
+    for c in found:
+        value, half = c["value"] if isinstance(c["value"], tuple) else (c["value"], math.nan)
+        number = f"{value:.3g}" + ("" if math.isnan(half) else f" ± {half:.2g}") + f" {c['unit']}".rstrip()
+        rows.append([c["claim"], c["paper"], number, {True: "yes", False: "no"}.get(c["holds"], c["holds"])])
+    show(rows, ["claim", "paper", "here", "holds"])
 
 
-# ---- pictures ----------------------------------------------------------------------------------------------------
+# ---- pictures of a run -----------------------------------------------------------------------------------
 
 def plot(directory, report):
-    """neurons.png, gradients.png, damage.png and refresh.png of one run, as far as it measured them, to a directory.
-
-    It is made if need be.
-    """
+    """neurons.png, gradients.png, damage.png and refresh.png of one run, as far as it measured them, to a directory."""
     of = {"neuron_jaccard": neurons, "gradient_cosine": gradients, "damage": damage, "refresh": refresh}
-    draw({Path(directory) / f"{picture.__name__}.png": picture for key, picture in of.items() if report.get(key)}, report)
+    draw({f"{directory}/{picture.__name__}.png": picture for key, picture in of.items() if report.get(key)}, report)
 
 
 def neurons(plt, report):
@@ -193,37 +195,36 @@ def neurons(plt, report):
     plt.title(f"most edited neurons of two experts\n(random sets: {random:.3f})", fontsize=10)
     labels = [Path(name).name for name in names]
     plt.xticks(range(len(names)), labels), plt.yticks(range(len(names)), labels)
-    for i in range(len(names)):
-        for j in range(len(names)):
-            if i != j:
-                plt.text(i, j, f"{matrix[i, j]:.2f}", ha="center", va="center",
-                         color="white" if matrix[i, j] < 0.6 * matrix.nan_to_num().max() else "black")
+    for i, j in permutations(range(len(names)), 2):
+        plt.text(i, j, f"{matrix[i, j]:.2f}", ha="center", va="center",
+                 color="white" if matrix[i, j] < 0.6 * matrix.nan_to_num().max() else "black")
 
 
 def gradients(plt, report):
     """Draw the cosines of two domains' policy gradients, module by module."""
-    cells = {m: report["gradient_cosine"][m] for m in ["all", *blocks(report["gradient_cosine"])]}
-    pairs = list(cells["all"])
-    matrix = torch.tensor([[cells[m][p]["cosine"] for p in pairs] for m in cells])
+    cells = report["gradient_cosine"]
+    modules, pairs = ["all", *blocks(cells)], list(cells["all"])
+    matrix = torch.tensor([[cells[m][p]["cosine"] for p in pairs] for m in modules])
     largest = max(0.1, matrix.nan_to_num().abs().max().item())
-    plt.figure(figsize=(1.1 * len(pairs) + 2, 0.32 * len(cells) + 1.5))
+    plt.figure(figsize=(1.1 * len(pairs) + 2, 0.32 * len(modules) + 1.5))
     plt.imshow(matrix, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto")
     plt.colorbar(label="cosine (red: conflict)")
     plt.title("policy gradients of two domains at the base, by module", fontsize=10)
-    plt.xticks(range(len(pairs)), [p.replace("|", "\n") for p in pairs]), plt.yticks(range(len(cells)), list(cells))
+    plt.xticks(range(len(pairs)), [p.replace("|", "\n") for p in pairs]), plt.yticks(range(len(modules)), modules)
 
 
 def damage(plt, report):
     """Draw the damage that was measured against its prediction, and the way to the largest."""
+    pairs = report["damage"]
     plt.figure(figsize=(9.5, 4)), plt.subplot(1, 2, 1)
-    for anchor in dict.fromkeys(d["anchor"] for d in report["damage"]):
-        own = [d for d in report["damage"] if d["anchor"] == anchor]
+    for anchor in dict.fromkeys(d["anchor"] for d in pairs):
+        own = [d for d in pairs if d["anchor"] == anchor]
         plt.scatter([d["first"] + d["second"] for d in own], [d["measured"] for d in own], label=Path(anchor).name)
     plt.axline((0, 0), slope=1, color="gray", linewidth=0.8)
     plt.xscale("symlog", linthresh=1e-2), plt.yscale("symlog", linthresh=1e-2)
     plt.xlabel("predicted: g.d + d'Hd / 2 (nats)"), plt.ylabel("measured damage (nats)"), plt.legend(title="loss of")
     plt.subplot(1, 2, 2)
-    worst = max(report["damage"], key=lambda d: d["measured"])
+    worst = max(pairs, key=lambda d: d["measured"])
     times = torch.tensor([0.0, *worst["times"]])
     plt.plot(times, [0.0, *worst["along"]], label="measured")
     plt.plot(times, times * worst["first"] + times**2 * worst["second"], "--", label="to second order")
@@ -237,9 +238,8 @@ def refresh(plt, report):
     for i, (name, title) in enumerate((("taken", "as taken: AdamW along GRPO"), ("theorem", "by gradient descent on L_A"))):
         r = report["refresh"][name]
         plt.subplot(1, 2, i + 1)
-        for key, words in (("in_anchor", "distance in S to theta_A"), ("in_minimum", "distance in S to the least L_A"),
-                           ("outside", "distance outside S"), ("damage", "damage")):
-            plt.plot(r["step"], [x / r[key][0] for x in r[key]], label=words)
+        for key in ("in_anchor", "in_minimum", "outside", "damage"):
+            plt.plot(r["step"], [x / r[key][0] for x in r[key]], label=LEFT[key][0].removesuffix(" (ours)"))
         if name == "theorem":
             plt.plot(r["step"], r["bound"], "--", color="gray", label="the theorem's bound in S")
         plt.xlabel("step"), plt.title(f"refresh {title}", fontsize=10), plt.legend(fontsize=7), plt.grid(alpha=0.3)

@@ -16,7 +16,7 @@ of delta_B.
 KL from samples: mean over completions of sum_t (e^d - d - 1), d = log pi_AB - log pi_A of a token: unbiased, never
 negative (k3 of Schulman, "Approximating KL divergence", 2020).
 """
-# seeds: for each of them the list of its pairs, a dict each: analyze.py's entry of the damage, and what `pairs` adds.
+# seeds: for each of them the list of its pairs, a dict each: analyze.py's entry of the damage, and what is added here.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -28,7 +28,7 @@ from grpo.rollout import micro_batches, token_logps
 from grpo.scores import mean_ci, respond
 from model import UserError, check_directory, load, read_run
 from reports import claims
-from reports.tables import show
+from reports.tables import mean_pm, show
 
 BUDGET = 16384     # padded tokens per forward pass
 PREDICTORS = {"KL on the new task, from before": "kl_new", "KL on the new task, from after": "kl_new_reverse",
@@ -51,87 +51,71 @@ def kl(rollout, other):
 
 
 def rank_correlation(x, y):
-    """Spearman's: the correlation of the ranks of two lists of numbers, ties with their mean rank: a float.
-
-    NaN if one of them is constant.
-    """
-    def ranks(values):
+    """Spearman's: the correlation of the ranks of two lists, ties with their mean rank; a float, NaN if one is constant."""
+    def centred_ranks(values):
         values = torch.tensor(values, dtype=torch.float64)
-        return (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2
-    a, b = (r - r.mean() for r in (ranks(x).double(), ranks(y).double()))
+        ranks = (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1).double() / 2
+        return ranks - ranks.mean()
+    a, b = centred_ranks(x), centred_ranks(y)
     return ((a * b).sum() / (a.norm() * b.norm())).item()
 
 
 def read(files, args):
-    """`seeds` of analyses, with at least three pairs each: the KLs are sampled here. args: of report.parse.
-
-    UserError where there are fewer pairs, where a file holds no analysis, or a checkpoint that one names is gone.
-    """
+    """`seeds` of analyses; samples the KLs. args: of report.parse. UserError for less than three pairs, or none at all."""
     seeds = [direct(report) for report in claims.read(files)]
-    for file, some in zip(files, seeds):
-        if len(some) < 3:
-            raise UserError(f"{file} has {len(some)} pairs of an expert and what was trained from it: a rank correlation "
+    for file, pairs in zip(files, seeds):
+        if len(pairs) < 3:
+            raise UserError(f"{file} has {len(pairs)} pairs of an expert and what was trained from it: a rank correlation "
                             "needs three; run analyze.py with --later")
-    names = {*domains.DOMAINS, *(d[key] for some in seeds for d in some for key in ("domain", "new"))}
+    names = {*domains.DOMAINS, *(d[key] for pairs in seeds for d in pairs for key in ("domain", "new"))}
     data = domains.sources(args.data, sorted(names))
-    return [[measured(d, data, args) for d in tqdm(some, desc="KL", unit="pair", leave=False, delay=3)] for some in seeds]
+    return [[measured(d, data, args) for d in tqdm(pairs, desc="KL", unit="pair", leave=False, delay=3)] for pairs in seeds]
 
 
 def direct(report):
-    """One seed's ordered pairs: the damage entries of a report of analyze.py where B was trained straight from A.
-
-    Added to each: new (B). Domains that are files of their own are loaded.
-    """
+    """One seed's ordered pairs, entries of the damage where B (`new`) was trained straight from A; loads their domains."""
     found = []
     for d in report.get("damage", []):
         run = read_run(d["checkpoint"])
         new = run.get("domain") or ""               # of a merge or a rollback: none
         if d["trained"] and run.get("parent") == d["anchor"] and new and "," not in new:
-            for one in (run, read_run(d["anchor"])):
-                domains.follow(one)
+            domains.follow(run), domains.follow(read_run(d["anchor"]))
             found.append({**d, "new": new})
     return found
 
 
 def measured(d, data, args):
-    """A pair with what was to be measured: fall (points), kl_new, kl_new_reverse and kl_old (nats per completion).
-
-    d: one of `direct`; data: {domain: source}.
-    """
+    """A pair with its fall (points), kl_new, kl_new_reverse and kl_old (nats per completion). data: {domain: source}."""
     check_directory(d["checkpoint"])
     before, tokenizer = load(d["anchor"], args.device)
     after, _ = load(d["checkpoint"], args.device)
-    old, new = d["domain"], d["new"]
-    rows = {domain: domains.evaluation_rows(domain, data.get(domain), args.fields, args.prompts, "train")
-            for domain in (old, new)}
-    sample = lambda model, domain: respond(model, tokenizer, domain, rows[domain], samples=args.samples, temperature=1.0,
-                                           max_completion_length=args.max_completion_length)[0]
-    return {**d, "fall": -d["points"], "kl_new": kl(sample(before, new), after),
-            "kl_new_reverse": kl(sample(after, new), before), "kl_old": kl(sample(before, old), after)}
+
+    def sample(model, domain):
+        rows = domains.evaluation_rows(domain, data.get(domain), args.fields, args.prompts, "train")
+        return respond(model, tokenizer, domain, rows, samples=args.samples, temperature=1.0,
+                       max_completion_length=args.max_completion_length)[0]
+    return {**d, "fall": -d["points"], "kl_new": kl(sample(before, d["new"]), after),
+            "kl_new_reverse": kl(sample(after, d["new"]), before), "kl_old": kl(sample(before, d["domain"]), after)}
 
 
 def tables(seeds):
     """Print every predictor's rank correlation with every outcome, and the two that compete side by side."""
-    correlations = {(p, o): torch.tensor([rank_correlation([d[p] for d in some], [d[o] for d in some]) for some in seeds],
-                                         dtype=torch.float64) for p in PREDICTORS.values() for o in OUTCOMES.values()}
-    two = lambda pair: "-" if pair[0] != pair[0] else \
-        f"{pair[0]:+.2f}" + ("" if pair[1] != pair[1] else f" ± {pair[1]:.2f}")
-    print(f"rank correlation over {', '.join(str(len(some)) for some in seeds)} ordered pairs of {len(seeds)} seeds "
+    print(f"rank correlation over {', '.join(str(len(pairs)) for pairs in seeds)} ordered pairs of {len(seeds)} seeds "
           "(mean, 95 %)\n")
-    lines = [[label, *(two(mean_ci(correlations[p, o])) for o in OUTCOMES.values())] for label, p in PREDICTORS.items()]
-    lines.append(["second-order term minus KL on the new task (paired)",
-                  *(two(mean_ci(correlations["second", o] - correlations["kl_new", o])) for o in OUTCOMES.values())])
-    show(lines, ["", *OUTCOMES])
+    found = {p: [torch.tensor([rank_correlation([d[p] for d in pairs], [d[o] for d in pairs]) for pairs in seeds],
+                              dtype=torch.float64) for o in OUTCOMES.values()] for p in PREDICTORS.values()}
+    rows = {label: found[p] for label, p in PREDICTORS.items()}
+    rows["second-order term minus KL on the new task (paired)"] = [a - b for a, b in zip(found["second"], found["kl_new"])]
+    show([[label, *(mean_pm(mean_ci(values), "+", 2) for values in row)] for label, row in rows.items()], ["", *OUTCOMES])
 
 
 def picture(plt, seeds):
     """Draw the measured damage against both predictors, a point per pair and seed, coloured by the later domain."""
-    pairs = [d for some in seeds for d in some]
     _, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
-    for axis, key, words in zip(axes, ("kl_new", "second"),
-                                ("KL(before, after) on the new task (nats)", "1/2 d'H_A d (nats)")):
-        for new in dict.fromkeys(d["new"] for d in pairs):
-            own = [d for d in pairs if d["new"] == new]
+    labels = {"kl_new": "KL(before, after) on the new task (nats)", "second": "1/2 d'H_A d (nats)"}
+    for axis, (key, words) in zip(axes, labels.items()):
+        for new in dict.fromkeys(d["new"] for pairs in seeds for d in pairs):
+            own = [d for pairs in seeds for d in pairs if d["new"] == new]
             axis.scatter([d[key] for d in own], [d["measured"] for d in own], label=f"then {new}", s=14)
         axis.set_xscale("symlog", linthresh=1e-2), axis.set_yscale("symlog", linthresh=1e-2)
         axis.set_xlabel(words), axis.grid(alpha=0.3)

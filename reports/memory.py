@@ -15,9 +15,9 @@ With n parameters, b bytes per number of the computation (2 in bf16), L layers o
     cache      2 L K b per token            K: width of the keys; the rows that rollout.rows_at_once lets in, or a group
 
 Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge, and the copies of keys and values that a layer
-makes behind a shared prompt (15 % of S in Qwen3). Sequences are taken to be full; real ones are shorter. `config` is the
-transformers config of a text model, `dtype` the type of the computation.
+makes behind a shared prompt (15 % of S in Qwen3). Sequences are taken to be full; real ones are shorter.
 """
+# config: the transformers config of a text model. dtype: of the computation. device: "cpu" or "cuda".
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -32,17 +32,15 @@ from grpo.rollout import LOGIT_ELEMENTS, cache_bytes, rows_that_fit
 from model import UserError, check_directory
 
 GB = 1e9
-# width, MLP channels, layers, heads, key-value heads of Qwen3, as published; 128 per head, vocabulary 151,936, tied
+SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 QWEN3 = {"Qwen3-0.6B": (1024, 3072, 28, 16, 8), "Qwen3-1.7B": (2048, 6144, 28, 16, 8), "Qwen3-4B": (2560, 9728, 36, 32, 8)}
 
 
 def configuration(name):
-    """The text model's config: of one of QWEN3 (nothing is downloaded), a directory, or a hub name; else UserError."""
+    """The config of one of QWEN3 (nothing is downloaded), of a directory or of a hub name; UserError where there is none."""
     from transformers import AutoConfig, Qwen3Config
     if name in QWEN3:
-        width, channels, layers, heads, kv_heads = QWEN3[name]
-        return Qwen3Config(vocab_size=151936, hidden_size=width, intermediate_size=channels, num_hidden_layers=layers,
-                           num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=128, tie_word_embeddings=True,
+        return Qwen3Config(**dict(zip(SHAPE, QWEN3[name])), vocab_size=151936, head_dim=128, tie_word_embeddings=True,
                            max_position_embeddings=40960)
     check_directory(name)
     try:
@@ -51,57 +49,50 @@ def configuration(name):
         raise UserError(f"cannot read the config of {name}: {str(error).splitlines()[0]}") from error
 
 
-def build(config, dtype, device="cpu", layers=None):
-    """The model with random weights, or its first `layers` layers; on the meta device it takes no memory."""
+def build(config, dtype, device="cpu"):
+    """The model with random weights; on the device "meta" it takes no memory."""
     from transformers import AutoModelForCausalLM
-    config = copy.deepcopy(config)
-    config.num_hidden_layers = layers or config.num_hidden_layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:config.num_hidden_layers]
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
 def kept_by_autograd(config, dtype, tokens=128):
-    """S: bytes per token, a float, that autograd keeps of one layer for its backward pass, weights not counted.
-
-    Runs two small models on the CPU over so many tokens, on which S hardly depends.
-    """
+    """S, a float, weights not counted, measured on small models on the CPU. It hardly depends on the number of tokens."""
     sizes = []
     for layers in (1, 2):                           # their difference is a layer, without embedding and final norm
-        model, seen = build(config, dtype, layers=layers), {}
-        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        small, kept = copy.deepcopy(config), []
+        small.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            small.layer_types = config.layer_types[:layers]
+        model = build(small, dtype)
 
-        def count(tensor):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        def keep(tensor):
+            kept.append(tensor.untyped_storage())
             return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            hidden = model.get_decoder()(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)[0]
-        sizes.append(sum(size for pointer, size in seen.items() if pointer not in own))
-        del hidden                                  # it holds the graph, and so keeps the addresses from being used again
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.get_decoder()(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        sizes.append(sum({x.data_ptr(): x.nbytes() for x in kept if x.data_ptr() not in own}.values()))
     return (sizes[1] - sizes[0]) / tokens
 
 
 def predict(config, S, *, prompt, completion, group_size=8, checkpointing=False, offload=False, processes=1,
             dtype=torch.bfloat16, device_bytes=80 * GB):
-    """Bytes of one process's device by use, {"update": {use: bytes}, "rollout": {use: bytes}}: the formulas above.
+    """Bytes of one process's device, {"update": {use: bytes}, "rollout": {use: bytes}}: the formulas above.
 
-    S: from kept_by_autograd. prompt, completion: tokens. group_size: G. checkpointing, offload: is the flag set?
-    processes: R. device_bytes: the device's memory, which the rollout fills. In fp32 the weights are their own masters.
+    prompt, completion: tokens. checkpointing, offload: is the flag set? device_bytes: what the device has, for the rollout.
     """
     model = build(config, dtype, "meta")
-    n = sum(p.numel() for p in model.parameters())
     b, L, C, V = dtype.itemsize, config.num_hidden_layers, config.hidden_size, config.vocab_size
-    head = getattr(config, "head_dim", None) or C // config.num_attention_heads
+    n, R, m = model.num_parameters(), processes, prompt + completion
     layer = next(module for module in model.modules() if type(module).__name__ in model._no_split_modules)
     layer = sum(p.numel() for p in layer.parameters())
-    m = prompt + completion
-    one = processes == 1
-    states = 0 if offload else (8 if b == 4 and one else 12) * n / processes
-    handed_over = 0 if b == 4 and one else V * C * (b + 4)                # the embedding is the largest weight
-    update = {"weights": n * b if one else (n - (L - 2) * layer) * b,
-              "optimizer": states + (0 if offload else 4 * n / processes),
+    head = getattr(config, "head_dim", None) or C // config.num_attention_heads
+    own_masters = b == 4 and R == 1
+    states = 0 if offload else (8 if own_masters else 12) * n / R
+    handed_over = 0 if own_masters else V * C * (b + 4)                   # the embedding is the largest weight
+    update = {"weights": n * b if R == 1 else (n - (L - 2) * layer) * b,
+              "optimizer": states + (0 if offload else 4 * n / R),
               "layers": m * (L * C * b + S) if checkpointing else m * L * S,
               "masks": m * m * (1 + b * (1 if checkpointing else L)),
               "logits": min(m * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
@@ -112,12 +103,16 @@ def predict(config, S, *, prompt, completion, group_size=8, checkpointing=False,
     return {"update": update, "rollout": rollout}
 
 
-def resident():
-    """Bytes of main memory that this process holds now; where the system does not tell, the most it has held."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else peak_resident()
+def held(device):
+    """Bytes of a device that this process holds now (the most, where the system does not tell), and the most it has held."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    statm = proc("self/statm").split()
+    return int(statm[1]) * resource.getpagesize() if statm else most, most
 
 
-def peak_resident():
-    """The most bytes of main memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def proc(name):
+    """The text of a file of Linux's /proc, "" on other systems."""
+    path = Path("/proc", name)
+    return path.read_text() if path.exists() else ""

@@ -10,12 +10,11 @@ merged from, itself included (run.json):
 
 Cost is all training that X needed since the base, each stage once: steps, completion tokens sampled, and the seconds
 that these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a merge's sweep are not training and not in
-it. Mean +- the half-width of the 95 % t-interval over seeds. Forgetting is never negative, because X is one of its
-stages, and never quite 0, because the largest of several noisy scores is too high; it is left out where X was trained in
-one go, because nothing came before.
+it. Forgetting is never negative, because X is one of its stages, and never quite 0, because the largest of several noisy
+scores is too high; it is left out where X was trained in one go, because nothing came before.
 """
 # A checkpoint's name is its directory, normalised. entries: {name: its scores}, {domain: summary} each, of all
-# checkpoints in the files. A row is {seed: (name, its scores)}.
+# checkpoints in the files. rows: {label: {seed: name}}.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -34,43 +33,34 @@ from reports.tables import mean_pm, show
 
 
 def read(files, patterns):
-    """The rows {label: row} of patterns {label: path with {} for the seed}, and all entries of files of evaluate.py --json.
+    """The rows of patterns {label: path with {} for the seed}, and all entries of files of evaluate.py --json.
 
-    UserError where rows differ in their seeds, or scores in their settings.
+    UserError where a row has no scores, rows differ in their seeds, or scores in their settings.
     """
     entries = {os.path.normpath(name): entry for file in files for name, entry in read_scores(file).items()}
     if len({str(entry["evaluated"]) for entry in entries.values()}) > 1:
         raise UserError("the files hold scores of other rows or settings: evaluate all checkpoints alike")
-    rows = {label: row(entries, pattern) for label, pattern in patterns.items()}
-    seeds = {label: sorted(some) for label, some in rows.items()}
-    if uneven := next((label for label in rows if seeds[label] != seeds["damaged"]), None):
-        raise UserError(f"{uneven} has seeds {seeds[uneven]}, damaged has {seeds['damaged']}: a paired table needs the same")
+    rows = {}
+    for label, pattern in patterns.items():
+        form = re.compile(re.escape(os.path.normpath(pattern)).replace(r"\{\}", r"(\d+)"))
+        rows[label] = {int(match[1]): match[0] for match in map(form.fullmatch, entries) if match}
+        if not rows[label]:
+            raise UserError(f"no scores of {pattern} in these files: evaluate.py --json writes them")
+    for label, row in rows.items():
+        if row.keys() != rows["damaged"].keys():
+            raise UserError(f"{label} has seeds {[*row]}, damaged has {[*rows['damaged']]}: a paired table needs the same")
     return rows, entries
 
 
-def row(entries, pattern):
-    """The row of a pattern, a path with {} where the seed stands. UserError if no checkpoint with scores fits it."""
-    form = re.compile(re.escape(os.path.normpath(pattern)).replace(r"\{\}", r"(\d+)"))
-    found = {int(match[1]): (name, entry) for name, entry in entries.items() if (match := form.fullmatch(name))}
-    if not found:
-        raise UserError(f"no scores of {pattern} in these files: evaluate.py --json writes them")
+def ancestors(name):
+    """All that a checkpoint comes from by run.json, itself first: directories, each once. UserError for no checkpoint."""
+    found = [os.path.normpath(name)]
+    for place in found:                             # and those that are added on the way
+        check_directory(place)                      # run.json names it relative to where it was trained
+        run = read_run(place)
+        parts = map(os.path.normpath, filter(None, [run.get("parent"), *run.get("lineage", []), *run.get("merged", [])]))
+        found += [part for part in dict.fromkeys(parts) if part not in found]
     return found
-
-
-def ancestors(name, seen=None):
-    """All that a checkpoint comes from, itself first: a list of directories, each once.
-
-    By the parents and merged parts in run.json. seen: those listed already, for the recursion. UserError if one is no
-    checkpoint.
-    """
-    seen = [] if seen is None else seen
-    if os.path.normpath(name) not in seen:
-        seen.append(os.path.normpath(name))
-        check_directory(name)                       # run.json names it relative to where it was trained
-        run = read_run(name)
-        for other in filter(None, [run.get("parent"), *run.get("lineage", []), *run.get("merged", [])]):
-            ancestors(other, seen)
-    return seen
 
 
 def cost(name):
@@ -86,37 +76,34 @@ def cost(name):
 
 
 def forgetting(name, entries, domains):
-    """Points by which a checkpoint is below the best of its stages, mean over domains; NaN if it was trained in one go.
-
-    UserError if one of its stages has no scores.
-    """
+    """Points below the best of its stages, mean over domains; NaN if trained in one go. UserError if one has no scores."""
     places = ancestors(name)
     if missing := [place for place in places if place not in entries]:
         raise UserError(f"{name} comes from {missing[0]}, which has no scores: evaluate it too, with the same settings")
     if sum((Path(place) / "log.jsonl").is_file() for place in places) < 2:
         return math.nan
-    stages = [entries[place] for place in places]
-    return sum(max(stage[d]["score"] for stage in stages) - stages[0][d]["score"] for d in domains) / len(domains)
+    scores = torch.tensor([[entries[place][d]["score"] for d in domains] for place in places], dtype=torch.float64)
+    return (scores.amax(0) - scores[0]).mean().item()
 
 
 def tables(rows, entries, domain, against):
-    """Print the table of rows, {label: row}: what they cost, their scores in all domains that all have, and what came of it.
+    """Print the table: what each row cost, its scores in all domains that all have, and what came of it.
 
     domain: the damaged one; against: the label that the last column compares with. UserError if some checkpoint lacks it.
     """
-    domains = columns([entry for some in rows.values() for _, entry in some.values()])
+    scores = {label: {seed: entries[name] for seed, name in row.items()} for label, row in rows.items()}
+    domains = columns(entry for row in scores.values() for entry in row.values())
     if domain not in domains:
         raise UserError(f"{domain} is not among the domains that all these checkpoints have: {', '.join(domains) or 'none'}")
-    scores = {label: {seed: entry for seed, (_, entry) in some.items()} for label, some in rows.items()}
-    others = [d for d in domains if d != domain]
-    lines = []
-    for label, some in rows.items():
-        costs = torch.tensor([cost(name) for name, _ in some.values()], dtype=torch.float64).mean(0).tolist()
-        lost = mean_ci(torch.tensor([forgetting(name, entries, domains) for name, _ in some.values()], dtype=torch.float64))
+    others, lines = [d for d in domains if d != domain], []
+    fp64 = lambda values: torch.tensor(list(values), dtype=torch.float64)
+    for label, row in rows.items():
+        steps, tokens, seconds = fp64(map(cost, row.values())).mean(0).tolist()
+        lost = mean_ci(fp64(forgetting(name, entries, domains) for name in row.values()))
         back = won_back(scores[label], scores["damaged"], scores["anchor"], domain)
-        lines.append([label, f"{costs[0]:.0f}", f"{costs[1] / 1e6:.2f} M", f"{costs[2]:.0f}",
+        lines.append([label, f"{steps:.0f}", f"{tokens / 1e6:.2f} M", f"{seconds:.0f}",
                       *map(mean_pm, score_row(scores[label], domains)), mean_pm(lost), mean_pm(back) + " %",
                       mean_pm(change(scores[label], scores["damaged"], *others), "+") if others else "-",
-                      mean_pm(change(scores[label], scores[against], *domains), "+"), str(len(some))])
+                      mean_pm(change(scores[label], scores[against], *domains), "+"), str(len(row))])
     show(lines, ["", "steps", "tokens", "seconds", *domains, "average", "forgetting", f"{domain} won back", "others",
                  f"average against {against}", "seeds"])

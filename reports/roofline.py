@@ -1,8 +1,7 @@
 """Roofline: the fastest this machine can compute and read, and how near prefill, decoding and update of a model come to it.
 Used by bench.py, which prints it:
 
-    found = limits(model, tokenizer, prompts, group_size=8, tokens=48)
-    found["parts"]["decoding"]["share_of_limit"]                              # 0.21: a fifth of what the memory could feed
+    limits(model, tokenizer, prompts, G=8, T=48)["parts"]["decoding"]["share_of_limit"]      # 0.21 of what memory could feed
 
 A phase that needs F floating-point operations and has to read M bytes takes at least (Williams et al., "Roofline", 2009)
 
@@ -48,50 +47,47 @@ def best(function, times):
 
 def machine(device, dtype):
     """The fastest matrix product in FLOP/s and the fastest memory stream in bytes/s, both measured."""
-    gpu = device.type == "cuda"
-    n = 8192 if gpu else 3072
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    stream, target = (torch.ones(2**30 if gpu else 2**27, device=device) for _ in range(2))
-    peak = 2 * n**3 / best(lambda: a @ b, 8)
-    return peak, max(stream.nbytes / best(lambda: stream.sum(), 8), 2 * stream.nbytes / best(lambda: target.copy_(stream), 8))
+    n, numbers = (8192, 2**30) if device.type == "cuda" else (3072, 2**27)
+    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
+    stream, target = torch.ones(2, numbers, device=device)
+    reading, copying = best(lambda: stream.sum(), 8), best(lambda: target.copy_(stream), 8)
+    return 2 * n**3 / best(lambda: a @ b, 8), stream.nbytes * max(1 / reading, 2 / copying)
 
 
-def limits(model, tokenizer, prompts, group_size, tokens):
+def limits(model, tokenizer, prompts, G, T):
     """What a model, loaded in fp32, gets of the machine while it samples and is updated: a dict of numbers.
 
-    prompts: B lists of token ids, of which group_size completions of exactly `tokens` tokens each are sampled. "parts" has
-    for each phase seconds, flops, bytes, the limit ("compute" or "memory") and share_of_limit in [0, 1].
+    prompts: B lists of token ids; of each, G completions of exactly T tokens are sampled. "parts" has for each phase
+    seconds, flops, bytes, the limit ("compute" or "memory") and share_of_limit in [0, 1].
     """
-    gpu = model.device.type == "cuda"
-    policy = Policy(model, torch.bfloat16 if gpu else torch.float32)
-    dtype, config, B, G, T = model.dtype, model.config, len(prompts), group_size, tokens
-    peak, bandwidth = machine(model.device, dtype)
+    policy, config, B = Policy(model), model.config, len(prompts)                # on a GPU the model now computes in bf16
+    peak, bandwidth = machine(model.device, model.dtype)
 
-    def roll(tokens):
+    def roll(tokens):                               # no id stops it: all completions have so many tokens
         return sample(model, prompts, group_size=G, noise=uniform_noise(B * G, tokens, 0), stop_ids=[-1],
-                      pad_id=tokenizer.pad_token_id)       # no id stops it: all have T tokens
+                      pad_id=tokenizer.pad_token_id)
     rollout = roll(T)
-    seconds = {"prefill": best(lambda: roll(1), 3)}
-    seconds["decoding"] = best(lambda: roll(T), 2) - seconds["prefill"]
 
     def both_ways():
         policy.backward((token_logps(model, rollout) * rollout.mask).sum())
         policy.optimizer.zero_grad()
-    seconds["update"] = best(both_ways, 2)
+    prefill = best(lambda: roll(1), 3)
+    seconds = {"prefill": prefill, "decoding": best(lambda: roll(T), 2) - prefill, "update": best(both_ways, 2)}
 
-    head = model.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for p in model.parameters()) - head                     # tied: the embedding is the head
+    n, head = model.num_parameters(), model.get_output_embeddings().weight.numel()             # tied: n has the head once
+    weights, lengths = n * model.dtype.itemsize, [len(p) for p in prompts]
     attention = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim    # per token and position
-    cache = cache_bytes(config, dtype.itemsize)
-    lengths = [len(p) for p in prompts]
-    read = 2 * body * sum(lengths) + attention * sum(p * (p + 1) / 2 for p in lengths)         # reading the prompts
+    read = 2 * (n - head) * sum(lengths) + attention * sum(p * (p + 1) / 2 for p in lengths)   # reading the prompts
     fed = sum(p + t for p in lengths for t in range(1, T)) * G                  # positions that decoded tokens attend to
-    flops = {"prefill": read + 2 * head * B, "decoding": 2 * (body + head) * B * G * (T - 1) + attention * fed,
-             "update": 3 * (read + 2 * (body + head) * B * G * T + attention * (fed + G * sum(p + T for p in lengths)))}
-    bytes_ = {"prefill": (body + head) * dtype.itemsize,
-              "decoding": (body + head) * dtype.itemsize * (T - 1) + cache * fed,
-              "update": 3 * (body + head) * dtype.itemsize}
-    parts = {name: {"seconds": seconds[name], "flops": flops[name], "bytes": bytes_[name],
-                    "limit": "compute" if flops[name] / peak > bytes_[name] / bandwidth else "memory",
-                    "share_of_limit": max(flops[name] / peak, bytes_[name] / bandwidth) / seconds[name]} for name in seconds}
-    return {"gpu": torch.cuda.get_device_name() if gpu else None, "peak_flops": peak, "bandwidth": bandwidth, "parts": parts}
+    needs = {"prefill": (read + 2 * head * B, weights),
+             "decoding": (2 * n * B * G * (T - 1) + attention * fed,
+                          weights * (T - 1) + cache_bytes(config, model.dtype.itemsize) * fed),
+             "update": (3 * (read + 2 * n * B * G * T + attention * (fed + G * sum(p + T for p in lengths))), 3 * weights)}
+    parts = {}
+    for name, (flops, size) in needs.items():
+        least = {"memory": size / bandwidth, "compute": flops / peak}            # seconds
+        limit = max(least, key=least.get)
+        parts[name] = {"seconds": seconds[name], "flops": flops, "bytes": size, "limit": limit,
+                       "share_of_limit": least[limit] / seconds[name]}
+    gpu = torch.cuda.get_device_name() if model.device.type == "cuda" else None
+    return {"gpu": gpu, "peak_flops": peak, "bandwidth": bandwidth, "parts": parts}

@@ -8,9 +8,7 @@ With S_D(X) the held-out score of checkpoint X in domain D (evaluate.py) and A >
 
 The paper (arXiv 2606.02398) states I for the loss, where damage is positive; here it is points of score, so damage is
 negative. A checkpoint's `recipe` in run.json (base, code 100, math 100, ...) says where it belongs: checkpoints that
-differ in nothing but the seed are one row. Every number is computed seed by seed on the same held-out rows; mean +-
-half the 95 % t-interval over seeds. With one seed, as for the base, it is over prompts and says nothing about other
-seeds.
+differ in nothing but the seed are one row.
 """
 # runs: {recipe: {seed: entry}}, as of `read`; seeds: {seed: entry} of one recipe. A recipe is a tuple of stages, 'math 100'
 # each, an entry one of evaluate.py. A pair: see seeds.py. domains: those that all have, the columns of the table.
@@ -22,19 +20,15 @@ from collections import Counter
 
 import torch
 
-from domains import DOMAINS
 from model import UserError, stage
-from reports.seeds import change, columns, read_scores, score_row, won_back
+from reports.seeds import change, columns, place, read_scores, score_row, won_back
 from reports.tables import mean_pm, show, verdicts
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
 
 
 def read(files):
-    """`runs` from files of evaluate.py --json.
-
-    Raises UserError if a file holds no scores, or scores that cannot be compared, or of which one seed has two.
-    """
+    """`runs` from files of evaluate.py --json; UserError for scores that do not compare, or of which one seed has two."""
     runs, settings = {}, None
     for file in files:
         for name, entry in read_scores(file).items():
@@ -47,7 +41,7 @@ def read(files):
                 if other["training"] != entry["training"]:
                     raise UserError(f"{other['name']} and {name} have the same recipe, but differ in more than the seed: "
                                     f"{other['training']} and {entry['training']}")
-            same = seeds.setdefault(entry["seed"], {**entry, "name": name})
+            same = seeds.setdefault(entry["seed"], entry | {"name": name})
             if same["name"] != name:
                 raise UserError(f"{same['name']} and {name} have the same recipe and seed: leave one of them out")
     return runs
@@ -55,18 +49,17 @@ def read(files):
 
 def shared_domains(runs):
     """The domains that all checkpoints have."""
-    return columns([entry for seeds in runs.values() for entry in seeds.values()])
+    return columns(entry for seeds in runs.values() for entry in seeds.values())
 
 
 def label(recipe, usual):
     """'code > math > qa > cw > math (10)': steps in brackets where they are not the usual ones (an int)."""
-    stages = [s.rpartition(" ")[0] + f" ({stage(s)[1]})" for s in recipe[1:]]
-    return " > ".join(s.removesuffix(f" ({usual})").removesuffix(" (0)") for s in stages) or recipe[0]
+    stages = [(text.rpartition(" ")[0], stage(text)[1]) for text in recipe[1:]]
+    return " > ".join(how if steps in (usual, 0) else f"{how} ({steps})" for how, steps in stages) or recipe[0]
 
 
 def order(recipe):
     """What recipes are sorted by: short ones first, then in the order of the domains, a user's or a rollback last."""
-    place = lambda name: DOMAINS.index(name) if name in DOMAINS else len(DOMAINS)
     return len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe
 
 
@@ -76,13 +69,10 @@ def trained_only(recipe):
 
 
 def matrix(runs, domains):
-    """{(later, earlier): pair}: I(later -> earlier) for every pair of stages; of several, the longest.
-
-    Of recipes that are `trained_only` and have two stages, each of one domain, the earlier one of `domains`.
-    """
+    """{(later, earlier): pair}: I(later -> earlier), of two stages of one domain each; of several, the longest."""
     cells = {}
-    for recipe in sorted((r for r in runs if len(r) == 3 and trained_only(r)), key=lambda r: (stage(r[1])[1], stage(r[2])[1])):
-        (earlier, _), (later, _) = stage(recipe[1]), stage(recipe[2])
+    for recipe in sorted((r for r in runs if len(r) == 3 and trained_only(r)), key=lambda r: [stage(s)[1] for s in r[1:]]):
+        earlier, later = (stage(s)[0] for s in recipe[1:])
         if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs and earlier[0] in domains:
             cells[later[0], earlier[0]] = change(runs[recipe], runs[recipe[:-1]], earlier[0])
     return cells
@@ -103,7 +93,7 @@ def tables(runs):
     """Print the scores, the claims about each refresh, and the interference matrix."""
     domains = shared_domains(runs)
     steps = Counter(stage(s)[1] for recipe in runs for s in recipe[1:])
-    usual = steps.most_common(1)[0][0] if steps else 0
+    usual = max(steps, key=steps.get, default=0)
     most = max(map(len, runs.values()))
     print(f"score x 100 and its 95 % interval, over seeds, or over prompts where there is one seed; stages of {usual} steps "
           "unless they say otherwise\n")
@@ -117,14 +107,13 @@ def tables(runs):
           for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])
 
     for recipe, domain, peak in refreshes(runs, domains):
-        after = recipe[:-1]
-        fall = change(runs[after], runs[peak], domain)
-        at = {r: rows[r][domains.index(domain)] for r in (peak, after, recipe)}
-        print(f"{domain} along {label(recipe, usual)}: {mean_pm(at[peak])} -> {mean_pm(at[after])} -> {mean_pm(at[recipe])}, "
-              f"average {mean_pm(rows[after][-1])} -> {mean_pm(rows[recipe][-1])}")
+        after, arrow = recipe[:-1], lambda column, *recipes: " -> ".join(mean_pm(rows[r][column]) for r in recipes)
+        print(f"{domain} along {label(recipe, usual)}: {arrow(domains.index(domain), peak, after, recipe)}, "
+              f"average {arrow(-1, after, recipe)}")
         if domain == "math":
             print(f"the paper's Math: {PAPER['peak']} -> {PAPER['after']} -> {PAPER['refreshed']}, "
                   f"average {PAPER['average']} -> {PAPER['average refreshed']}")
+        fall = change(runs[after], runs[peak], domain)
         if fall[0] + fall[1] >= 0:
             print(f"{domain} had not fallen by more than chance ({mean_pm(fall, '+')}), so there is nothing to win back\n")
             continue
@@ -140,36 +129,33 @@ def tables(runs):
 
 def claims(runs, recipe, domain, peak, domains):
     """What the paper says of a refresh, `recipe`, of a domain that was best at `peak`: see tables.verdicts."""
-    after, (refreshed, short), (_, long) = recipe[:-1], stage(recipe[-1]), stage(peak[-1])
-    fall, share = change(runs[after], runs[peak], domain), won_back(runs[recipe], runs[after], runs[peak], domain)
-    others = {d: change(runs[recipe], runs[after], d) for d in domains if d not in refreshed}
+    best, damaged, refreshed = runs[peak], runs[recipe[:-1]], runs[recipe]
+    fall, share = change(damaged, best, domain), won_back(refreshed, damaged, best, domain)
+    (trained, short), (_, long) = stage(recipe[-1]), stage(peak[-1])
+    others = {d: change(refreshed, damaged, d) for d in domains if d not in trained}
     return [(f"{domain} falls by at least 5 points", mean_pm(fall, "+"), fall[0] <= -5),
-            (f"its refresh takes at most 10 % of its {long} steps", f"{100 * short / len(refreshed) / long:.0f} %",
-             short / len(refreshed) <= 0.1 * long),
+            (f"its refresh takes at most 10 % of its {long} steps", f"{100 * short / len(trained) / long:.0f} %",
+             short / len(trained) <= 0.1 * long),
             ("and wins back at least 80 % of the fall", mean_pm(share) + " %", share[0] >= 80),
-            ("no other domain loses more than 2 points by it", ", ".join(f"{d} {mean_pm(c, '+')}" for d, c in others.items()),
-             all(c[0] >= -2 for c in others.values()))]
+            ("no other domain loses more than 2 points by it",
+             ", ".join(f"{d} {mean_pm(c, '+')}" for d, c in others.items()), all(c[0] >= -2 for c in others.values()))]
 
 
 def picture(plt, runs):
-    """Draw the score of each domain along the first refreshed sequence, its interval as a band; stages without one left out.
-
-    Returns why not, if there is none.
-    """
+    """Draw the scores along the first refreshed sequence, intervals as bands; its stages without scores are left out."""
     domains = shared_domains(runs)
     if not (found := refreshes(runs, domains)):
-        return "no refresh among these checkpoints, so there is no sequence to draw"
+        return print("no refresh among these checkpoints, so there is no sequence to draw")
     recipe = found[0][0]
     stages = [recipe[:i + 1] for i in range(len(recipe)) if recipe[:i + 1] in runs]
-    rows = [score_row(runs[r], domains) for r in stages]
+    scores = torch.tensor([score_row(runs[r], domains) for r in stages])                             # (stages, columns, 2)
     plt.figure(figsize=(8, 4.5))
-    for i, name in enumerate([*domains, "average"]):
-        mean, half = (torch.tensor([row[i][j] for row in rows]) for j in (0, 1))
-        line, = plt.plot(mean, marker="o", label=name,
-                         **({"color": "black", "linestyle": "--"} if name == "average" else {}))
-        plt.fill_between(range(len(rows)), mean - half, mean + half, color=line.get_color(), alpha=0.15)
-    plt.axvspan(len(rows) - 1.5, len(rows) - 0.5, color="gray", alpha=0.12)
-    plt.xticks(range(len(rows)), [r[-1].replace(" ", "\n") + (" steps" if " " in r[-1] else "") for r in stages])
-    plt.xlim(-0.2, len(rows) - 0.5), plt.ylabel("held-out score (avg@4 x 100)"), plt.grid(alpha=0.3)
+    for name, (mean, half) in zip([*domains, "average"], scores.permute(1, 2, 0)):
+        style = {"color": "black", "linestyle": "--"} if name == "average" else {}
+        line, = plt.plot(mean, marker="o", label=name, **style)
+        plt.fill_between(range(len(stages)), mean - half, mean + half, color=line.get_color(), alpha=0.15)
+    plt.axvspan(len(stages) - 1.5, len(stages) - 0.5, color="gray", alpha=0.12)
+    plt.xticks(range(len(stages)), [r[-1].replace(" ", "\n") + (" steps" if " " in r[-1] else "") for r in stages])
+    plt.xlim(-0.2, len(stages) - 0.5), plt.ylabel("held-out score (avg@4 x 100)"), plt.grid(alpha=0.3)
     plt.title(f"trained one after the other; at the end, a refresh ({len(runs[recipe])} seeds)")
     plt.legend(loc="lower right")

@@ -2,7 +2,7 @@
 
     show([["base", "44.5 ± 4.3"], ["math", "72.5 ± 1.0"]], ["trained on", "math"])      # Markdown, aligned
     mean_pm((57.7, 1.2))                                                                # '57.7 ± 1.2'
-    draw({"story.png": picture}, runs)                                                  # picture(pyplot, runs)
+    draw({"assets/story.png": picture}, runs)                                           # picture(pyplot, runs)
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
@@ -13,16 +13,21 @@ from pathlib import Path
 
 def show(rows, head):
     """Print a table in Markdown, its columns aligned. rows: lists of strings, as many in each as in head."""
-    rows = [head, *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths))) + " |" for row in rows]
-    print("\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n")
+    first, *others = widths = [max(map(len, column)) for column in zip(head, *rows)]
+    form = "| " + " | ".join([f"{{:{first}}}", *(f"{{:>{width}}}" for width in others)]) + " |"
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    print("\n".join([form.format(*head), rule, *(form.format(*row) for row in rows)]) + "\n")
 
 
-def mean_pm(pair, sign=""):
+def number(value, form, unit=""):
+    """A number as text in a format, with its unit; '-' for NaN."""
+    return "-" if math.isnan(value) else f"{value:{form}}{unit}"
+
+
+def mean_pm(pair, sign="", digits=1):
     """A pair as text, '57.7 ± 1.2', a part of it that is NaN left out; sign "+": with its sign."""
-    return "-" if math.isnan(pair[0]) else f"{pair[0]:{sign}.1f}" + ("" if math.isnan(pair[1]) else f" ± {pair[1]:.1f}")
+    mean, half = pair
+    return "-" if math.isnan(mean) else f"{mean:{sign}.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
 def verdicts(found):
@@ -32,9 +37,9 @@ def verdicts(found):
 
 
 def draw(pictures, what):
-    """Draw {file: function}, as function(pyplot, what) does, without a display; where matplotlib is missing, say so.
+    """Draw {file: function}, each as function(pyplot, what) does, without a display; a line says so without matplotlib.
 
-    A text that a function returns says why it has drawn nothing.
+    A function that opens no figure has nothing to draw.
     """
     try:
         import matplotlib
@@ -43,10 +48,9 @@ def draw(pictures, what):
     matplotlib.use("Agg")
     from matplotlib import pyplot
     for file, picture in pictures.items():
-        if reason := picture(pyplot, what):
-            print(reason)
-            continue
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        pyplot.savefig(file, dpi=110, bbox_inches="tight")
-        pyplot.close()
-        print(f"{file}: drawn")
+        picture(pyplot, what)
+        if pyplot.get_fignums():
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            pyplot.savefig(file, dpi=110, bbox_inches="tight")
+            pyplot.close()
+            print(f"{file}: drawn")

@@ -17,8 +17,7 @@ Of a step's B prompts x G completions (log.jsonl; train_grpo.log_line):
 
 held-out D is the score of domain D in points (validation.jsonl), with the half-width of its 95 % interval over prompts.
 """
-# A run is a dict: its place (a path), title, steps {step: {column: number, NaN if it has none}} and the scores of its
-# validations {domain: {step: pair}}.
+# A run is a dict: its place (a path), steps {step: line of the log} and scores {domain: {step: pair}} of its validations.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -28,7 +27,7 @@ from pathlib import Path
 from grpo.directory import read_log
 from model import UserError, nan_for_null, read_run
 from reports.seeds import columns
-from reports.tables import mean_pm, show
+from reports.tables import mean_pm, number, show
 
 ROWS = 10
 # of each column its key in log.jsonl, and its format
@@ -41,35 +40,35 @@ def read(places):
     """The runs in some directories, a list of dicts; UserError for one that has no step in its log yet."""
     runs = []
     for place in places:
-        log, validations = (map(nan_for_null, read_log(Path(place) / name)) for name in ("log.jsonl", "validation.jsonl"))
-        steps = {line["step"]: {column: line.get(key, math.nan) for column, (key, _) in NUMBERS.items()} for line in log}
+        steps, found = ({line["step"]: line for line in map(nan_for_null, read_log(Path(place) / name))}
+                        for name in ("log.jsonl", "validation.jsonl"))
         if not steps:
             raise UserError(f"{place}/log.jsonl has no steps: nothing was trained there yet")
-        found = {line["step"]: line["scores"] for line in validations}
-        scores = {d: {step: (some[d]["score"], some[d]["ci95"]) for step, some in found.items()}
-                  for d in (columns([*found.values()]) if found else [])}
-        title = " > ".join(read_run(place).get("recipe", ["no checkpoint yet"]))
-        runs.append({"place": place, "title": title, "steps": steps, "scores": scores})
+        scores = {d: {step: (line["scores"][d]["score"], line["scores"][d]["ci95"]) for step, line in found.items()}
+                  for d in (columns([line["scores"] for line in found.values()]) if found else [])}
+        runs.append({"place": place, "steps": steps, "scores": scores})
     return runs
+
+
+def value(line, column):
+    """The number of a column in a line of the log, NaN if it has none."""
+    return line.get(NUMBERS[column][0], math.nan)
 
 
 def measured(runs):
     """The columns of NUMBERS that some run has, a list: without a reference there is no KL."""
-    lines = [line for run in runs for line in run["steps"].values()]
-    return [column for column in NUMBERS if not all(math.isnan(line[column]) for line in lines)]
+    return [c for c in NUMBERS if not all(math.isnan(value(line, c)) for run in runs for line in run["steps"].values())]
 
 
 def tables(runs):
     """Print a table for each run: some ROWS steps, evenly spread, and the first and last validation."""
-    nothing = dict.fromkeys(NUMBERS, math.nan)
     for run in runs:
         steps, scores, shown = [*run["steps"]], run["scores"], measured([run])
         chosen = {steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)}
         chosen |= {end(known) for known in scores.values() for end in (min, max)}
-        cell = lambda column, x: "-" if math.isnan(x) else format(x, NUMBERS[column][1])
-        print(f"{run['place']}: {run['title']}")
+        print(f"{run['place']}: {' > '.join(read_run(run['place']).get('recipe', ['no checkpoint yet']))}")
         show([[str(step), *(mean_pm(known.get(step, (math.nan, math.nan))) for known in scores.values()),
-               *(cell(column, run["steps"].get(step, nothing)[column]) for column in shown)] for step in sorted(chosen)],
+               *(number(value(run["steps"].get(step, {}), c), NUMBERS[c][1]) for c in shown)] for step in sorted(chosen)],
              ["step", *(f"held-out {d}" for d in scores), *shown])
 
 
@@ -81,12 +80,12 @@ def picture(plt, runs):
         axis.axis("off")
     for panel, axis in zip(panels, axes.flat):
         axis.set_title(panel, fontsize=10), axis.set_xlabel("step"), axis.grid(alpha=0.3)
-        for run in runs:
-            name = Path(run["place"]).name
+        for one in runs:
+            name = Path(one["place"]).name
             if panel in NUMBERS:
-                axis.plot([*run["steps"]], [line[panel] for line in run["steps"].values()], label=name)
+                axis.plot([*one["steps"]], [value(line, panel) for line in one["steps"].values()], label=name)
                 continue
-            for domain, scores in run["scores"].items():
+            for domain, scores in one["scores"].items():
                 axis.errorbar([*scores], *zip(*scores.values()), marker="o", capsize=3, label=f"{name}: {domain}")
         if panel in panels[:2] and axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)

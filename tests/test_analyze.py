@@ -362,8 +362,6 @@ def test_shares_of_damage_in_eigenvectors_coordinates_and_random_directions_are_
     shares = curvature.eigen_shares(values, V, delta, second)
     P = V[:3].T @ V[:3]
     assert abs(shares[2] - (P @ delta @ H @ (P @ delta) / (delta @ H @ delta)).item()) < 1e-4 and abs(shares[-1] - 1) < 1e-4
-    assert curvature.needed(shares, 0.5) == next(k for k in range(1, n + 1) if shares[k - 1] >= 0.5)
-    assert curvature.needed(shares, 1.5) is None
     kept = torch.where(delta.abs() >= delta.abs().sort().values[-4], delta, 0)
     assert abs(curvature.coordinate_share(lambda v: H @ v, delta, second, 4)
                - (kept @ H @ kept / (delta @ H @ delta)).item()) < 1e-4
@@ -603,6 +601,10 @@ def test_analyze_measures_everything_that_it_prints_and_saves_it():
     d = damage["math -> math-qa"]
     assert math.isclose(d["measured"], d["first"] + d["second"] + d["remainder"], rel_tol=1e-9)
     assert d["measured"] == d["along"][-1]
+    for d in report["damage"]:                      # as many eigenvectors as it takes, or none of the 3 if they do not do
+        for p in (50, 90):
+            enough = 1 + (torch.tensor(d["eigen_shares"]) >= p / 100).nonzero().flatten()
+            assert d[f"k_for_{p}"] == enough[0] if len(enough) else math.isnan(d[f"k_for_{p}"]), d
     assert len(report["refresh"]["taken"]["outside"]) == 4 and len(report["subspace"][f["math"]]["eigenvalues"]) == 3
     start = report["refresh"]["taken"]              # the damaged model's distance to the anchor, by other means
     distance = math.hypot(start["in_anchor"][0], start["outside"][0])
@@ -660,7 +662,7 @@ def test_an_expert_that_has_not_moved_and_a_single_direction_are_no_crash():
     assert claims.read([WORK / "still.json"])[0]["sparsity"][str(still)]["unchanged"] == 1
 
 
-def test_a_domain_file_of_ones_own_is_known_from_the_run_json_of_an_expert_or_from_domains():
+def test_a_domain_file_of_ones_own_is_analyzed_where_domains_names_it_and_asked_for_where_run_json_alone_does():
     f, file = family(), WORK / "say.py"
     file.write_text("""
 def synthetic(rng):
@@ -676,22 +678,23 @@ def answer(completion, row):
 def reward(completions, rows):
     return [float(text == row["reference"] or len(text) % 2 == 0) for text, row in zip(completions, rows)]
 """)
-    for named in (True, False):
-        name = domains.use(str(file))
-        speaker = WORK / "family" / f"speaker-{named}"
-        shutil.copytree(f["qa"], speaker)
-        known = {"domain": name, "domain_files": {name: domains.source(name)}}
-        models.write_json(speaker / "run.json", {**models.read_run(f["qa"]), **({} if named else known)})
-        del domains.loaded[name]                    # as in a new process
-        out = run(analyze.main, "--base", f["base"], f["math"], speaker, *(["--domains", f"math,{file}"] if named else []),
-                  "--prompts", 8, "--samples", 2, "--max-completion-length", 4, "--directions", 2, "--data",
-                  f"math={talker()[1]}", "--json", WORK / "say.json")
-        assert out[0] == 0, out
-        report = claims.read([WORK / "say.json"])[0]
-        assert report["domains"] == {f["math"]: "math", str(speaker): "say"}, out
-        print(out[1])
-        assert "math|say" in report["route_jaccard"]
-        assert {d["name"]: d["domain"] for d in report["damage"]} == {f"math + {speaker.name}": "math", f"{speaker.name} + math": "say"}
+    name = domains.use(str(file))
+    speaker = WORK / "family" / "speaker"
+    shutil.copytree(f["qa"], speaker)
+    models.write_json(speaker / "run.json", {**models.read_run(f["qa"]), "domain": name,
+                                             "domain_files": {name: domains.source(name)}})
+    argv = ("--base", f["base"], f["math"], speaker, "--prompts", 8, "--samples", 2, "--max-completion-length", 4,
+            "--directions", 2, "--data", f"math={talker()[1]}", "--json", WORK / "say.json")
+    del domains.loaded[name]                        # as in a new process
+    code, _, err = run(analyze.main, *argv)
+    assert code == 2 and "unknown domain 'say'" in err and str(file) in err, err        # no run.json has code run
+    code, out, err = run(analyze.main, *argv, "--weights-only")
+    assert code == 0 and "1. Size" in out, err
+    code, out, err = run(analyze.main, *argv, "--domains", f"math,{file}")
+    assert code == 0, err
+    report = claims.read([WORK / "say.json"])[0]
+    assert report["domains"] == {f["math"]: "math", str(speaker): "say"} and "math|say" in report["route_jaccard"]
+    assert {d["name"]: d["domain"] for d in report["damage"]} == {"math + speaker": "math", "speaker + math": "say"}
 
 
 def test_fields_names_the_columns_of_data_that_has_its_own():

@@ -14,15 +14,11 @@ SMALL = {"B": 2, "G": 3, "T": 5, "warmup": 1, "steps": 1, "warmup_T": 5}
 
 
 def test_predicted_memory_counts_parameters_and_what_autograd_keeps_and_is_near_what_is_measured():
-    config = memory.configuration("Qwen3-0.6B")
-    # as on its model card
-    assert sum(p.numel() for p in memory.build(config, torch.bfloat16, "meta").parameters()) == 596_049_920
-    small = tiny()[1].config
-    S = memory.kept_by_autograd(small, torch.float32)
-    assert S == memory.kept_by_autograd(small, torch.float32, tokens=256)   # linear in the tokens: no attention matrix
-    lengths = {"prompt": 2048, "completion": 8192}
+    config, n, lengths = memory.configuration("Qwen3-0.6B"), 596_049_920, {"prompt": 2048, "completion": 8192}
+    assert sum(p.numel() for p in memory.build(config, torch.bfloat16, "meta").parameters()) == n    # as on its model card
+    S = [memory.kept_by_autograd(tiny()[1].config, torch.float32, tokens) for tokens in (128, 256)]
+    assert S[0] == S[1] > 0                         # linear in the tokens: no attention matrix
     uses = memory.predict(config, 1e4, **lengths)
-    n = 596_049_920
     assert uses["update"]["weights"] == 2 * n and uses["update"]["layers"] == 28 * 1e4 * 10240
     assert uses["update"]["optimizer"] == 16 * n and uses["rollout"]["optimizer"] == 12 * n
     light = memory.predict(config, 1e4, checkpointing=True, offload=True, **lengths)
@@ -60,8 +56,8 @@ def test_the_roofline_counts_the_operations_that_the_mathematics_needs():
     with replaced(roofline, machine=lambda *_: (1e12, 1e10)):
         found = bench.worker("limits", tiny()[0], "cpu", SMALL)
     _, model, tokenizer = tiny()
-    config, rows = model.config, bench.long_rows(2)["cw"]
-    lengths = [len(ids) for ids in rollouts.encode(tokenizer, [row["prompt"] for row in rows], 2048)]
+    config, texts = model.config, [row["prompt"] for row in bench.long_rows(2)["cw"]]
+    lengths = [len(ids) for ids in rollouts.encode(tokenizer, texts, 2048)]
     n = sum(p.numel() for p in model.parameters())
     head = config.vocab_size * config.hidden_size
     attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim

@@ -10,7 +10,7 @@ import warnings
 import domains
 from domains import code_, cw, qa, sandbox
 from grpo.judge import llm_judge
-from grpo.run import held_out_rows, validated_elsewhere
+from grpo.run import held_out_rows, split_of
 from shared import ROOT, WORK, raises, replaced, rows_of, settings, shared, tiny
 
 
@@ -264,7 +264,7 @@ def test_validation_rows_are_neither_trained_on_nor_those_of_the_test():
     for changes in ({"data": {"math": "synthetic"}}, {"data": {"math": str(path)}, "eval_data": {"math": "synthetic"}}):
         assert all(domains.in_split(id, "validation") for id in held(**changes))
     args = settings(data={"math": str(path)}, eval_data={"math": "synthetic"})
-    assert not validated_elsewhere(args, "math")                    # so its own tenth stays out of training
+    assert split_of(args, "math", "train") == "train"              # so its own tenth stays out of training
     assert set(held_out_rows(settings(data={"math": str(path)}, eval_domains=["math", "qa"]))) == {"math"}
 
 

@@ -82,9 +82,9 @@ def test_an_answer_is_none_exactly_where_there_is_nothing_to_grade():
 
 def test_p_values_and_detectable_differences_agree_with_tables_and_with_simulated_samples():
     for t, dof, p in ((2.228139, 10, 0.05), (1, 1, 0.5), (1.812461, 10, 0.1), (4.604095, 4, 0.01), (3.300283, 1000, 0.001)):
-        assert abs(scores.p_value(-t, scores.t_quantile(dof), dof) - p) < 1e-5, (t, dof)
-    assert scores.p_value(0, 0, 5) == 1 and scores.p_value(2, 0, 5) == 0 and scores.p_value(50, 1, 50) >= 0
-    assert math.isnan(scores.p_value(1, math.nan, 0)) and math.isnan(scores.detectable(math.nan, 0))
+        assert abs(evaluate.p_value(-t, scores.t_quantile(dof), dof) - p) < 1e-5, (t, dof)
+    assert evaluate.p_value(0, 0, 5) == 1 and evaluate.p_value(2, 0, 5) == 0 and evaluate.p_value(50, 1, 50) >= 0
+    assert math.isnan(evaluate.p_value(1, math.nan, 0)) and math.isnan(scores.detectable(math.nan, 0))
     # n = 16, std 8: se 2; t tables of 15 degrees of freedom: 2.13145 and 0.86624
     assert abs(scores.detectable(2.13145 * 2, 15) - 2 * (2.13145 + 0.86624)) < 1e-4
     generator = torch.Generator().manual_seed(0)

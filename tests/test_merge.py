@@ -2,8 +2,6 @@
 
 Run by test_all.py.
 """
-import contextlib
-import io
 import itertools
 import json
 import math
@@ -31,14 +29,9 @@ T = torch.tensor
 
 def run(*argv, code=0):
     """merge.py on a command line: its stdout, or stderr where it fails."""
-    out, err, got = io.StringIO(), io.StringIO(), 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            models.cli(lambda: merge.main(merge.parse([*map(str, argv)])))
-    except SystemExit as stop:
-        got = stop.code
-    assert got == code, (argv, got, out.getvalue(), err.getvalue())
-    return out.getvalue() if code == 0 else err.getvalue()
+    got, out, err = shared.run(merge.main, *argv)
+    assert got == code, (argv, got, out, err)
+    return err if code else out
 
 
 def tensors(*argv, weight=None):
@@ -358,14 +351,14 @@ def test_a_sweep_of_merges_knows_the_domain_files_of_its_checkpoints_and_so_does
     trained = WORK / "trained-on-echo"
     shutil.copytree(f["code"], trained)
     (trained / "run.json").write_text(json.dumps({**models.read_run(f["code"]), "domain_files": known}))
-    argv = ("mean", f["math"], trained), ("interpolate", f["math"], trained, "--weight", 0, 1, "--data", "echo=synthetic",
-                                          "--prompts", 2, "--max-completion-length", 2)
-    with replaced(domains, loaded={}):
+    argv = ("mean", f["math"], trained), ("interpolate", f["math"], trained, "--weight", 0, 1, "--prompts", 2,
+                                          "--max-completion-length", 2, "--data")
+    with replaced(domains, loaded={}, recorded={}):
+        assert "which domain's rows" in run("interpolate", f["math"], f["code"], *argv[1][3:], "echo=synthetic", code=2)
         run(*argv[0], "--out", WORK / "echoed")
         assert models.read_run(WORK / "echoed")["domain_files"] == known
-        assert "| weight | echo |" in " ".join(run(*argv[1]).split())
-    with replaced(domains, loaded={}):
-        assert "which domain's rows" in run("interpolate", f["math"], f["code"], *argv[1][3:], code=2)
+        assert f"give the path of {own}" in run(*argv[1], "echo=synthetic", code=2)    # a run.json never makes code run
+        assert "| weight | echo |" in " ".join(run(*argv[1], f"{own}=synthetic").split())
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------------

@@ -55,8 +55,7 @@ def test_each_kind_gets_its_tables_and_pictures_in_one_order_whatever_the_order_
     drawn = {"run.png", "story.png"} if "drawn" in text else set()
     assert {path.name for path in place.glob("*")} == drawn or "pip install matplotlib" in text
     for argv, words in (([*files, "--plot", WORK / "one.png"], "name a directory"),
-                        ([files[0], "--plot", WORK / "none.json"], "name a .png"),
-                        ([files[0], "--plot", files[0]], "name a .png"),
+                        ([files[0], "--plot", files[0]], "name a directory"),
                         ([files[0], "--json", WORK / "x.json"], "--forgetting"),
                         ([files[0], "--forgetting"], "name analyses"), ([files[0], "--domain", "math"], "needs --domain")):
         code, out, err = run(report.main, *argv)
@@ -65,19 +64,19 @@ def test_each_kind_gets_its_tables_and_pictures_in_one_order_whatever_the_order_
 
 def test_every_picture_is_drawn_without_a_display_and_where_matplotlib_is_missing_a_line_says_so():
     bare = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
-    file = WORK / "run.png"
-    done = subprocess.run([sys.executable, str(ROOT / "report.py"), str(undisturbed()), "--plot", str(file)], env=bare,
+    file = WORK / "bare" / "run.png"
+    done = subprocess.run([sys.executable, str(ROOT / "report.py"), str(undisturbed()), "--plot", str(file.parent)], env=bare,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pip install matplotlib" in done.stdout or file.read_bytes()[:4] == b"\x89PNG"
     installed = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "matplotlib"}
     try:
         sys.modules["matplotlib"] = None            # as if it were not installed
-        code, out, _ = run(report.main, undisturbed(), "--plot", WORK / "none.png")
+        code, out, _ = run(report.main, undisturbed(), "--plot", WORK / "none")
     finally:
         del sys.modules["matplotlib"]
         sys.modules.update(installed)
-    assert code == 0 and "| step |" in out and "pip install matplotlib" in out and not (WORK / "none.png").exists()
+    assert code == 0 and "| step |" in out and "pip install matplotlib" in out and not (WORK / "none").exists()
 
 
 def test_a_domain_of_a_users_own_is_a_column_behind_those_that_are_shipped():
@@ -92,7 +91,7 @@ def test_a_domain_of_a_users_own_is_a_column_behind_those_that_are_shipped():
     rows = [{"label": label, **{d: {**one, "score": 50.0 + up, "prompt_scores": {"a": 45.0 + up, "b": 55.0 + up}}
                                 for d in ("sort", "math")}} for label, up in (("damaged", 0), (recovery.FULL, 10))]
     rolled = written("sorted.json", {"domain": "sort", "later": [], "damaged": "x", "settings": {}, "rows": rows})
-    code, out, err = run(report.main, rolled, "--plot", WORK / "sorted.png")
+    code, out, err = run(report.main, rolled, "--plot", WORK / "sorted")
     assert code == 0 and "Of the fall of sort, won back" in out, (out, err)
 
 
@@ -193,7 +192,7 @@ def test_one_seed_has_intervals_over_prompts_and_scores_that_do_not_compare_are_
     other.write_text(other.read_text().replace('"samples": 4', '"samples": 8'))
     for files, words in (((one, twin), "same recipe and seed"), ((one, other), "other settings"),
                          ((WORK / "none.json",), "none.json"), ((one, other_lr), "more than the seed"),
-                         ((WORK / "nothing.json",), "no scores"), ((one, "--plot", "x.foo"), ".png")):
+                         ((WORK / "nothing.json",), "no scores"), ((one, "--plot", "x.foo"), "name a directory")):
         code, _, err = run(report.main, *files)
         assert code == 2 and words in err and "Traceback" not in err, err
 
@@ -228,8 +227,8 @@ def test_an_alternating_refresh_is_judged_domain_by_domain_and_what_did_not_fall
 
 
 def test_the_picture_is_drawn_where_matplotlib_is_installed_and_its_absence_is_said():
-    file = WORK / "story.png"
-    code, out, err = run(report.main, *two_seeds(), "--plot", file)
+    file = WORK / "drawn" / "story.png"
+    code, out, err = run(report.main, *two_seeds(), "--plot", file.parent)
     assert code == 0 and "math > code > math (10)" in out, err
     try:
         import matplotlib  # noqa: F401

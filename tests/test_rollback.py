@@ -24,7 +24,7 @@ from grpo.scores import respond
 from reports import recovery
 from theory import conflict, coordinates, curvature
 from theory.routes import activity
-from shared import (WORK, checkpoint, family, in_small_batches, lively, raises, random_weights, run, same_weights,
+from shared import (WORK, checkpoint, family, in_small_batches, lively, raises, random_weights, replaced, run, same_weights,
                     sequence_logps, small, talker, tiny, train, weights, whole_hessian, with_reward)
 
 
@@ -59,17 +59,10 @@ def test_the_top_fraction_is_that_of_a_sort_of_all_scores_exactly_whatever_their
             assert coordinates.size(chosen) == min(k, positive)
             assert all(len(index) and (index.diff() > 0).all() for index in chosen.values())
         for room in (0, 30, 10**6):                                             # as in a large model, where most are let go
-            alone = [at_once(room, lambda: coordinates.top(list(scores), scores.get, [k])[0]) for k in counts]
+            with replaced(coordinates, AT_ONCE=room):
+                alone = [coordinates.top(list(scores), scores.get, [k])[0] for k in counts]
             assert [flat(a, shapes) for a in alone] == [flat(b, shapes) for b in sets], (case, room)
     assert coordinates.top(["a"], lambda name: torch.zeros(5), [3]) == [{}]
-
-
-def at_once(room, action):
-    old, coordinates.AT_ONCE = coordinates.AT_ONCE, room
-    try:
-        return action()
-    finally:
-        coordinates.AT_ONCE = old
 
 
 def test_scores_that_are_no_scores_are_an_error_with_the_tensors_name():
@@ -88,7 +81,8 @@ def test_scores_are_asked_for_a_tensor_at_a_time_and_never_all_held():
         most[0] = max(most[0], len(alive))
         asked.append(name)
         return scores
-    at_once(2000, lambda: coordinates.top([f"t{i}" for i in range(20)], score, [100, 500]))
+    with replaced(coordinates, AT_ONCE=2000):
+        coordinates.top([f"t{i}" for i in range(20)], score, [100, 500])
     assert asked == [f"t{i}" for i in range(20)] and most[0] <= 2, most
 
 
@@ -108,7 +102,7 @@ def test_a_random_set_has_its_size_and_every_coordinate_the_same_chance():
 
 def test_a_set_comes_back_from_its_file_in_four_bytes_a_coordinate_and_fits_its_architecture_alone():
     shapes = {"model.a.weight": torch.Size([300, 50]), "model.b.bias": torch.Size([9])}
-    chosen = {"model.a.weight": torch.arange(0, 15000, 3), "model.b.bias": torch.tensor([8])}
+    chosen = {"model.a.weight": torch.arange(0, 15000, 3).int(), "model.b.bias": torch.tensor([8]).int()}
     path = WORK / "set.safetensors"
     coordinates.write(path, chosen, shapes, {"score": "fisher", "fraction": 0.3})
     again, about = policies.read_coordinates(path)
@@ -207,11 +201,8 @@ def test_the_quadratic_model_with_all_eigenpairs_is_the_taylor_expansion_and_wit
         assert torch.allclose(curvature.flatten(slope.values()).double(), g + H @ x.double(), rtol=1e-3, atol=1e-4)
         curvature.place(model, theta)
         parts = curvature.own_correct(rollout, rewards.flatten())
-        old, conflict.DIRECTIONS = conflict.DIRECTIONS, 5
-        try:
+        with replaced(conflict, DIRECTIONS=5):
             got_g, found, V, at = conflict.leading(model, parts)
-        finally:
-            conflict.DIRECTIONS = old
         assert torch.allclose(got_g.double(), g, rtol=1e-3, atol=1e-5) and torch.equal(at, theta)
         assert torch.allclose(found, values.flip(0)[:5], rtol=1e-3) and V.shape == (5, len(theta))
     finally:
@@ -235,18 +226,12 @@ class Bowl(torch.nn.Module):
         slope = self.g + self.H @ x
         return (self.g @ x + 0.5 * x @ self.H @ x).item(), {"a": slope[:4].view(2, 2), "b": slope[4:]}
 
-    def grow(self, counts, goal=-math.inf):
+    def grow(self, counts, step=1, goal=-math.inf):
+        """Sets of these sizes, grown by `step` coordinates at a time."""
         shapes = {"a": (2, 2), "b": (len(self.b),)}
-        sets = conflict.rescored(self, self.look, goal, lambda name: torch.zeros(shapes[name]), counts)
+        with replaced(conflict, STEP=step / len(self.g)):
+            sets = conflict.rescored(self, self.look, goal, lambda name: torch.zeros(shapes[name]), counts)
         return [flat(chosen, shapes) for chosen in sets]
-
-
-def one_at_a_time(action):
-    old, conflict.STEP = conflict.STEP, 1e-9
-    try:
-        return action()
-    finally:
-        conflict.STEP = old
 
 
 def test_rescoring_stops_where_nothing_is_left_to_undo_while_the_harmful_sign_undoes_one_half_of_a_correlated_move():
@@ -261,7 +246,7 @@ def test_rescoring_stops_where_nothing_is_left_to_undo_while_the_harmful_sign_un
     loss = lambda x: (g @ x).item() + damage(x)                        # what the rescored sets see as well
     assert loss(undone) > 2 * loss(delta)
     bowl = Bowl(delta, torch.outer(v, v), g)
-    sets = one_at_a_time(lambda: bowl.grow([1, 2, 6, 12], goal=1e-6))  # the anchor's loss is 0
+    sets = bowl.grow([1, 2, 6, 12], goal=1e-6)                         # the anchor's loss is 0
     assert [len(s) for s in sets] == [1, 2, 2, 2] and sets[0] < sets[1] == sets[2]      # the third would overshoot
     assert all(delta[i] == 1 for i in sets[1]) and damage(bowl.x().detach()) == 0.0 and loss(bowl.x().detach()) < 1e-6
     # the diagonal sees no difference between any of them: all H_ii delta_i^2 are 1
@@ -272,13 +257,9 @@ def test_rescored_sets_are_nested_exact_in_size_and_do_not_depend_on_the_sizes_a
     generator = torch.Generator().manual_seed(3)
     root = torch.randn(40, 40, generator=generator)
     delta, H = torch.randn(40, generator=generator), root @ root.T + 5 * torch.eye(40)
-    old, conflict.STEP = conflict.STEP, 4 / 40
-    try:
-        all_sizes = [1, 3, 4, 5, 9, 14]
-        together = Bowl(delta, H).grow(all_sizes)
-        alone = [Bowl(delta, H).grow([k])[0] for k in all_sizes]
-    finally:
-        conflict.STEP = old
+    all_sizes = [1, 3, 4, 5, 9, 14]
+    together = Bowl(delta, H).grow(all_sizes, step=4)
+    alone = [Bowl(delta, H).grow([k], step=4)[0] for k in all_sizes]
     assert together == alone and [len(s) for s in together] == all_sizes
     assert all(a <= b for a, b in zip(together, together[1:]))
 
@@ -289,23 +270,13 @@ def test_a_size_is_reached_in_a_later_step_where_one_has_found_too_few():
     H = torch.diag(torch.tensor([1.0] * 4 + [0.0] * 8))
     H[4:8, 0:4] = H[0:4, 4:8] = 0.5
     H[4:8, 4:8] = -0.5 * torch.eye(4)
-    bowl, sets = Bowl(delta, H), None
-    old, conflict.STEP = conflict.STEP, 8 / 12
-    try:
-        first = [((bowl.g + H @ delta) * delta > 0).sum().item()]
-        sets = bowl.grow([2, 8, 9])
-    finally:
-        conflict.STEP = old
-    assert first == [8] and [len(s) for s in sets] == [2, 8, 8], (first, sets)
+    sets = Bowl(delta, H).grow([2, 8, 9], step=8)
+    assert (H @ delta * delta > 0).sum() == 8 and [len(s) for s in sets] == [2, 8, 8], sets
     generator, short = torch.Generator().manual_seed(0), 0
     for _ in range(30):                                                # no size is left below what a larger one has reached
         root = torch.randn(12, 12, generator=generator)
         delta, H = torch.randn(12, generator=generator), root + root.T
-        conflict.STEP = 8 / 12
-        try:
-            small_set, large_set = Bowl(delta, H).grow([7, 12])
-        finally:
-            conflict.STEP = old
+        small_set, large_set = Bowl(delta, H).grow([7, 12], step=8)
         assert len(small_set) == min(7, len(large_set)) and small_set <= large_set
         short += len(large_set) > 8
     assert short                                                       # some took a second step
@@ -323,23 +294,20 @@ def test_rescoring_picks_the_coordinate_of_largest_first_order_fall_and_ends_at_
         order.append(int(fall.argmax()))
         x[order[-1]] = 0
         loss.append((g @ x + 0.5 * x @ H @ x).item())
-    sets = one_at_a_time(lambda: Bowl(delta, H, g).grow(list(range(1, 11)), goal=0.5))
+    sets = Bowl(delta, H, g).grow(list(range(1, 11)), goal=0.5)
     assert len(order) > 2 and [len(s) for s in sets] == [min(k, len(order)) for k in range(1, 11)]
     assert all(s == set(order[:len(s)]) for s in sets)
-    assert one_at_a_time(lambda: Bowl(delta, H, g).grow([5], goal=1e9)) == [set()]     # no damage: nothing is undone
+    assert Bowl(delta, H, g).grow([5], goal=1e9) == [set()]            # no damage: nothing is undone
 
 
 def test_the_shared_route_keeps_the_coordinates_of_neurons_that_both_domains_use_and_nothing_else():
     model, _, _ = small()                                              # two MLPs of six channels
     first, second, third = (torch.zeros(12, dtype=torch.float64) for _ in range(3))
     first[[2, 9]], second[[2, 3]], third[[9, 4]] = 1.0, 1.0, 1.0       # the three most active would be more than a tenth
-    old, conflict.ROUTE = conflict.ROUTE, 2 / 12
-    try:
+    with replaced(conflict, ROUTE=2 / 12):
         mask = conflict.on_route(model, [first, second, third])
-        kept = {name: (torch.ones_like(p) * mask(name, p)).nonzero().tolist() for name, p in model.named_parameters()}
-        fused = mask("model.layers.1.mlp.gate_up_proj.weight", torch.ones(12, 4))
-    finally:
-        conflict.ROUTE = old
+    kept = {name: (torch.ones_like(p) * mask(name, p)).nonzero().tolist() for name, p in model.named_parameters()}
+    fused = mask("model.layers.1.mlp.gate_up_proj.weight", torch.ones(12, 4))
     for layer, channel in ((0, 2), (1, 3)):
         mlp = f"model.layers.{layer}.mlp."
         assert kept.pop(mlp + "gate_proj.weight") == kept.pop(mlp + "up_proj.weight") == [[channel, c] for c in range(4)]
@@ -369,18 +337,13 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
     own, qa = (rollout, rewards.flatten()), rollout.select([0, 1])
     case = conflict.Case(model, A, B, *own, counts=[round(f * n) for f in args.fraction], others=[qa])
     parts = curvature.own_correct(*own)
-    old, conflict.ROUTE, conflict.DIRECTIONS = (conflict.ROUTE, conflict.DIRECTIONS), 0.5, 4
     goals, original = [], conflict.rescored
-    conflict.rescored = lambda model, look, goal, *more: (goals.append(goal), original(model, look, goal, *more))[1]
-    try:
+    watched = lambda model, look, goal, *more: (goals.append(goal), original(model, look, goal, *more))[1]
+    with replaced(conflict, ROUTE=0.5, DIRECTIONS=4, rescored=watched):
         sets, seconds = rollback.pick(args, case)
         curvature.place(model, theta)
         on = conflict.on_route(model, [activity(model, some) for some in (rollout, qa)])
-        route = torch.cat([(torch.ones(shape) * on(name, torch.ones(shape))).flatten() for name, shape in shapes.items()])
-    finally:
-        conflict.ROUTE, conflict.DIRECTIONS = old
-        conflict.rescored = original
-        curvature.place(model, theta)
+    route = torch.cat([(torch.ones(shape) * on(name, torch.ones(shape))).flatten() for name, shape in shapes.items()])
     assert goals[0] == curvature.value(model, curvature.nll, parts) and goals[1] == 0.0  # L_A of the anchor; q(theta_A)
     fisher = own_gradients().square().mean(0).float() * moved**2
     best = lambda scores, k: set(scores.topk(k).indices.tolist())
@@ -432,14 +395,19 @@ def a_report(math_scores, qa_scores, later=("qa",)):
     return {"domain": "math", "later": list(later), "rows": rows}
 
 
+def printed(reports):
+    """What recovery.tables prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        recovery.tables(reports)
+    return out.getvalue()
+
+
 def test_won_back_kept_and_claims_are_those_worked_by_hand():
     labels = ["damaged", "fisher 1 %", "gradient 1 %", "largest 1 %", "random 1 %", recovery.FULL]
     maths = [dict(zip(labels, m)) for m in ((50, 55, 60, 51, 51, 70), (60, 67, 71, 60, 62, 80))]
     qas = [dict(zip(labels, q)) for q in ((80, 79, 80, 80, 80, 60), (80, 78, 79, 80, 80, 60))]
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        recovery.tables([a_report(m, q) for m, q in zip(maths, qas)])
-    text = out.getvalue()
+    text = printed([a_report(m, q) for m, q in zip(maths, qas)])
     row = lambda label, n: [cell.strip() for cell in [
         line for line in text.splitlines() if line.startswith(f"| {label} ")][n].split("|")[1:-1]]
     assert row("fisher 1 %", 0)[1].startswith("61.0 (+6.0")            # mean of 55 and 67; of +5 and +7
@@ -466,12 +434,10 @@ def test_won_back_kept_and_claims_are_those_worked_by_hand():
     alone = [{**report, "rows": [row for row in report["rows"] if row.get("score") not in ("fisher", "gradient")]}
              for report in reports]
     for some, expected in ((reports, ["no"] * 3 + ["yes"]), (alone, [])):
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            recovery.tables(some)
-        verdicts = [line.split("|")[-2].strip() for line in out.getvalue().splitlines() if line.endswith((" yes |", " no |"))]
-        assert verdicts == expected and ("| claim " in out.getvalue()) == bool(expected), out.getvalue()
-        assert ("less than 50 %" in out.getvalue()) == bool(expected)                  # a no says why
+        text = printed(some)
+        verdicts = [line.split("|")[-2].strip() for line in text.splitlines() if line.endswith((" yes |", " no |"))]
+        assert verdicts == expected and ("| claim " in text) == bool(expected), text
+        assert ("less than 50 %" in text) == bool(expected)                            # a no says why
 
 
 def test_tables_say_so_where_nothing_has_fallen_and_one_pair_has_intervals_over_prompts():
@@ -479,11 +445,9 @@ def test_tables_say_so_where_nothing_has_fallen_and_one_pair_has_intervals_over_
     same = dict.fromkeys(labels, 50)
     for reports, words in (([a_report(same, same)], "nothing to win back"),
                            ([a_report(dict(zip(labels, (50, 60, 50, 50, 70))), same)], "± ")):
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            recovery.tables(reports)
-        assert words in out.getvalue() and "over prompts" in out.getvalue()
-    assert "won back" in out.getvalue() and "qa kept" not in out.getvalue()         # qa had no gain to keep
+        text = printed(reports)
+        assert words in text and "over prompts" in text
+    assert "won back" in text and "qa kept" not in text                             # qa had no gain to keep
 
 
 # ---- rollback.py and --protect, run whole ------------------------------------------------------------------------
@@ -601,7 +565,7 @@ def test_a_domain_of_ones_own_is_rolled_back_and_found_again_by_the_run():
         model, tokenizer = models.load(family()[name])
         models.save(model, tokenizer, place, {"parent": None, "lineage": [str(anchor)], "recipe": recipe, **made_with})
     del domains.loaded["digits"]                                       # as in a new process
-    code, text, err = run(rollback.main, "--anchor", anchor, "--damaged", damaged, "--domain", "digits", "--out", WORK / "own-rolled",
+    code, text, err = run(rollback.main, "--anchor", anchor, "--damaged", damaged, "--domain", file, "--out", WORK / "own-rolled",
                           "--json", WORK / "own.json", "--prompts", 8, "--eval-prompts", 4, "--max-completion-length", 4)
     assert code == 0 and "warning" not in err, err
     report = json.loads((WORK / "own.json").read_text())
@@ -627,17 +591,17 @@ def test_recovery_puts_reports_together_draws_them_and_refuses_what_does_not_bel
         more = ["--fraction", 0.01] if name == "other" else []
         rolled_back(None, *more, "--json", WORK / f"{name}.json", "--beside", f"refresh={family()['again']}", **argv)
     one, two, other = (WORK / f"{name}.json" for name in ("one", "two", "other"))
-    code, text, err = run(report.main, one, two, "--plot", WORK / "rolled.png")
+    code, text, err = run(report.main, one, two, "--plot", WORK)
     assert code == 0 and "2 seeds" in text and "over seeds" in text and "| refresh " in text, err
     try:
         import matplotlib  # noqa: F401
-        assert (WORK / "rolled.png").stat().st_size > 5000
+        assert (WORK / "rollback.png").stat().st_size > 5000
     except ImportError:
         assert "matplotlib is not installed" in text
     for argv, words in (([one, other], "other rows"), ([one, one], "leave one of them out"),
-                        ([one, talker()[1]], "no report of rollback.py"), ([one, "--plot", "x.jpg"], "name a .png")):
+                        ([one, talker()[1]], "no report of rollback.py"), ([one, "--plot", "x.jpg"], "name a directory")):
         code, _, err = run(report.main, *argv)
-        assert code == 2 and words in err and err.count("\n") == 1
+        assert code == 2 and words in err and err.count("\n") == 1, err
 
 
 def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():

@@ -1,34 +1,31 @@
 """Conflict: which single parameters carry the damage that later training did to an earlier domain. Used by rollback.py.
 
-    case = Case(model, anchor, damaged, rollout, rewards, counts=[471, 4710])
-    sets = SCORES["fisher"](case)                                      # the paper's proxy, the diagonal: two sets
-    sets = SCORES["gradient"](case)                                    # with all pairs in it
+    sets = SCORES["gradient"](Case(model, anchor, damaged, rollout, rewards, counts=[471, 4710]))      # two sets
 
 Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A), which is
-g . delta + 1/2 delta' H delta. But which part is its own? On the diagonal, 1/2 H_ii delta_i^2, with the empirical
-Fisher in place of H. Yet damage is a sum over pairs, and lies in a few directions v_j (analyze.py) in which nearly all
-coordinates have a share: what counts is the sum v_j . delta = sum_i v_ji delta_i after all cancellation, and a coordinate
-counts by the sign of its term. If i is undone, I falls to first order by
+g . delta + 1/2 delta' H delta. On the diagonal that is 1/2 H_ii delta_i^2, with the empirical Fisher in place of H. Yet
+damage is a sum over pairs, and lies in a few directions v_j (analyze.py) in which nearly all coordinates have a share of
+v_j . delta = sum_i v_ji delta_i, where most cancels: a coordinate counts by the sign of its term. If i is undone, I falls
+to first order by
 
     delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
 
-the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the rest
-are to be scored anew: where v_j . (theta - theta_A) has reached 0, nothing in this direction is left to undo, and more
-would overshoot.
+the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the rest are
+to be scored anew: where v_j . (theta - theta_A) has reached 0, more would overshoot.
 
-That is why the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful. Let v . delta =
-P - N, P and N the sums of its positive and of its negative terms, each many times their difference. Because g lies along
-the same steep v, the filter's set is one of the two: undone, it leaves -N of P - N, and the damage is (N / (P - N))^2 times
-its former size.
+So the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful. Let v . delta = P - N, the
+sums of its positive and of its negative terms, each many times their difference. Because g lies along the same steep v,
+the filter's set is one of the two: undone, it leaves -N, and the damage is (N / (P - N))^2 times its former size.
 
 A new score is a function of a Case that returns a set (see coordinates.py) for each of case.counts, and its line in SCORES.
 """
+# theta, anchor, damaged: a function tensor name -> tensor, the weights of a checkpoint. n: of all parameters.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from tqdm import tqdm
@@ -46,64 +43,58 @@ ROUTE = 0.1        # of the neurons that are most active on a domain's tokens ar
 class Case:
     """What a score is computed from. It starts with the model at theta_A, and may leave it elsewhere."""
     model: object            # fp32
-    anchor: object           # a function tensor name -> theta_A, fp32 on the model's device
-    damaged: object          # likewise theta_B
+    anchor: object           # theta_A, fp32 on the model's device
+    damaged: object          # theta_B, likewise
     rollout: object          # A's own answers to training rows of the damaged domain, N of them
     rewards: torch.Tensor    # (N,)
     counts: list             # the sizes of the sets, ascending
     others: tuple = ()       # A's answers in the domains that were trained later, as rollouts: for fisher+route
     seed: int = 0            # of the random set
-    F: dict = None           # see fisher
-    spared: float = 0.0      # seconds that F would have cost again
     spectrum: tuple = None   # see leading
 
     def __post_init__(self):
-        self.shapes = {name: p.shape for name, p in self.model.named_parameters()}
         self.parts = curvature.own_correct(self.rollout, self.rewards)
+
+    @cached_property
+    def F(self):
+        """The Fisher information at theta_A, of which three scores are made; `cost` is the seconds that it took."""
+        began = time.perf_counter()
+        F = fisher(self.model, self.rollout, self.rewards)
+        self.cost = time.perf_counter() - began
+        return F
 
     def delta(self, name):
         """theta_B - theta_A of one tensor."""
         return self.damaged(name) - self.anchor(name)
 
     def top(self, score):
-        """The sets of the highest scores; score: a function name -> tensor, 0 or more."""
-        return coordinates.top(list(self.shapes), score, self.counts)
-
-    def fisher(self):
-        """F at theta_A: computed for the first score that asks for it."""
-        if self.F is None:
-            began = time.perf_counter()
-            self.F = fisher(self.model, self.rollout, self.rewards)
-            self.cost = time.perf_counter() - began
-        else:
-            self.spared += self.cost
-        return self.F
+        """The sets of the highest scores, of a function name -> tensor, 0 or more."""
+        return coordinates.top([name for name, _ in self.model.named_parameters()], score, self.counts)
 
     def rescored(self, loss_and_slopes, goal):
         """The sets of `rescored` from theta_B on."""
-        self.F = None                               # room for a gradient: the scores that need F come first in SCORES
+        vars(self).pop("F", None)                   # room for a gradient: the scores that need F come first in SCORES
         put(self.model, self.damaged)
         return rescored(self.model, loss_and_slopes, goal, self.anchor, self.counts)
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------
 
-def fisher_score(case):
+def fisher_score(case, mask=lambda name: 1):
     """s_i = F_i delta_i^2: the paper's proxy, the diagonal of 1/2 delta' H_A delta with the empirical Fisher for H_A."""
-    F = case.fisher()
-    return case.top(lambda name: F[name] * case.delta(name)**2)
+    return case.top(lambda name: case.F[name] * case.delta(name)**2 * mask(name))
 
 
 def fisher_route_score(case):
     """The same in neurons on the route of both the damaged domain and a later one, and nowhere else."""
-    F, on = case.fisher(), on_route(case.model, [activity(case.model, some) for some in (case.rollout, *case.others)])
-    return case.top(lambda name: F[name] * case.delta(name)**2 * on(name, F[name]))
+    on = on_route(case.model, [activity(case.model, some) for some in (case.rollout, *case.others)])
+    return fisher_score(case, lambda name: on(name, case.F[name]))
 
 
 def fisher_sign_score(case):
     """The same where the first-order sign is harmful, g_i delta_i > 0, and nowhere else."""
-    F, (_, g) = case.fisher(), slopes(case.model, case.parts)
-    return case.top(lambda name: F[name] * case.delta(name)**2 * (g[name] * case.delta(name) > 0))
+    _, g = slopes(case.model, case.parts)
+    return fisher_score(case, lambda name: g[name] * case.delta(name) > 0)
 
 
 def gradient_score(case):
@@ -125,8 +116,8 @@ def largest(case):
 
 def random(case):
     """A control: any coordinates of those that moved, because others would undo nothing."""
-    score = lambda name: coordinates.random(name, case.shapes[name], case.seed).to(case.model.device)
-    return case.top(lambda name: (case.delta(name) != 0) * score(name))
+    draw = lambda name, delta: coordinates.random(name, delta.shape, case.seed).to(delta) * (delta != 0)
+    return case.top(lambda name: draw(name, case.delta(name)))
 
 
 SCORES = {"fisher": fisher_score, "fisher+route": fisher_route_score, "fisher+sign": fisher_sign_score,
@@ -139,20 +130,17 @@ CONTROLS = {"largest": largest, "random": random}
 def fisher(model, rollout, rewards):
     """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
 
-    Over the correct completions o_k (reward 1) of a rollout, one backward pass each; rewards (N,). All 0 if there is
-    none. A parameter's gradient is squared and let go as soon as it is there, so no more than F itself, one copy of the
-    parameters, is held.
+    Over the correct completions o_k (reward 1), one backward pass each; rewards (N,). A gradient is squared and let go as
+    soon as it is there, so no more than F itself, one copy of the parameters, is held.
     """
     correct = (rewards == 1).nonzero().squeeze(1).tolist()
     F = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     model.zero_grad()                               # what stands there would be added to the first answer's gradient
 
-    def square(name):
-        def hook(p):
-            F[name].addcmul_(p.grad, p.grad, value=1 / len(correct))
-            p.grad = None
-        return hook
-    hooks = [p.register_post_accumulate_grad_hook(square(name)) for name, p in model.named_parameters()]
+    def square(name, p):
+        F[name].addcmul_(p.grad, p.grad, value=1 / len(correct))
+        p.grad = None
+    hooks = [p.register_post_accumulate_grad_hook(partial(square, name)) for name, p in model.named_parameters()]
     try:
         for k in tqdm(correct, desc="Fisher", unit="answer", leave=False, delay=3):
             curvature.nll(model, rollout.select([k]), torch.ones(1, device=model.device)).backward()
@@ -163,62 +151,54 @@ def fisher(model, rollout, rewards):
 
 
 def on_route(model, active):
-    """The neurons on the route of the first domain and of any other: a function (name, tensor) -> its mask.
+    """The neurons on the route of the first domain and of any other: a function (name, tensor) -> a mask to multiply by.
 
-    active: of each domain, what routes.activity gave. The mask multiplies scores of the tensor's shape: 1 at its
-    numbers in such a neuron, else 0; it is 0.0 for a tensor outside the MLPs. UserError for one domain alone, or
-    activity None.
+    active: routes.activity of each domain. UserError for one domain alone, or a model whose activity is None.
     """
     if len(active) < 2 or any(a is None for a in active):
         raise UserError("a shared route needs two domains, and a model whose MLPs have a down_proj that reads their "
                         "channels")
     on = [top_neurons(a, ROUTE) for a in active]
-    shared = on[0] & torch.stack(on[1:]).any(0)                                                          # (n,)
-    mlps = [(name.removesuffix(".down_proj"), m) for name, m in model.named_modules() if name.endswith("down_proj")]
-    mine = dict(zip((name for name, _ in mlps), shared.split([m.in_features for _, m in mlps])))
+    shared = on[0] & torch.stack(on[1:]).any(0)                                                          # (n neurons,)
+    down = {name.removesuffix(".down_proj"): m for name, m in model.named_modules() if name.endswith("down_proj")}
+    mine = dict(zip(down, shared.split([m.in_features for m in down.values()])))
 
     def mask(name, tensor):
-        where = edits.channels_of(name, tensor)
-        if not where:
+        if not (where := edits.channels_of(name, tensor)):
             return 0.0
-        channels = mine[where[0]].to(tensor)
-        return torch.cat([channels, channels])[:, None] if where[2] else channels[:, None] if where[1] == 0 else channels
+        mlp, axis, fused = where
+        channels = mine[mlp].to(tensor).repeat(1 + fused)
+        return channels if axis else channels[:, None]
     return mask
 
 
 def slopes(model, parts):
-    """L_A (nats) at the model's weights and its gradient: a float, {name: gradient}, the parameters' own .grad.
-
-    So they hold until the next call, and may be overwritten.
-    """
-    model.zero_grad(set_to_none=False)
+    """L_A (nats) at the model's weights, and its gradient, {name: .grad}, which may be overwritten: a float and a dict."""
+    model.zero_grad(set_to_none=False)              # in place: the last scores may still stand there
     loss = 0.0
     for part in parts:
-        share = curvature.nll(model, *part)
-        share.backward()
-        loss += share.item()
+        term = curvature.nll(model, *part)
+        term.backward()
+        loss += term.item()
     return loss, {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
 
 
 def leading(model, parts):
-    """What the quadratic model of L_A needs, at the anchor: g (n,), values (k,) fp64, vectors (k, n), theta_A (n,).
+    """L_A's g (n,), eigenvalues (k,) fp64 and eigenvectors (k, n) of H, and theta_A (n,), where the model stands.
 
-    The leading DIRECTIONS eigenpairs, less those that could be flat (curvature.steep). The model stands at theta_A.
+    Of the DIRECTIONS leading ones those that are surely curved (curvature.steep).
     """
-    hv = curvature.hessian(model, curvature.nll, parts)
-    n = sum(p.numel() for p in model.parameters())
-    values, vectors, residuals = curvature.lanczos(hv, n, min(DIRECTIONS, n), device=model.device, progress="curvature")
-    curved = curvature.steep(values, residuals)
     theta = curvature.flatten(model.parameters()).detach().clone()
+    values, vectors, residuals = curvature.lanczos(curvature.hessian(model, curvature.nll, parts), len(theta),
+                                                   min(DIRECTIONS, len(theta)), device=model.device, progress="curvature")
+    curved = curvature.steep(values, residuals)
     return curvature.gradient(model, curvature.nll, parts), values[curved], vectors[curved], theta
 
 
 def quadratic_slopes(model, g, values, vectors, theta):
-    """Value and gradient, as of `slopes`, of the quadratic model with the curvature of k eigenpairs alone:
+    """Value and gradient, as of `slopes`, of the quadratic model (of `leading`) with the curvature of k eigenpairs alone:
 
-        q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A,
-
-    at the model's weights theta, 0 at theta_A. g, values, vectors, theta (theta_A): of `leading`.
+        q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A.
     """
     x = curvature.flatten(model.parameters()).detach() - theta                                           # (n,)
     c, values = curvature.inner(vectors, x), values.to(x.device)                                         # (k,)
@@ -228,11 +208,9 @@ def quadratic_slopes(model, g, values, vectors, theta):
 
 
 def left_in_s(spectrum, theta, damaged, names):
-    """Of the second-order damage in the span S of the leading eigenvectors, what a rollback leaves: a float, 1 if all,
+    """Of the second-order damage in the span S of the eigenvectors of `leading`, the share that a rollback leaves:
 
         sum_j lambda_j (v_j . (theta - theta_A))^2 / sum_j lambda_j (v_j . delta)^2.
-
-    spectrum: of `leading`. theta, damaged: functions tensor name -> tensor. names: of all parameters, in the model's order.
     """
     _, values, vectors, anchor = spectrum
     damage = lambda weights: (values.to(anchor.device) * curvature.inner(
@@ -241,43 +219,37 @@ def left_in_s(spectrum, theta, damaged, names):
 
 
 def rescored(model, loss_and_slopes, goal, anchor, counts):
-    """Sets of the sizes `counts` (ascending), grown by the share STEP of all coordinates, scored anew in each step:
+    """Sets of the sizes `counts`, grown by the share STEP of all coordinates, scored anew in each step:
 
         s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta where the sets so far are rolled back,
 
-    to first order what L_A falls by if coordinate i goes back as well. It ends when the loss is no longer above `goal`,
-    or no coordinate would lower it: the larger sets are then what there is. What is rolled back has theta_i = theta_A,i
-    and so score 0. Of a step that crosses a size, the best are taken for it: a set does not depend on what other sizes
-    are asked for. loss_and_slopes: a function without arguments, as `slopes` with some (goal: in its unit, nats); its
-    gradient is overwritten. anchor: a function name -> tensor. The model starts at theta_B and is left where the last
-    set has led. Returns a list of sets; UserError if a score is not finite.
+    to first order what L_A falls by if coordinate i goes back as well (0 where it is back). It ends when the loss is no
+    longer above `goal`, or no coordinate would lower it: the larger sets are then what there is. Of a step that crosses a
+    size, the best are taken for it: a set does not depend on what other sizes are asked for. loss_and_slopes() gives what
+    `slopes` does. The model starts at theta_B and is left where the last set has led. UserError if a score is not finite.
     """
-    parameters = dict(model.named_parameters())
+    parameters, grown, sets = dict(model.named_parameters()), {}, []
     step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))
-    grown, sets, todo = {}, [], list(counts)
     with tqdm(total=counts[-1], desc="rescored", unit="coordinate", leave=False, delay=3) as bar:
-        while todo:
+        while len(sets) < len(counts):
             loss, slope = loss_and_slopes()
             if loss <= goal:
                 break
             for name, p in parameters.items():      # the scores take the place of the gradient
                 slope[name].mul_(p.detach() - anchor(name)).clamp_(min=0)
             held = coordinates.size(grown)
-            sizes = [k - held for k in todo if k - held <= step]
+            sizes = [k - held for k in counts[len(sets):] if k - held <= step]
             *smaller, found = coordinates.top(list(parameters), slope.get, [*sizes, step])
             if not found:
                 break
-            while todo and todo[0] <= held + coordinates.size(found):
-                sets.append(union(grown, smaller.pop(0)))
-                del todo[0]
+            sets += [union(grown, some) for k, some in zip(sizes, smaller) if k <= coordinates.size(found)]
             for name, index in found.items():
                 coordinates.roll_back(parameters[name], anchor(name), index)
             grown = union(grown, found)
             bar.update(coordinates.size(found))
-    return sets + [grown] * len(todo)
+    return sets + [grown] * (len(counts) - len(sets))
 
 
 def union(one, other):
-    """Two sets that have nothing in common as one, indices ascending."""
-    both = {name: torch.cat([one[name], other[name]]).sort().values for name in one.keys() & other.keys()}
-    return {**one, **other, **both}
+    """Two sets that have nothing in common as one."""
+    return {name: torch.cat([some[name] for some in (one, other) if name in some]).sort().values for name in one | other}

@@ -6,30 +6,27 @@ analyze.py, and by rollback.py (conflict.py).
     hv = hessian(model, nll, parts)                             # hv(v) = H v, no Hessian is formed
     values, vectors, residuals = lanczos(hv, n, k=32)           # its largest eigenpairs
 
-Which loss L_A of domain A? The paper's is minus the expected reward, whose derivatives at theta_A can be estimated from
-A's own samples o_i with rewards r_i (`surrogate`: importance weights make it an unbiased estimate of -E[r], and of all
-its derivatives, but far from theta_A the weights are useless). Its smooth stand-in is the negative log-likelihood of
-A's own correct completions (`nll`), in nats per completion:
+Which loss L_A of domain A? The paper's is minus the expected reward (`surrogate`, estimated from A's own samples o_i by
+importance weights, which far from theta_A are useless). Its smooth stand-in is the negative log-likelihood of A's own
+correct completions (`nll`), in nats per completion:
 
     L_A(theta) = - mean_{i correct} log pi_theta(o_i).
 
 Its gradient at theta_A is that of -log E[P_theta(correct)] there: the same direction as the expected reward's, to the
 sample. Away from theta_A it is an upper bound of it up to a constant (Jensen), finite and smooth wherever it goes; and
-its Hessian is nearly the Fisher information, so nearly positive. What is said of damage here is said of `nll`, beside
-`surrogate` and the change of the score itself.
+its Hessian is nearly the Fisher information, so nearly positive.
 
 Second derivatives need an attention that has them (load(..., attention="eager")). Vectors are fp32; their inner
 products are summed in fp64, because there are millions of terms.
 """
 # A vector (n,), as theta and delta, has all parameters in the model's order, tied ones once. rollout: on the model's device,
-# at temperature 1. parts: micro-batches [(Rollout, weights (m,))], at least one. loss: `nll` or `surrogate`, a function of
-# (model, Rollout, weights), summed over them; in nats per completion, or in rewards. product: a function v -> H v.
-# second is 1/2 delta' H delta; a share is a float, 1 for all of it.
+# at temperature 1; its rewards (N,) or (B, G), NaN where grading failed. parts: micro-batches [(Rollout, weights (m,))].
+# loss: `nll` or `surrogate`, a function of (model, Rollout, weights), summed over them. product: a function v -> H v. values
+# (k,) fp64, vectors (k, n): eigenpairs of `lanczos`. second is 1/2 delta' H delta; a share is a float, 1 for all of it.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import math
-from functools import reduce
 
 import torch
 from tqdm import tqdm
@@ -47,44 +44,41 @@ def flatten(tensors):
 
 
 def unflatten(model, vector):
-    """A vector (n,) as a list of tensors of the parameters' shapes, views of it."""
+    """A vector as tensors of the parameters' shapes, views of it."""
     params = list(model.parameters())
     return [part.view_as(p) for part, p in zip(vector.split([p.numel() for p in params]), params)]
 
 
 @torch.no_grad()
 def place(model, vector):
-    """Put a vector (n,) into the model as its weights."""
+    """Put a vector into the model as its weights."""
     for p, value in zip(model.parameters(), unflatten(model, vector)):
         p.copy_(value)
 
 
 # ---- losses ------------------------------------------------------------------------------------------------------
 
-def own_correct(rollout, rewards):
-    """The correct completions (reward 1) of a rollout as micro-batches: [(Rollout, weights (m,))], weights sum to 1.
+def weighted(rollout, weights):
+    """The completions whose weight, of (N,), is not 0, in micro-batches: parts."""
+    weights = weights.float().to(rollout.ids.device)
+    live = weights.nonzero().squeeze(1).tolist()
+    return [(rollout.select(index), weights[index]) for index in micro_batches(rollout, live, BUDGET)]
 
-    rewards: (N,), NaN where grading failed. An empty list if there is no correct completion.
-    """
-    correct = (rewards == 1).nonzero().squeeze(1).tolist()
-    return [(rollout.select(index), torch.full((len(index),), 1 / len(correct), device=rollout.ids.device))
-            for index in micro_batches(rollout, correct, BUDGET)]
+
+def own_correct(rollout, rewards):
+    """The correct completions (reward 1), with equal weights of sum 1: parts, none if there is no correct one."""
+    correct = (rewards.flatten() == 1).double()
+    return weighted(rollout, correct / correct.sum().clamp(min=1))
 
 
 def own_all(rollout, rewards):
-    """All graded completions, with centred rewards as weights: [(Rollout, weights (m,))], weights (r_i - mean r) / N.
+    """All graded completions, N' of them, with centred rewards (B, G) as weights, (r_i - mean r) / N': parts, maybe none.
 
-    The mean is that of the prompt's other completions, so the estimate stays unbiased (leave one out, as in RLOO, arXiv
-    2402.14740). rewards: (N,) or (B, G), NaN where grading failed; N: graded ones. Weights of 0 are left out, so
-    the list is empty where all completions of each prompt are equally good.
+    The mean is that of the prompt's other completions, so the estimate stays unbiased (RLOO, arXiv 2402.14740).
     """
-    G = int((rollout.group == 0).sum())
-    r = rewards.view(-1, G)
-    valid, filled = ~r.isnan(), r.nan_to_num(0.0)
-    others = (filled.sum(1, keepdim=True) - filled) / (valid.sum(1, keepdim=True) - 1).clamp(min=1)
-    weights = (torch.where(valid, r - others, 0.0) / valid.sum()).flatten().float().to(rollout.ids.device)
-    live = weights.nonzero().squeeze(1).tolist()
-    return [(rollout.select(index), weights[index]) for index in micro_batches(rollout, live, BUDGET)]
+    valid, r = ~rewards.isnan(), rewards.nan_to_num(0.0)
+    others = (r.sum(1, keepdim=True) - r) / (valid.sum(1, keepdim=True) - 1).clamp(min=1)
+    return weighted(rollout, (torch.where(valid, r - others, 0.0) / valid.sum()).flatten())
 
 
 def nll(model, rollout, weights):
@@ -93,9 +87,9 @@ def nll(model, rollout, weights):
 
 
 def surrogate(model, rollout, weights):
-    """- sum_i w_i pi_theta(o_i) / pi_A(o_i), A the model that sampled: of own_all, minus the expected reward (0 to 1).
+    """- sum_i w_i pi_theta(o_i) / pi_A(o_i), A the model that sampled: of own_all, minus the expected reward, + a constant.
 
-    Up to a constant. Its value and its derivatives of every order at theta_A are unbiased; rollout.logps has pi_A.
+    Its value and its derivatives of every order at theta_A are unbiased; rollout.logps has pi_A.
     """
     ratio = (token_logps(model, rollout).double() - rollout.logps.double()).sum(1).exp()                 # (m,)
     return -(weights.double() * ratio).sum()
@@ -103,34 +97,27 @@ def surrogate(model, rollout, weights):
 
 @torch.no_grad()
 def value(model, loss, parts):
-    """The loss over all micro-batches, summed: a float, 0 of none."""
+    """The loss over all micro-batches: a float, 0 of none."""
     return sum(loss(model, *part).item() for part in parts)
 
 
 def gradient(model, loss, parts):
-    """The gradient of that sum at the model's weights: (n,) fp32."""
+    """The gradient over all micro-batches, at least one, at the model's weights: (n,) fp32."""
     params = list(model.parameters())
-    return reduce(torch.add, (flatten(torch.autograd.grad(loss(model, *part), params, materialize_grads=True))
-                              for part in parts))
+    return sum(flatten(torch.autograd.grad(loss(model, *part), params, materialize_grads=True)) for part in parts)
 
 
 def hessian(model, loss, parts):
     """The Hessian as a function v -> H v, (n,) -> (n,), at the model's present weights.
 
-    H v = d/dtheta (g(theta) . v): the derivative of a scalar, so a gradient, at a few times its cost (Pearlmutter
-    1994). Where there is one micro-batch its graph is kept from call to call, so only the second derivative is computed
-    anew; and so the weights have to stay as they are while the function is in use.
+    H v = d/dtheta (g(theta) . v): the derivative of a scalar, so a gradient, at a few times its cost (Pearlmutter 1994).
+    The graph of a single micro-batch is kept from call to call: the weights have to stay as they are.
     """
     params = list(model.parameters())
     slopes = lambda part: torch.autograd.grad(loss(model, *part), params, create_graph=True, materialize_grads=True)
     kept = slopes(parts[0]) if len(parts) == 1 else None
-
-    def product(v):
-        v = unflatten(model, v)
-        each = (torch.autograd.grad(kept or slopes(part), params, grad_outputs=v, retain_graph=kept is not None,
-                                    materialize_grads=True) for part in parts)
-        return reduce(torch.add, map(flatten, each)).detach()
-    return product
+    return lambda v: sum(flatten(torch.autograd.grad(kept or slopes(part), params, grad_outputs=unflatten(model, v),
+                                                     retain_graph=bool(kept), materialize_grads=True)) for part in parts)
 
 
 # ---- eigenvectors ------------------------------------------------------------------------------------------------
@@ -139,17 +126,15 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
     """The k algebraically largest eigenpairs of a symmetric (n, n) matrix known by its products with vectors.
 
     Lanczos: q_1 random, A Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows; the eigenpairs (t, y) of T
-    give A (Q y) ~ t (Q y), the extreme ones first. Every new q is orthogonalised against all before it, twice, because
-    rounding destroys orthogonality the sooner the better a pair has converged (Golub & Van Loan, Matrix Computations).
-    steps: 2 k + 20 unless given, n at most. device: that of the vectors; memory: `steps` of them. seed: of q_1.
-    progress: what to call the bar, or None for none.
+    give A (Q y) ~ t (Q y), the extreme ones first. Every new q is orthogonalised against all before it, because rounding
+    destroys orthogonality the sooner the better a pair has converged (Golub & Van Loan, Matrix Computations). steps: 2 k +
+    20 unless given, n at most; as many vectors are held on `device`. progress: the name of a bar, or None.
 
     Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || A v - t v || = |beta y_last|
-    for the last beta: what of A Q is not in Q. An interior pair that has not converged shows in its residual.
+    for the last beta: a pair that has not converged shows in its residual.
     """
     steps = min(n, steps or 2 * k + 20)
-    Q = torch.zeros(steps, n, device=device)
-    T = torch.zeros(steps, steps, dtype=torch.float64)
+    Q, T = torch.zeros(steps, n, device=device), torch.zeros(steps, steps, dtype=torch.float64)
     random = lambda j: torch.randn(n, generator=torch.Generator().manual_seed(seed + j)).to(device)
     q = random(0)
     for j in tqdm(range(steps), desc=progress, disable=progress is None, leave=False, delay=3):
@@ -168,25 +153,19 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
 
 
 def steep(values, residuals):
-    """Which of the eigenpairs that `lanczos` found are curved for sure, a bool mask (k,): the rest could be flat.
-
-    Those whose value exceeds its residual, and 1e-4 of the largest value.
-    """
+    """Which eigenpairs are curved for sure, a bool mask (k,): those above their residual and 1e-4 of the largest value."""
     return values > torch.maximum(residuals, 1e-4 * values[0])
 
 
 def orthogonal(vector, basis):
-    """What of a vector (n,) is orthogonal to the rows of an orthonormal basis (j, n); twice, for rounding's sake."""
+    """What of a vector is orthogonal to the rows of an orthonormal basis (j, n); twice, for rounding's sake."""
     for _ in range(2):
         vector = vector - basis.T @ inner(basis, vector).float()
     return vector
 
 
 def inner(rows, vector):
-    """Inner products of rows (j, n) with a vector (n,) or with rows (k, n): (j,) or (j, k) fp64.
-
-    In pieces: a sum of millions of products in fp32 is right to three digits only.
-    """
+    """Inner products of rows (j, n) with a vector (n,) or with rows (k, n): (j,) or (j, k) fp64, summed in pieces."""
     pieces = zip(rows.split(2**16, -1), vector.split(2**16, -1))
     return sum(torch.tensordot(a, b, ([-1], [-1])).double() for a, b in pieces)
 
@@ -194,7 +173,7 @@ def inner(rows, vector):
 # ---- damage ------------------------------------------------------------------------------------------------------
 
 def quadratic(product, delta):
-    """1/2 delta' H delta: the second-order term of the loss along delta, by one product: a float."""
+    """1/2 delta' H delta, the second-order term of the loss along delta, by one product: a float."""
     return 0.5 * torch.dot(product(delta).double(), delta.double()).item()
 
 
@@ -208,13 +187,12 @@ def expansion(model, loss, parts, deltas):
 
 def along(model, loss, parts, theta, delta, times):
     """L(theta + t delta) - L(theta) for each t, a list: what really happens on the way. Leaves the model at theta."""
-    place(model, theta)
-    start, losses = value(model, loss, parts), []
-    for t in times:
+    losses = []
+    for t in (0, *times):
         place(model, theta + t * delta)
-        losses.append(value(model, loss, parts) - start)
+        losses.append(value(model, loss, parts))
     place(model, theta)
-    return losses
+    return [end - losses[0] for end in losses[1:]]
 
 
 def reach(times, measured, first, second, tolerance=0.2):
@@ -222,8 +200,8 @@ def reach(times, measured, first, second, tolerance=0.2):
 
         | t g.delta + t^2/2 delta' H delta - measured |  <=  tolerance * (| t g.delta | + | t^2/2 delta' H delta |),
 
-    so the error is a small part of the terms themselves (of their sum it need not be, where they cancel). 0: nowhere.
-    times: ascending, above 0; measured: what `along` gave for them; first: g.delta.
+    so the error is a small part of the terms, if not of their sum, where they cancel. 0: nowhere. times: ascending;
+    measured: what `along` gave for them; first: g.delta.
     """
     held = 0.0
     for t, change in zip(times, measured):
@@ -238,10 +216,7 @@ def reach(times, measured, first, second, tolerance=0.2):
 def eigen_shares(values, vectors, delta, second):
     """Share of the second-order damage 1/2 delta' H delta that the first k eigenvectors carry, for every k: a list.
 
-        1/2 (P_S delta)' H (P_S delta) = 1/2 sum_{i <= k} lambda_i (v_i . delta)^2
-
-    S is here (ours) the span of A's leading eigenvectors, the same for every B; what of B's update lies in it makes the
-    conflict. values (k,), vectors (k, n): of lanczos. second: above 0, or NaN for shares of NaN.
+    1/2 (P_S delta)' H (P_S delta) = 1/2 sum_{i <= k} lambda_i (v_i . delta)^2, S their span, the same for every B.
     """
     carried = 0.5 * values * inner(vectors, delta).cpu().square()                                        # (k,)
     return (carried.cumsum(0) / second).tolist()
@@ -249,32 +224,24 @@ def eigen_shares(values, vectors, delta, second):
 
 def coordinate_share(product, delta, second, k):
     """The share of it that the k coordinates in which |delta| is largest carry: delta restricted to them, through H."""
-    kept = torch.zeros_like(delta)
     index = delta.abs().topk(k).indices
-    kept[index] = delta[index]
-    return quadratic(product, kept) / second
+    return quadratic(product, torch.zeros_like(delta).index_copy(0, index, delta[index])) / second
 
 
 def random_share(k, n, trace, delta, second):
-    """The share of it that k random directions carry, in expectation over all k-dimensional subspaces of n dimensions.
+    """The share of it that k random directions of n carry, in expectation; trace: tr H.
 
-    trace: tr H. E[P H P] = k / (n (n - 1) (n + 2)) ((n (k + 1) - 2) H + (n - k) tr(H) 1), P a uniformly random
-    projector of rank k.
+    E[P H P] = k / (n (n - 1) (n + 2)) ((n (k + 1) - 2) H + (n - k) tr(H) 1), P a uniformly random projector of rank k.
     """
     ratio = 0.5 * trace * torch.dot(delta.double(), delta.double()).item() / second
     return k / (n * (n - 1) * (n + 2)) * ((n * (k + 1) - 2) + (n - k) * ratio)
 
 
 def trace(product, n, probes=8, seed=0, device="cpu"):
-    """tr H by Hutchinson: the mean of z' H z over `probes` vectors z (n,) of random signs, unbiased: a float."""
+    """tr H by Hutchinson: the mean of z' H z over `probes` vectors z of random signs, unbiased: a float."""
     generator = torch.Generator().manual_seed(seed)
-    signs = [torch.randint(2, (n,), generator=generator).mul(2).sub(1).float().to(device) for _ in range(probes)]
+    signs = (torch.randint(2, (n,), generator=generator).mul(2).sub(1).float().to(device) for _ in range(probes))
     return sum(2 * quadratic(product, z) for z in signs) / probes
-
-
-def needed(shares, target):
-    """The smallest k whose share (of `eigen_shares`) reaches the target (0 to 1), or None if none does."""
-    return next((k + 1 for k, share in enumerate(shares) if share >= target), None)
 
 
 # ---- refresh ------------------------------------------------------------------------------------------------------
@@ -282,33 +249,29 @@ def needed(shares, target):
 def bottom(values, vectors, g):
     """From theta_A to the minimum in S of the quadratic model: - sum_i (v_i . g_A) / lambda_i v_i, (n,).
 
-    values (k,), all above 0, and vectors (k, n): those of lanczos that are `steep`. The theorem takes theta_A for that
-    minimum. After RL with a finite number of steps it is not quite.
+    Of pairs that are `steep`. The theorem takes theta_A for that minimum; after RL with so few steps it is not quite.
     """
     return -(inner(vectors, g) / values.to(g.device)).float() @ vectors
 
 
 def distances(point, centre, vectors):
-    """|| P_S (point - centre) || and the norm of the rest: two floats.
+    """|| P_S (point - centre) ||, S the span of the vectors, and the norm of the rest: two floats.
 
-    vectors (k, n): an orthonormal basis of S. The theorem, for descent with rate alpha from theta_0, theta_A + delta_B:
-
-        || P_S (theta_t - theta_A) ||  <=  (1 - alpha mu_A)^t || P_S delta_B ||,     mu_A the least curvature in S.
+    The theorem, for descent of rate alpha: || P_S (theta_t - theta_A) || <= (1 - alpha mu)^t || P_S (theta_0 - theta_A) ||
+    with mu the least curvature in S.
     """
     moved = point - centre
     coordinates = inner(vectors, moved)                                                                  # (k,)
     return coordinates.norm().item(), (moved - vectors.T @ coordinates.float()).double().norm().item()
 
 
-def descend(model, loss, parts, start, alpha, steps):
-    """theta_{t+1} = theta_t - alpha grad L(theta_t), the refresh of the theorem as stated; a generator.
+def descend(model, loss, parts, theta, alpha, steps):
+    """The refresh of the theorem: theta_0 .. theta_steps one by one, theta_{t+1} = theta_t - alpha grad L(theta_t).
 
-    start: theta_0 (n,); theta_0 .. theta_steps are yielded. The model is moved, and may be by the caller between two of
-    them.
+    theta: theta_0. The model is moved, and may be by the caller between two of them.
     """
-    theta = start.clone()
-    for t in range(steps + 1):
+    yield theta
+    for _ in range(steps):
+        place(model, theta)
+        theta = theta - alpha * gradient(model, loss, parts)
         yield theta
-        if t < steps:
-            place(model, theta)
-            theta = theta - alpha * gradient(model, loss, parts)

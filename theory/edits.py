@@ -6,9 +6,8 @@ rollback.py and merge.py read weights through it.
     cosines(module_grams(found)["all"]), neuron_grams(found)                        # all against all
 
 An edit is delta = theta_expert - theta_base, all parameters of a model; there are E of them. The files are read once, a
-tensor at a time in each of a few threads, one a core; a tensor is taken in blocks that fit a core's cache, so that
-everything that is to be known about a parameter is computed while it is there. Memory is a few of the largest tensors,
-whatever the model. Sharded or not, with or without a tokenizer: config.json and safetensors are all that is needed.
+tensor at a time in each of a few threads, and in blocks that fit a core's cache, so that all is computed of a parameter
+while it is there. Memory is a few of the largest tensors. config.json and safetensors are all that is needed.
 
 What can be known depends on the stored precision. A number in bf16 has 8 significant bits: neighbours (one unit in the
 last place, ulp) lie 0.4 to 0.8 % apart, and a change below half of that is rounded away or, by luck, rounded up to a
@@ -52,8 +51,7 @@ def type_of(name):
 
 def module_of(name):
     """The module that a gradient or an edit is looked at by: '3 attention', '3 mlp', or the type outside the layers."""
-    kind = "attention" if "attn" in name or "attention" in name else \
-        "mlp" if "mlp" in name or "feed_forward" in name else "norm"
+    kind = "attention" if re.search("attn|attention", name) else "mlp" if re.search("mlp|feed_forward", name) else "norm"
     return type_of(name) if layer_of(name) is None else f"{layer_of(name)} {kind}"
 
 
@@ -64,8 +62,7 @@ def channels_of(name, tensor):
     c of down_proj.
     """
     found = re.fullmatch(r"(.*)\.(gate_proj|up_proj|gate_up_proj|down_proj)\.weight", name)
-    return (found[1], 1 if found[2] == "down_proj" else 0, found[2] == "gate_up_proj") \
-        if found and tensor.ndim == 2 else None
+    return (found[1], int(found[2] == "down_proj"), found[2] == "gate_up_proj") if found and tensor.ndim == 2 else None
 
 
 def tensor_files(directory):
@@ -77,8 +74,8 @@ def tensor_files(directory):
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory: weights are compared on disk, so download a hub model first")
-    check_weights(directory)
-    index, single, files = directory / "model.safetensors.index.json", directory / "model.safetensors", {}
+    shapes, files = check_weights(directory), {}
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
     try:
         if index.is_file():
             files = {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
@@ -92,29 +89,24 @@ def tensor_files(directory):
         raise UserError(f"{directory} is damaged: {error!r} in its config.json or its index of shards") from error
     if not files:
         raise UserError(f"{directory} has no safetensors: load it with model.py and save it again")
+    if lost := sorted(files.keys() - shapes):
+        raise UserError(f"{files[lost[0]]} lacks {lost[0]}, which its index names: download it again")
     return {name: file for name, file in files.items() if not (tied and name == "lm_head.weight")}
 
 
-def check_same_shape(base, others):
-    """UserError that names the first tensor, by name, in which a checkpoint differs from the base in name or shape.
+def check_same_shape(files):
+    """UserError that names the first tensor, by name, in which a checkpoint differs from the first in name or shape.
 
-    base, and each of the list others: (directory, {name: file} of `tensor_files`).
+    files: {directory: its tensor_files}.
     """
-    def shapes(files):
-        found = {}
-        for name, path in sorted(files.items()):
-            with safe_open(path, "pt") as file:
-                if name not in file.keys():
-                    raise UserError(f"{path} lacks {name}, which its index names: download it again")
-                found[name] = file.get_slice(name).get_shape()
-        return found
-    reference = shapes(base[1])
-    for directory, files in others:
-        check_equal(base[0], reference, directory, shapes(files))
+    first, *others = [(directory, {name: shape for name, shape in check_weights(directory).items() if name in own})
+                      for directory, own in files.items()]
+    for other in others:
+        check_equal(*first, *other)
 
 
 def check_names(model, name, files):
-    """UserError if a checkpoint's files (of tensor_files) lack a parameter of the model that transformers made of them."""
+    """UserError if a checkpoint's tensor_files lack a parameter of the model that transformers made of them."""
     if missing := sorted({parameter for parameter, _ in model.named_parameters()} - files.keys()):
         raise UserError(f"{name} stores its weights under other names than transformers, which misses {missing[0]}: load "
                         "it and save it again with save_pretrained")
@@ -130,23 +122,23 @@ def measure(base, checkpoints, threshold=None):
         l1, linf (E,) fp64, null (E,) fp32         sums and maxima of |delta|; null: see rounding_null
         gram     (E, E) fp64                       inner products of the edits; its diagonal is their squared L2 norms
         channels (E, E, C) fp64 or None            the same, channel by channel of the MLP that "mlp" names
-        singular E x (values, tr G^2, whether exact) or None, of edits that are matrices; G = delta' delta
+        singular E x (values, estimate of tr G^2 where they are a sketch) or None, of matrices; G = delta' delta
         floor    E floats                          largest singular value that rounding alone would give
 
     base, checkpoints: directories. threshold: also count |delta| below it. Raises UserError if the checkpoints differ
     in a name or a shape, or hold numbers that are not finite.
     """
-    sources = [(directory, tensor_files(directory)) for directory in (base, *checkpoints)]
-    check_same_shape(sources[0], sources[1:])
-    names = list(sources[0][1])
-    read = lambda name: (name, measure_tensor(name, [read_tensor(files[name], name) for _, files in sources], threshold))
+    files = {directory: tensor_files(directory) for directory in (base, *checkpoints)}
+    check_same_shape(files)
+    names, each = list(files[base]), [files[directory] for directory in (base, *checkpoints)]
+    read = lambda name: (name, measure_tensor(name, [read_tensor(own[name], name) for own in each], threshold))
     with ThreadPoolExecutor(min(8, torch.get_num_threads()), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         bar = tqdm(pool.map(read, names), total=len(names), desc="read weights", unit="tensor", leave=False, delay=3)
         return {name: found for name, found in bar if found}
 
 
 def read_tensor(path, name):
-    """One tensor; a file is opened anew for each, because an open one keeps in memory all that was ever read of it."""
+    """One tensor; the file is opened anew, because an open one keeps in memory all that was ever read of it."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
@@ -160,74 +152,63 @@ def measure_tensor(name, tensors, threshold):
     if not base.is_floating_point():
         return None
     shape, matrix = list(base.shape), base.ndim == 2
-    base, *edited = (t.reshape(len(t), -1) if t.ndim > 1 else t.reshape(1, -1) for t in (base, *edited))
-    rows, columns = base.shape
-    E, dtype = len(edited), torch.float64 if torch.float64 in {t.dtype for t in (base, *edited)} else torch.float32
+    base, *edited = (t.reshape(len(t) if t.ndim > 1 else 1, -1) for t in tensors)
+    (rows, columns), E = base.shape, len(edited)
+    dtype = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
     counts = np.zeros((E, len(SHARES) + (threshold is not None)), np.int64)
-    l1, linf, gram = (torch.zeros(shape, dtype=torch.float64) for shape in (E, E, (E, E)))
-    where = channels_of(name, base)
-    channels = torch.zeros(E, E, rows if where and where[1] == 0 else columns, dtype=torch.float64) if where else None
-    exact = matrix and min(rows, columns) <= EXACT_UP_TO
-    whole = torch.empty(E, rows, columns, dtype=dtype) if exact else None
-    probes = torch.randn(PROBES, columns, generator=torch.Generator().manual_seed(0)).to(dtype) \
-        if matrix and not exact else None
-    images = torch.zeros(E, PROBES, columns, dtype=torch.float64) if probes is not None else None
-
-    block = max(1, BLOCK // columns)               # rows at a time
-    buffer = torch.empty(E, min(rows, block), columns, dtype=dtype)  # one for all: new memory costs page faults
+    l1, linf, gram = (torch.zeros(size, dtype=torch.float64) for size in (E, E, (E, E)))
+    mlp, axis, fused = channels_of(name, base) or (None, None, False)
+    channels = torch.zeros(E, E, base.shape[axis], dtype=torch.float64) if mlp else None
+    exact, block = min(rows, columns) <= EXACT_UP_TO, max(1, BLOCK // columns)                    # block: rows at a time
+    probes = torch.randn(PROBES, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
+    images = torch.zeros(E, PROBES, columns, dtype=torch.float64)
+    buffer = torch.empty(E, rows if exact else min(rows, block), columns, dtype=dtype)  # once: new memory costs page faults
     for i in range(0, rows, block):
         j = min(rows, i + block)
-        deltas = whole[:, i:j] if exact else buffer[:, :j - i]                                    # (E, r, C)
+        deltas = buffer[:, i:j] if exact else buffer[:, :j - i]                                   # (E, r, C)
         for e, tensor in enumerate(edited):
             held, total, largest = tally(base[i:j], tensor[i:j], deltas[e], threshold)
             counts[e] += held
             l1[e] += total
             linf[e] = max(linf[e], largest)
-            if images is not None:                 # probes times G = delta' delta; few rows times many columns: so it
+            if not exact:                          # probes times G = delta' delta; few rows times many columns: so it
                 images[e] += (probes @ deltas[e].T) @ deltas[e]  # is three times as fast as its transpose
         flat = deltas.reshape(E, -1)
         gram += flat @ flat.T if E > 1 else torch.dot(flat[0], flat[0])
-        if where:
-            axis = 1 - where[1]
-            part = torch.stack([torch.stack([(deltas[e] * deltas[f]).sum(axis) for f in range(E)]) for e in range(E)])
-            (channels[:, :, i:j] if axis else channels).add_(part)                                # (E, E, r or C)
+        if mlp:
+            part = torch.stack([torch.stack([(one * other).sum(1 - axis) for other in deltas]) for one in deltas])
+            (channels if axis else channels[:, :, i:j]).add_(part)                                # (E, E, C or r)
     if not l1.isfinite().all():
         which = l1.isfinite().tolist().index(False) + 1
         raise UserError(f"{name} holds numbers that are not finite, in the base or in checkpoint {which} after it: a run "
                         "that diverged")
-    if where and where[2]:
+    if fused:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
     sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an odd stride, or it would see few of the columns
     ulp = [exponent(sample) * torch.finfo(t.dtype).eps for t in (base, *edited)]
     noise = [math.sqrt(((ulp[0]**2 + u**2) / 12).mean()) * (math.sqrt(rows) + math.sqrt(columns)) for u in ulp[1:]]
     return {"parameters": base.numel(), "shape": shape, "counts": counts, "l1": l1, "linf": linf, "gram": gram,
-            "channels": channels, "mlp": where and where[0], "floor": noise,
+            "channels": channels, "mlp": mlp, "floor": noise,
             "null": torch.tensor([rounding_null(l1[e].item() / base.numel(), sample, t.dtype == torch.bfloat16)
                                   for e, t in enumerate(edited)]),
-            "singular": None if not matrix else [spectrum(whole[e]) if exact else sketched_spectrum(probes, images[e])
-                                                 for e in range(E)]}
+            "singular": None if not matrix else [(spectrum(buffer[e]), None) if exact else
+                                                 sketched_spectrum(probes, images[e]) for e in range(E)]}
 
 
 def tally(a, b, delta, threshold):
-    """Write b - a, (r, C), to `delta`, fp32 or fp64; count of how many parameters each of SHARES holds.
+    """Write b - a, (r, C), to `delta`, fp32 or fp64; for how many parameters each of SHARES (and the threshold) holds.
 
-    Returns (list of counts, sum and max of |b - a|, floats), the list one longer if there is a threshold. NumPy
-    compares and counts several times faster than torch on a CPU, and shares the memory.
+    Returns (list of counts, sum and max of |b - a|). NumPy compares and counts several times faster than torch on a CPU.
     """
-    bf16 = a.dtype == b.dtype == torch.bfloat16
     old = a.to(delta.dtype)
     size = torch.sub(b.to(delta.dtype), old, out=delta).abs()
-    total, largest, d, count = size.sum().item(), size.max().item(), size.numpy(), np.count_nonzero
+    d = size.numpy()
     unchanged, tiny = d == 0, d < 1e-7
-    extra = [] if threshold is None else [count(d < threshold)]
-    if bf16:                                        # here a change is none, or 2^-9 of the number and more
-        n = count(unchanged)
-        return [n, count(tiny), n, n, n, n, *extra], total, largest
     relative = (d < (old.abs() * 1e-3).numpy()) | unchanged
-    visible = (a.bfloat16() == b.bfloat16()).numpy()
     below = (d < (exponent(old) * 2.0**-8).numpy()) | unchanged
-    held = [count(unchanged), count(tiny), count(relative), count(tiny & relative), count(visible), count(below)]
-    return held + extra, total, largest
+    held = [unchanged, tiny, relative, tiny & relative, (a.bfloat16() == b.bfloat16()).numpy(), below]
+    held += [] if threshold is None else [d < threshold]
+    return [np.count_nonzero(one) for one in held], size.sum().item(), size.max().item()
 
 
 def exponent(x):
@@ -240,13 +221,12 @@ def rounding_null(mean_size, sample, stored_in_bf16):
 
     A number a that bf16 rounds to r stays in r's cell (r - ulp / 2, r + ulp / 2), moved by a normal d of deviation
     sigma, with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma): its place in the cell
-    matters, because a base that was itself stored in bf16 sits in the middle of every cell. sigma follows from the mean of
-    |d|, which is sigma sqrt(2 / pi); of an edit that is stored in bf16 only whole steps are left, of mean size
+    matters, because a base that was itself stored in bf16 sits in the middle of every cell. sigma follows from mean_size,
+    the mean of |d|, which is sigma sqrt(2 / pi); of an edit that is stored in bf16 only whole steps are left, of mean size
 
         mean of  2 ulp sum_k Q((k - 1/2) ulp / sigma),     Q = 1 - Phi,
 
-    which is solved for sigma. mean_size: mean |d| over the tensor. sample: (n,) fp32 of the base's numbers.
-    stored_in_bf16: whether the edited tensor is. Returns a float.
+    which is solved for sigma. sample: (n,) fp32 of the base's numbers.
     """
     a = sample[sample != 0].double()
     if mean_size == 0 or len(a) == 0:
@@ -265,50 +245,46 @@ def rounding_null(mean_size, sample, stored_in_bf16):
 
 
 def spectrum(delta):
-    """Singular values of a matrix (r, C), descending, fp64; the sum of their fourth powers; and True: they are exact.
+    """Singular values of a matrix, descending, fp64.
 
-    As roots of the eigenvalues of the smaller Gram matrix in fp64: ten times as fast, and right down to 1e-7 of the
-    largest.
+    By the smaller Gram matrix: ten times as fast, and right down to 1e-7 of the largest.
     """
     delta = (delta if delta.shape[0] <= delta.shape[1] else delta.T).double()
-    squares = torch.linalg.eigvalsh(delta @ delta.T).flip(0).clamp(min=0)
-    return squares.sqrt(), squares.square().sum().item(), True
+    return torch.linalg.eigvalsh(delta @ delta.T).flip(0).clamp(min=0).sqrt()
 
 
 def sketched_spectrum(probes, images):
-    """The same of a large matrix, from W' G alone: leading singular values, at most k, and an estimate of tr G^2.
+    """The leading ones of a large matrix, k at most, from W' G alone, and an estimate of tr G^2, the sum of all sigma^4.
 
     probes: W' (k, C), normal; images: W' G (k, C) fp64; k = PROBES. Nystroem: G ~ (G W) (W' G W)^+ (G W)' is exact if
     the rank is at most k (Tropp et al., arXiv 1706.05736); tr G^2 ~ ||G W||^2 / k is unbiased with a relative error
-    below sqrt(2 / k), and far below for edits of high rank. Returns False as the third: not exact.
+    below sqrt(2 / k), and far below for edits of high rank.
     """
     W, Y = probes.double().T, images.T                                 # (C, k)
     if Y.abs().max() == 0:
-        return torch.zeros(PROBES, dtype=torch.float64), 0.0, False
+        return torch.zeros(PROBES, dtype=torch.float64), 0.0
     values, vectors = torch.linalg.eigh(W.T @ Y)                       # (k,)
     keep = values > values[-1] * 1e-6                                  # below is rounding
     root = Y @ (vectors[:, keep] / values[keep].sqrt())                # root root' is the Nystroem approximation
-    leading = torch.linalg.svdvals(root)                               # square roots of the eigenvalues of root root'
-    return leading, Y.square().sum().item() / PROBES, False
+    return torch.linalg.svdvals(root), Y.square().sum().item() / PROBES
 
 
 # ---- what it says: one function per question ------------------------------------------------------------------------
 
 def sparsity(found, e, threshold=None):
-    """How many parameters an edit leaves alone, and how large it is: shares (0 to 1) and norms over tensors, a dict.
+    """How many parameters an edit leaves alone, and how large it is: shares (0 to 1) of all parameters, and norms, a dict.
 
         share of |delta_i| < 1e-7,   |delta_i| < 1e-3 |theta_i| (or delta_i = 0),   both;
         L0 = #{delta_i != 0}, L1 = sum |delta_i|, L2 = sqrt(sum delta_i^2), Linf = max |delta_i|.
 
     "unchanged" is exact, in the stored precision; "bf16_unchanged" compares both checkpoints rounded to bf16,
-    "bf16_if_dense" is what that would be for a dense edit of the same mean size (rounding_null). Shares are weighted by
-    parameter counts: of all parameters, not of an average tensor. "by_type" and "by_layer" hold such a dict for each
-    group of tensors. threshold: as given to `measure`.
+    "bf16_if_dense" is that of a dense edit of the same mean size (rounding_null). "by_type" and "by_layer" hold such a
+    dict for each group of tensors. threshold: as given to `measure`.
     """
+    names = SHARES + ((f"abs_below_{threshold:g}",) if threshold is not None else ())
+
     def total(tensors):
-        n = sum(t["parameters"] for t in tensors)
-        counts = sum(t["counts"][e] for t in tensors)
-        names = SHARES + ((f"abs_below_{threshold:g}",) if threshold is not None else ())
+        n, counts = sum(t["parameters"] for t in tensors), sum(t["counts"][e] for t in tensors)
         return {"parameters": n, **{name: int(c) / n for name, c in zip(names, counts)},
                 "bf16_if_dense": sum(t["parameters"] * t["null"][e].item() for t in tensors) / n,
                 "L0": n - int(counts[0]), "L1": sum(t["l1"][e].item() for t in tensors),
@@ -316,11 +292,8 @@ def sparsity(found, e, threshold=None):
                 "Linf": max(t["linf"][e].item() for t in tensors)}
 
     def by(key):
-        groups = {}
-        for name, tensor in found.items():
-            groups.setdefault(key(name), []).append(tensor)
-        order = sorted(group for group in groups if group is not None)
-        return {str(group): total(groups[group]) for group in order}
+        groups = sorted({*map(key, found)} - {None})
+        return {str(group): total([t for name, t in found.items() if key(name) == group]) for group in groups}
     return total(list(found.values())) | {"by_type": by(type_of), "by_layer": by(layer_of)}
 
 
@@ -331,22 +304,22 @@ def matrix_ranks(found, e):
 
     r equal ones give r. "stable_rank" is sum_i sigma_i^2 / sigma_1^2, "largest" sigma_1. "rank" counts singular values
     above "rounding_floor", the largest that rounding alone would leave (noise of variance ulp^2 / 12 in both
-    checkpoints, whose edge is at sqrt(rows) + sqrt(columns), Marchenko & Pastur): an edit of rank 4, stored in bf16,
-    has full rank and 4 values above that floor. Matrices whose smaller side exceeds EXACT_UP_TO are sketched with
-    PROBES directions: their rank is then a lower bound where it equals PROBES ("exact" false).
+    checkpoints, whose edge is at sqrt(rows) + sqrt(columns), Marchenko & Pastur): an edit of rank 4, stored in bf16, has
+    full rank and 4 values above it. Matrices whose smaller side exceeds EXACT_UP_TO are sketched ("exact" false): their
+    rank is then PROBES at most.
     """
     report = {}
     for name, tensor in found.items():
         if tensor["singular"]:
-            values, fourth, exact = tensor["singular"][e]
-            squared = tensor["gram"][e, e].item()
-            if values.square().sum() > 0.999 * squared:  # all of it: the sketch is exact too
+            values, fourth = tensor["singular"][e]
+            squared, floor, exact = tensor["gram"][e, e].item(), tensor["floor"][e], fourth is None
+            if exact or values.square().sum() > 0.999 * squared:       # all of it: the sketch is exact too
                 fourth = values.pow(4).sum().item()
-            above = int((values > max(tensor["floor"][e], 1e-6 * values.max().item())).sum())
-            report[name] = {"shape": tensor["shape"], "rank": above,
+            report[name] = {"shape": tensor["shape"],
+                            "rank": int((values > max(floor, 1e-6 * values.max().item())).sum()),
                             "effective_rank": squared**2 / fourth if fourth else 0.0,
                             "stable_rank": squared / values[0].item()**2 if fourth else 0.0,
-                            "rounding_floor": tensor["floor"][e], "largest": values[0].item(), "exact": exact}
+                            "rounding_floor": floor, "largest": values[0].item(), "exact": exact}
     return report
 
 
@@ -356,13 +329,11 @@ def neuron_grams(found):
     The diagonal (e, e) is m_e^2, m_e(l, c) = || change of row c of gate_proj, row c of up_proj, column c of down_proj
     ||. Layers are in the order of their numbers. None and [] if the architecture has no such MLP.
     """
-    mlps = {}
-    for tensor in found.values():
-        if tensor["mlp"]:
-            mlps[tensor["mlp"]] = mlps.get(tensor["mlp"], 0) + tensor["channels"]
-    order = sorted(mlps, key=lambda mlp: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mlp)])
-    names = [(mlp, c) for mlp in order for c in range(mlps[mlp].shape[-1])]
-    return (torch.cat([mlps[mlp] for mlp in order], -1) if order else None), names
+    natural = lambda mlp: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mlp)]
+    mlps = sorted({t["mlp"] for t in found.values() if t["mlp"]}, key=natural)
+    grams = [sum(t["channels"] for t in found.values() if t["mlp"] == mlp) for mlp in mlps]
+    names = [(mlp, c) for mlp, gram in zip(mlps, grams) for c in range(gram.shape[-1])]
+    return (torch.cat(grams, -1) if mlps else None), names
 
 
 def cosines(grams):
@@ -372,16 +343,12 @@ def cosines(grams):
 
 
 def cosine_on(grams, mask, e, f):
-    """Cosine of two edits on a set of neurons, a bool mask (n,): a float, NaN where it is empty or an edit is zero there.
-
-    grams: of neuron_grams.
-    """
+    """Cosine of two edits on a set of neurons, a bool mask (n,): NaN where it is empty or an edit is zero there."""
     return cosines(grams[:, :, mask].sum(-1))[e, f].item()
 
 
 def module_grams(found):
     """{module: inner products of the edits (E, E) fp64}, summed over its tensors (`module_of`), "all" first."""
-    grams = {"all": sum(tensor["gram"] for tensor in found.values())}
-    for name, tensor in found.items():
-        grams[module_of(name)] = grams.get(module_of(name), 0) + tensor["gram"]
-    return grams
+    gram = lambda tensors: sum(tensor["gram"] for tensor in tensors)
+    return {"all": gram(found.values()), **{module: gram(t for name, t in found.items() if module_of(name) == module)
+                                            for module in dict.fromkeys(map(module_of, found))}}

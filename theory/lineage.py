@@ -25,7 +25,7 @@ def same(one, other):
 
 
 def trained_on(name):
-    """The domain that a checkpoint was trained on last; None for several at once and for a model from elsewhere."""
+    """The domain that a checkpoint was trained on last; None for several, and where `domains.use` does not know it."""
     run = read_run(name)
     domains.follow(run)
     try:
@@ -58,11 +58,11 @@ def refreshed(name):
 
 
 def displacements(base, experts, later, domain):
-    """What was added to each checkpoint theta_A: {anchor: [(name, source, target, trained)]}, theta_target - theta_source.
+    """What was added to each checkpoint theta_A: {anchor: [(name, source, target)]}, theta_target - theta_source.
 
-    A checkpoint of `later` belongs to every expert (and other later one) that its run.json has among its ancestors: then
-    `trained` is True. Two experts without such a checkpoint stand in for one: theta_B - theta_base. domain: {checkpoint: its
-    domain or None}; None has no loss, and is no anchor. UserError if one of `later` has no such ancestor.
+    A checkpoint of `later` belongs to every expert (and other later one) that its run.json has among its ancestors: to the
+    anchor, its source. Two experts without such a checkpoint stand in for one: theta_B - theta_base. domain: {checkpoint:
+    its domain or None}; None has no loss, and is no anchor. UserError if one of `later` has no such ancestor.
     """
     found, straight, recipe = {}, set(), lambda name: read_run(name).get("recipe", [])
     for name in later:
@@ -73,10 +73,10 @@ def displacements(base, experts, later, domain):
             raise UserError(f"--later {name} was trained from none of the checkpoints named here: its ancestors are "
                             f"{', '.join(run.get('lineage', [])) or 'unknown'}")
         for anchor in filter(domain.get, anchors):
-            found.setdefault(anchor, []).append((f"{short(anchor)} -> {short(name)}", anchor, name, True))
+            found.setdefault(anchor, []).append((f"{short(anchor)} -> {short(name)}", anchor, name))
             if len(recipe(name)) == len(recipe(anchor)) + 1 and domain[name]:     # from A straight to one B
                 straight.add((anchor, domain[name]))
     for a, b in permutations(experts, 2):
         if domain[a] and domain[a] != domain[b] and (a, domain[b]) not in straight:
-            found.setdefault(a, []).append((f"{short(a)} + {short(b)}", base, b, False))
+            found.setdefault(a, []).append((f"{short(a)} + {short(b)}", base, b))
     return found

@@ -8,12 +8,12 @@ rollback.py (conflict.py).
 
 The paper's picture (arXiv 2606.02398): the route of a domain, here the neurons with the highest mean |act(gate) * up|
 on its tokens, is much the same for all domains, while the most edited neurons of two are not, and their gradients over
-all parameters are nearly orthogonal; in single modules they conflict (cosine clearly negative) or agree. A cosine near
-0 can also be noise: two halves of one domain's own batch show how high a cosine of equal directions could be at all,
-which `gradient_cosines` puts beside it. As much overlap can be chance: `overlap` puts that of random sets beside it.
+all parameters are nearly orthogonal; in single modules they conflict (cosine clearly negative) or agree. But overlap
+can be chance, and a cosine near 0 noise, so both stand beside those of chance: of random sets, and of two halves of one
+domain's own batch.
 """
-# A neuron is a channel of an MLP: n of them, MLPs in the model's order. In gradients n is the number of parameters. The
-# rollout is on the model's device, sampled by it at temperature 1.
+# A neuron is a channel of an MLP: n of them, MLPs in the model's order; a set of them is a bool mask (n,). In gradients n is
+# the number of parameters. The rollout is on the model's device, sampled by it at temperature 1.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -34,12 +34,10 @@ PARTS = 8  # of a batch, for the sampling error of its gradient: analyze.py need
 
 @torch.no_grad()
 def activity(model, rollout):
-    """Mean |act(gate) * up| of every neuron over the tokens of prompts and completions: (n,) fp64 on the CPU.
+    """Mean |act(gate) * up|, which down_proj reads, of every neuron over all tokens: (n,) fp64 on the CPU.
 
-    That product is what down_proj reads: a channel contributes to the output by its size times its column. None for a
-    model without a module of that name.
+    None for a model without a module of that name.
     """
-    tokens = (rollout.prompt_mask.sum() + rollout.mask.sum()).cpu()
     sums = {module: 0 for name, module in model.named_modules() if name.endswith("down_proj")}
 
     def count(module, inputs):
@@ -54,42 +52,37 @@ def activity(model, rollout):
     finally:
         for handle in handles:
             handle.remove()
+    tokens = (rollout.prompt_mask.sum() + rollout.mask.sum()).cpu()
     return torch.cat(list(sums.values())).cpu() / tokens if sums else None
 
 
 def top_neurons(values, share):
-    """The set of the largest `share`, in (0, 1], of values (n,), one or more: a bool mask, False where a value is 0."""
-    k = max(1, round(share * len(values)))
-    mask = torch.zeros(len(values), dtype=torch.bool)
-    mask[values.topk(k).indices] = True
-    return mask & (values > 0)
+    """The set of the largest `share`, in (0, 1], of values (n,), one or more; none whose value is 0."""
+    top = values.topk(max(1, round(share * len(values)))).indices
+    return torch.zeros(len(values), dtype=torch.bool).index_fill(0, top, True) & (values > 0)
 
 
 def jaccard(a, b):
-    """|A and B| / |A or B| of two sets given as bool masks (n,): a float, 0 if both are empty."""
+    """|A and B| / |A or B| of two sets: a float, 0 if both are empty."""
     return (a & b).sum().item() / max(1, (a | b).sum().item())
 
 
 def random_jaccard(sizes):
     """Jaccard index of two random sets: {"expected", "low", "high"}, the last two its 95 % range.
 
-    sizes: a list of ints (n, a, b), one of each stratum. Two uniformly random subsets of a and b of n things meet in X
-    things, hypergeometric: P(X = x) = C(a, x) C(n - a, b - x) / C(n, b). With several strata (layers, so that both sets
-    keep as many neurons of each layer as they have) X is the sum. J = X / (sum a + sum b - X): its expectation is not
-    that of X put into the formula.
+    sizes: ints (n, a, b) of each stratum. Two random subsets of a and b of n things meet in X things, hypergeometric:
+    P(X = x) = C(a, x) C(n - a, b - x) / C(n, b). With several strata (layers, so that both sets keep as many neurons of
+    each as they have) X is the sum. J = X / (sum a + sum b - X): its expectation is not that of X put into the formula.
     """
     log_choose = lambda n, k: math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     total, least = torch.ones(1, dtype=torch.float64), 0               # P(X = x), x = least, least + 1, ..
     for n, a, b in sizes:
         x = torch.arange(min(a, b) + 1, dtype=torch.float64)
-        possible = b - x <= n - a
-        all_of_them = log_choose(n, torch.tensor(b, dtype=torch.float64))       # in fp32 they would not sum to 1
-        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - all_of_them
-        pmf = torch.where(possible, logs.exp(), 0.0)
+        logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(b).double())
+        pmf = torch.where(b - x <= n - a, logs.exp(), 0.0)
         likely = (pmf > 1e-16).nonzero().flatten()             # of thousands a hundred: sums of many layers stay short
         pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])
-        spread = torch.nn.functional.pad(pmf, (len(total) - 1, len(total) - 1))
-        total = torch.nn.functional.conv1d(spread[None, None], total.flip(0)[None, None])[0, 0]
+        total = torch.nn.functional.conv1d(pmf[None, None], total.flip(0)[None, None], padding=len(total) - 1)[0, 0]
     x = least + torch.arange(len(total), dtype=torch.float64)
     index = x / (sum(a + b for _, a, b in sizes) - x).clamp(min=1)
     below = total.cumsum(0)
@@ -98,21 +91,20 @@ def random_jaccard(sizes):
 
 
 def overlap(a, b, layers):
-    """Jaccard index of two sets of neurons (bool masks) beside that of random sets, in all and layer by layer: a dict.
+    """Jaccard index of two sets beside `random_jaccard`, of sets that are random in all or layer by layer: a dict.
 
-    layers: (n,) int64, the layer of each neuron. "jaccard" is a float; "random" and "random_same_layers": see
-    `random_jaccard`.
+    layers: (n,) int64, the layer of each neuron.
     """
-    strata = [(int((layers == l).sum()), int(a[layers == l].sum()), int(b[layers == l].sum())) for l in layers.unique()]
-    return {"jaccard": jaccard(a, b), "random": random_jaccard([(len(a), int(a.sum()), int(b.sum()))]),
-            "random_same_layers": random_jaccard(strata)}
+    sizes = lambda where: (int(where.sum()), int(a[where].sum()), int(b[where].sum()))
+    return {"jaccard": jaccard(a, b), "random": random_jaccard([sizes(layers == layers)]),
+            "random_same_layers": random_jaccard([sizes(layers == l) for l in layers.unique()])}
 
 
 def policy_gradients(model, rollout, rewards):
     """GRPO's gradient at the weights that sampled, of PARTS disjoint sets of prompts: (PARTS, n) fp32 on the CPU.
 
-    rewards: (B, G), NaN where grading failed. The loss is that of train_grpo.py: advantages of the group's scale, mean
-    over tokens, then completions, of those of a part.
+    rewards: (B, G), NaN where grading failed. The loss is that of train_grpo.py: group advantages, mean over tokens, then
+    completions, of those of a part.
     """
     advantages = group_advantages(rewards).flatten().to(model.device)                             # (N,)
     graded = ~rewards.flatten().isnan().to(model.device)
@@ -137,33 +129,28 @@ def gradient_cosines(gradients, spans):
     gradients: {domain: (PARTS, n)}. spans: {module: list of slices of n}. For a pair (a, b), all floats:
         cosine     <g_a, g_b> / (||g_a|| ||g_b||) of the whole batches
         error      its standard error, by the jackknife over the parts; ci95: half-width of the t-interval
-        ceiling    the cosine that equal directions would show through so many samples: the geometric mean of both
-                   domains' reliabilities 2 c / (1 + c), c the cosine of the gradients of two halves of one batch
-                   (Spearman-Brown)
+        ceiling    that of equal directions, seen through so many samples: the geometric mean of both domains'
+                   reliabilities 2 c / (1 + c), c the cosine of the two halves of one batch (Spearman-Brown)
         corrected  cosine / ceiling: that of the gradients without noise; NaN where the ceiling is below 0.1
     """
-    names = list(gradients)
-    report = {}
+    names, each, report = list(gradients), list(gradients.values()), {}
+    first = torch.arange(PARTS) % 2 == 0                                                          # a half of a batch
     for module, slices in spans.items():
-        rows = [[sum((gradients[a][:, s] @ gradients[b][:, s].T).double().cpu() for s in slices) for b in names]
-                for a in names]
-        gram = torch.stack([torch.stack(row, 1) for row in rows])                                 # (D, PARTS, D, PARTS)
-        cosine = lambda keep: cosines(gram[:, keep][..., keep].sum((1, 3)))                       # (D, D)
-        whole = cosine(torch.ones(PARTS, dtype=torch.bool))
-        without = torch.stack([cosine(torch.arange(PARTS) != k) for k in range(PARTS)])           # (PARTS, D, D)
-        error = ((PARTS - 1) / PARTS * (without - without.mean(0)).square().sum(0)).sqrt()
-        first = torch.arange(PARTS) % 2 == 0
+        inner = lambda a, b: sum((a[:, s] @ b[:, s].T).double() for s in slices)                  # (PARTS, PARTS)
+        gram = torch.stack([torch.stack([inner(a, b) for b in each], 1) for a in each])           # (D, PARTS, D, PARTS)
+        without = torch.stack([cosines(gram[:, keep][..., keep].sum((1, 3))) for keep in ~torch.eye(PARTS).bool()])
+        whole = cosines(gram.sum((1, 3)))                                                         # (D, D)
+        error = ((PARTS - 1) / PARTS * (without - without.mean(0)).square().sum(0)).sqrt()        # (D, D)
         within = lambda d, a, b: gram[d, a][:, d, b].sum()
         halves = [within(d, first, ~first) / (within(d, first, first) * within(d, ~first, ~first)).sqrt()
-                  for d in range(len(names))]
+                  for d in range(len(each))]
         reliable = [2 * c.clamp(min=0) / (1 + c.clamp(min=0)) for c in halves]
         report[module] = {}
         for (i, a), (j, b) in combinations(enumerate(names), 2):
-            ceiling = (reliable[i] * reliable[j]).sqrt().item()
+            cosine, ceiling = whole[i, j].item(), (reliable[i] * reliable[j]).sqrt().item()
             report[module][f"{a}|{b}"] = {
-                "cosine": whole[i, j].item(), "error": error[i, j].item(),
-                "ci95": t_quantile(PARTS - 1) * error[i, j].item(), "ceiling": ceiling,
-                "corrected": whole[i, j].item() / ceiling if ceiling > 0.1 else math.nan}
+                "cosine": cosine, "error": error[i, j].item(), "ci95": t_quantile(PARTS - 1) * error[i, j].item(),
+                "ceiling": ceiling, "corrected": cosine / ceiling if ceiling > 0.1 else math.nan}
     return report
 
 
