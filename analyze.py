@@ -49,8 +49,8 @@ from theory.lineage import displacements, refreshed, same, short, trained_on
 def parse(argv=None):
     """The command line; UserError for what cannot be analyzed.
 
-    Then domain is {checkpoint: the one domain it was trained on, or None}, moves {anchor: its moves}, and with --refresh
-    refreshed and damaged are theta_A and theta_A + delta_B.
+    Then domain is {checkpoint: the one it was trained on, or None}, moves {anchor: its moves}, and with --refresh refreshed
+    and damaged are theta_A and theta_A + delta_B.
     """
     made = parser(__doc__)
     made.add_argument("experts", nargs="+", type=checkpoint, help="checkpoints, each trained from --base on one domain")
@@ -146,10 +146,7 @@ def of_weights(args, report):
 # ---- 4 and 5: from the base and some rows --------------------------------------------------------------------------
 
 def answering(args, model, tokenizer, domain, times=1):
-    """A function that samples and grades: () -> Rollout, completions, rewards (B, G), of the model as it then stands.
-
-    Of `times` as many rows and samples, all from the training part, so that no test row decides anything.
-    """
+    """A function () -> Rollout, completions, rewards (B, G) of the model as it then stands, on training rows alone."""
     rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, times * args.prompts, "train")
     return partial(respond, model, tokenizer, domain, rows, samples=times * args.samples, temperature=1.0,
                    max_completion_length=args.max_completion_length)
@@ -241,10 +238,7 @@ def subspace(at, directions, deltas, effects):
 
 
 def refresh(args, at, rate, values, S):
-    """8. How a refresh moves in S and outside, from theta_A + delta_B: as it was taken, and by the theorem's own descent.
-
-    rate: alpha of the descent. values (k,), S (k, n): of `subspace`.
-    """
+    """8. How a refresh goes in S and outside from theta_A + delta_B: as taken, and by the theorem's descent of this rate."""
     kept, damaged = sorted(Path(args.refresh).glob("step-*")), vector(args, args.damaged)
     steps = ((int(step.name.removeprefix("step-")), vector(args, str(step))) for step in kept)
     paths = {"taken": chain([(0, damaged)], steps),         # both as they go, because a path is many copies of a model

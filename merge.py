@@ -36,7 +36,7 @@ from pathlib import Path
 
 import domains
 from grpo.settings import add_rows, at_least, check_places, checked, checkpoint, not_negative, parser, refuse, share
-from model import UserError, cli, load, put, read_run, save
+from model import UserError, cli, load, read_run, save
 
 # the options that a method has, besides the checkpoints, and those that a sweep has
 USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"], "negate": ["base", "damaged", "weight"],
@@ -227,7 +227,7 @@ def sweep(args, files, model, tokenizer):
     set_judge(args.judge, rows, args.device)
     found = {}
     for weight in tqdm(args.weight, desc="sweep", unit="weight", leave=False, delay=3):
-        put(model, partial(merged, args, files, weight))
+        edits.put(model, partial(merged, args, files, weight))
         scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0,
                           max_completion_length=args.max_completion_length)
         found[weight] = {d: (scores[d]["score"], scores[d]["ci95"]) for d in rows}

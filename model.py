@@ -198,12 +198,6 @@ def save(model, tokenizer, out, run, state_dict=None, more=None):
         shutil.rmtree(tmp, ignore_errors=True)
 
 
-def put(model, weights):
-    """Put weights(name), a tensor of any type on any device, into the model, parameter by parameter."""
-    for name, p in model.named_parameters():
-        p.data.copy_(weights(name))
-
-
 def is_small(name_or_dir):
     """Whether a model has at most 10 M parameters, by the headers of its files: what the learning rate's default asks.
 
@@ -292,17 +286,6 @@ def check_run(run, file):
     if wrong:
         raise UserError(f"{file} is no lineage of ours ({wrong[0]} is not what a script wrote): repair or delete it")
     return run
-
-
-def stage(text):
-    """Domains and steps of a recipe's stage: "math 100" -> (["math"], 100); "math+qa 10" (mixed), "math/qa 10" (in turn).
-
-    Behind a colon stands how: "qa:protected-fisher-0.05 100", "rollback:fisher:0.001 0". A recipe's first entry is no
-    stage: it names the model that all began with.
-    """
-    names, _, steps = text.rpartition(" ")
-    names = names.partition(":")[0]
-    return names.replace("+", "/").split("/"), int(steps)
 
 
 def check_equal(one, shapes, other, other_shapes):

@@ -42,7 +42,8 @@ from pathlib import Path
 import domains
 from grpo.settings import (add_rows, at_least, check_places, checkpoint, domain_names, existing, new_file, parser, refuse,
                            share)
-from model import UserError, cli, read_run, stage
+from model import UserError, cli, read_run
+from theory.lineage import is_ancestor, stage
 
 
 def parse(argv=None):
@@ -144,11 +145,10 @@ from grpo.directory import alone
 from grpo.judge import set_judge
 from grpo.policy import read_coordinates
 from grpo.scores import evaluate, respond
-from model import check_equal, load, put, save, write_json
+from model import check_equal, load, save, write_json
 from reports.recovery import FULL, tables
 from theory import coordinates, curvature, edits
 from theory.conflict import CONTROLS, SCORES, Case, fisher, left_in_s
-from theory.lineage import is_ancestor
 
 
 def main(args=None):
@@ -235,7 +235,7 @@ def recover(args):
     report = {"anchor": args.anchor, "damaged": args.damaged, "domain": args.domain, "later": args.later, "rows": [],
               "settings": {key: getattr(args, key) for key in settings}}
     for label, theta, facts in tqdm(rows, desc="evaluate", unit="row", leave=False, delay=3):
-        put(model, theta)
+        edits.put(model, theta)
         loss = curvature.value(model, curvature.nll, unseen) if unseen else None
         report["rows"].append({"label": label, **facts, "loss": loss, **evaluate(
             model, tokenizer, test, samples=4, temperature=1.0, max_completion_length=args.max_completion_length)})
@@ -252,7 +252,7 @@ def pick(args, case):
     sets, seconds = {}, {}
     for score, find in {**SCORES, **CONTROLS}.items():
         if score in args.score or score in CONTROLS and args.eval_prompts:
-            put(case.model, case.anchor)            # the last score may have moved it
+            edits.put(case.model, case.anchor)            # the last score may have moved it
             began = time.perf_counter()
             found = find(case)
             case.model.zero_grad()

@@ -1,5 +1,5 @@
-"""The directory of a run: what may be replaced, what may go on, one writer at a time, its logs. Used by run.py, and by
-every script that writes a directory or a file of its own (`alone`).
+"""The directory of a run: what may be replaced, what may go on, one writer at a time, its logs. Used by run.py for
+train_grpo.py and refresh.py, and by every script that writes a directory or a file of its own (`alone`).
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)

@@ -294,7 +294,7 @@ def shares(items):
 
 
 def stage_name(args, protected):
-    """What a recipe (model.stage) calls this training: 'math', 'math+qa', or with what held it 'qa:ewc-9:mix-8-math'.
+    """What a recipe (lineage.stage) calls this training: 'math', 'math+qa', or with what held it 'qa:ewc-9:mix-8-math'.
 
     args: after `check`. protected: the set of coordinates left alone, as policy.protected names it, or "".
     """

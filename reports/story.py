@@ -20,9 +20,10 @@ from collections import Counter
 
 import torch
 
-from model import UserError, stage
+from model import UserError
 from reports.seeds import change, columns, place, read_scores, score_row, won_back
 from reports.tables import mean_pm, show, verdicts
+from theory.lineage import stage
 
 PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
 
@@ -64,7 +65,7 @@ def order(recipe):
 
 
 def trained_only(recipe):
-    """Whether a recipe is training alone, nothing protected and nothing rolled back: see model.stage."""
+    """Whether a recipe is training alone, nothing protected and nothing rolled back: see lineage.stage."""
     return not any(":" in text for text in recipe[1:])
 
 

@@ -330,7 +330,8 @@ def test_what_is_no_domain_is_refused_in_a_line_that_says_why():
             raises(lambda: domains.use(path), words)
             assert not domains.loaded
     raises(lambda: domains.use("no/such/file.py"), "there is no domain file no/such/file.py")
-    raises(lambda: domains.use("poetry"), "unknown domain 'poetry': choose from math, code, qa, cw, or give the path of a file")
+    with replaced(domains, loaded={}, recorded={}):
+        raises(lambda: domains.use("poetry"), "unknown domain 'poetry': choose from math, code, qa, cw, or give the path of a file")
     with replaced(domains, loaded={}):
         domains.use(domain_file("one/sort.py"))
         assert domains.use(domain_file("same/sort.py")) == "sort"

@@ -175,26 +175,26 @@ def reward(completions, rows):
 '''
 
 
-def test_a_domain_from_a_file_of_ones_own_is_evaluated_by_its_path_or_by_a_name_that_the_checkpoint_knows():
+def test_a_domain_from_a_file_of_ones_own_is_evaluated_by_its_path_and_its_name_alone_only_tells_where_it_is():
     own, file, trained = WORK / "letters" / "repeat.py", WORK / "letters.json", WORK / "letters-trained"
     own.parent.mkdir()
     own.write_text(REPEAT)
     shutil.copytree(tiny()[0], trained)
     options = ("--prompts", 3, "--samples", 2, "--max-completion-length", 4, "--json", file)
-    with replaced(domains, loaded=dict(domains.loaded)):
+    with replaced(domains, loaded=dict(domains.loaded), recorded={}):
         assert "unknown domain 'repeat'" in run(evaluate.main, tiny()[0], "--domains", "repeat")[2]
         assert run(evaluate.main, tiny()[0], *options, "--domains", f"math,{own}")[0] == 0
         first = json.loads(file.read_text())[tiny()[0]]
         assert first["repeat"]["prompts"] == 3 and first["evaluated"]["domain_files"] == {
             "repeat": domains.source("repeat")["sha256"]} and first["average"]["score"] == first["math"]["score"] / 2
         (trained / "run.json").write_text(json.dumps({"domain_files": {"repeat": domains.source("repeat")}}))
-    with replaced(domains, loaded={}):               # as another process
-        assert run(evaluate.main, trained, *options, "--domains", "math,repeat")[0] == 0
+    with replaced(domains, loaded={}, recorded={}):  # as another process
+        assert str(own) in run(evaluate.main, trained, *options, "--domains", "math,repeat")[2]
+        assert run(evaluate.main, trained, *options, "--domains", f"math,{own}")[0] == 0
         out = run(evaluate.main, "--compare", f"{file}:{trained}", f"{file}:{tiny()[0]}")[1]
         assert re.findall(r"^(\w+) +[-+]0.0", out, re.MULTILINE) == ["math", "repeat", "average"], out
     own.write_text(REPEAT.replace('float(row["letters"] in text)', "1.0"))        # another reward: other scores
-    with replaced(domains, loaded={}):
-        assert "has changed" in run(evaluate.main, trained, *options, "--domains", "repeat")[2]
+    with replaced(domains, loaded={}, recorded={}):
         assert run(evaluate.main, trained, "--prompts", 3, "--max-completion-length", 4)[0] == 0     # not asked for
         assert run(evaluate.main, tiny()[0], *options, "--domains", f"math,{own}")[0] == 0
     again = json.loads(file.read_text())[tiny()[0]]

@@ -24,6 +24,7 @@ from grpo.scores import respond
 from reports import recovery
 from theory import conflict, coordinates, curvature
 from theory.routes import activity
+from theory.lineage import stage
 from shared import (WORK, checkpoint, family, in_small_batches, lively, raises, random_weights, replaced, run, same_weights,
                     sequence_logps, small, talker, tiny, train, weights, whole_hessian, with_reward)
 
@@ -676,7 +677,7 @@ def test_protected_coordinates_do_not_move_while_the_others_do_also_in_bf16_and_
         rest = torch.ones(tensor.numel(), dtype=torch.bool).index_fill(0, index, False)
         assert (after[name] != tensor).flatten()[rest].double().mean() > 0.9 * (other[name] != tensor).double().mean() > 0, name
     assert models.read_run(calm)["recipe"][-1] == "qa:protected-fisher-0.05 4"
-    assert models.stage("qa:protected-fisher-0.05 4") == (["qa"], 4)
+    assert stage("qa:protected-fisher-0.05 4") == (["qa"], 4)
     calls = []
 
     def dies(domain, completions, rows):

@@ -30,7 +30,7 @@ from functools import cached_property, partial
 import torch
 from tqdm import tqdm
 
-from model import UserError, put
+from model import UserError
 from theory import coordinates, curvature, edits
 from theory.routes import activity, top_neurons
 
@@ -74,7 +74,7 @@ class Case:
     def rescored(self, loss_and_slopes, goal):
         """The sets of `rescored` from theta_B on."""
         vars(self).pop("F", None)                   # room for a gradient: the scores that need F come first in SCORES
-        put(self.model, self.damaged)
+        edits.put(self.model, self.damaged)
         return rescored(self.model, loss_and_slopes, goal, self.anchor, self.counts)
 
 

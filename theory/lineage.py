@@ -24,6 +24,17 @@ def same(one, other):
     return os.path.realpath(one) == os.path.realpath(other)
 
 
+def stage(text):
+    """Domains and steps of a recipe's stage: "math 100" -> (["math"], 100); "math+qa 10" (mixed), "math/qa 10" (in turn).
+
+    Behind a colon stands how: "qa:protected-fisher-0.05 100", "rollback:fisher:0.001 0". A recipe's first entry is no
+    stage: it names the model that all began with.
+    """
+    names, _, steps = text.rpartition(" ")
+    names = names.partition(":")[0]
+    return names.replace("+", "/").split("/"), int(steps)
+
+
 def trained_on(name):
     """The domain that a checkpoint was trained on last; None for several, and where `domains.use` does not know it."""
     run = read_run(name)

@@ -91,10 +91,7 @@ def random_jaccard(sizes):
 
 
 def overlap(a, b, layers):
-    """Jaccard index of two sets beside `random_jaccard`, of sets that are random in all or layer by layer: a dict.
-
-    layers: (n,) int64, the layer of each neuron.
-    """
+    """Jaccard index of two sets beside that of random ones, in all or layer by layer; layers: (n,), that of each neuron."""
     sizes = lambda where: (int(where.sum()), int(a[where].sum()), int(b[where].sum()))
     return {"jaccard": jaccard(a, b), "random": random_jaccard([sizes(layers == layers)]),
             "random_same_layers": random_jaccard([sizes(layers == l) for l in layers.unique()])}
@@ -103,8 +100,7 @@ def overlap(a, b, layers):
 def policy_gradients(model, rollout, rewards):
     """GRPO's gradient at the weights that sampled, of PARTS disjoint sets of prompts: (PARTS, n) fp32 on the CPU.
 
-    rewards: (B, G), NaN where grading failed. The loss is that of train_grpo.py: group advantages, mean over tokens, then
-    completions, of those of a part.
+    rewards: (B, G), NaN where grading failed. The loss is that of train_grpo.py --loss grpo, of each part by itself.
     """
     advantages = group_advantages(rewards).flatten().to(model.device)                             # (N,)
     graded = ~rewards.flatten().isnan().to(model.device)
