@@ -2,7 +2,7 @@
 
     python analyze.py --base checkpoints/base checkpoints/math checkpoints/code checkpoints/qa checkpoints/cw
     python analyze.py --base checkpoints/base checkpoints/s0-{math,code,qa,cw} --later checkpoints/s0-math-{code,qa,cw} \\
-        checkpoints/s0-code-math --refresh checkpoints/s0-refreshed --json s0.json --plot pictures
+        checkpoints/s0-code-math --refresh checkpoints/s0-refreshed --json analysis-s0.json --plot pictures
     python analyze.py --base some/model another/model             # weights alone: any two models of one architecture
 
 The claims of arXiv 2606.02398 in its order. From the weights alone, delta_A = theta_A - theta_base being A's edit:
@@ -41,7 +41,7 @@ numbers of the run; report.py has it over several runs.
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, checkpoint, new_file, parser, positive, share
+from grpo.settings import add_rows, at_least, checkpoint, new_directory, new_file, parser, positive, share
 from model import UserError, cli, read_run
 from theory.lineage import displacements, refreshed, same, short, trained_on
 
@@ -71,7 +71,8 @@ def parse(argv=None):
                        "memory: three times as many copies of the parameters (default 48)")
     group = made.add_argument_group("output")
     group.add_argument("--json", type=new_file, metavar="FILE", help="write every number")
-    group.add_argument("--plot", metavar="DIR", help="draw neurons, gradients, damage and refresh there (needs matplotlib)")
+    group.add_argument("--plot", type=new_directory, metavar="DIR", help="draw neurons, gradients, damage and refresh there "
+                       "(needs matplotlib)")
     args = made.parse_args(argv)
     names = [args.base, *args.experts, *args.later]
     if twice := [name for i, name in enumerate(names) if any(same(name, other) for other in names[:i])]:

@@ -69,6 +69,8 @@ def parse(argv=None):
     group.add_argument("--measure", action="store_true", help="run an update of one row, random weights, and compare")
     group.add_argument("--gradient-checkpointing", action="store_true", help="measure with it")
     args = made.parse_args(argv)
+    if args.memory and (args.json or args.steps or args.models != made.get_default("models")):
+        raise UserError("--memory predicts, and prints its table: leave --json, --steps and --models out")
     if args.measure and len(args.memory) != 1:
         raise UserError("--measure takes one model of --memory: a process's peak is that of the largest it has held")
     if args.gradient_checkpointing and not args.measure:

@@ -55,8 +55,9 @@ def cli(main):
         if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"        # torch's
                 or "allocate memory" in str(error)):
             raise
-        print(f"error: {' '.join((str(error) or 'out of memory').split())[:150]}: what was saved stays; bench.py --memory says "
-              "what fits: try a lower --micro-batch-tokens, --gradient-checkpointing or --offload", file=sys.stderr)
+        said = " ".join((str(error) or "out of memory").split())[:150]
+        print(f"error: {said}: what was saved stays; bench.py --memory says what fits: try a lower --micro-batch-tokens, "
+              "--gradient-checkpointing or --offload", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -95,7 +96,7 @@ def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
                                                             output_loading_info=True)
         model = model.to(device).eval()
     except Exception as error:  # the hub, safetensors and json each raise types of their own
-        reason = str(error).strip().split("\n")[0] + ("" if os.path.isdir(name_or_dir) else "; there is no such directory here")
+        reason = str(error).strip().split("\n")[0] + "; there is no such directory here" * (not os.path.isdir(name_or_dir))
         raise UserError(f"cannot load {name_or_dir} as a causal language model on {device}: {reason}") from error
     if found["missing_keys"]:                       # transformers would fill them with random numbers
         raise UserError(f"{name_or_dir} is incomplete: its weights lack {sorted(found['missing_keys'])[0]} "
@@ -129,7 +130,7 @@ def check_directory(path):
 
 
 def check_weights(directory):
-    """The shapes of a checkpoint's tensors by the headers of its safetensors files, {name: list}; empty where there are none.
+    """The shapes of a checkpoint's tensors by the headers of its safetensors files, {name: list}; empty without files.
 
     UserError if a file is damaged, or if weights are no plain floating-point numbers.
     """
@@ -218,7 +219,7 @@ def weights_on_disk(checkpoint):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Gives a name to write to; it takes the place of `path` when the body has ended, so a crash leaves the old file or the new."""
+    """Gives a name to write to, which then takes the place of `path`: a crash leaves either the old file or the new one."""
     tmp = Path(f"{path}.tmp")
     try:
         yield tmp

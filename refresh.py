@@ -29,8 +29,8 @@ def parse(argv=None):
     """The settings of a refresh; UserError too where --until-recovered has no rows to watch, or is what --out replaces."""
     made = parser(__doc__, usage="%(prog)s CKPT --domain DOMAIN [options]")
     made.add_argument("init", type=checkpoint, metavar="CKPT", help="the damaged checkpoint")
-    made.add_argument("--until-recovered", type=checkpoint, metavar="REF", help="stop as soon as every refreshed domain is no "
-                      "longer significantly below this checkpoint: the paired difference's 95 %% interval reaches 0")
+    made.add_argument("--until-recovered", type=checkpoint, metavar="REF", help="stop as soon as every refreshed domain is "
+                      "no longer significantly below this checkpoint: the paired difference's 95 %% interval reaches 0")
     args = add_settings(made, steps=10, schedule="alternating", warmup_steps=0, prompts_per_step=64).parse_args(argv)
     domains.follow(read_run(args.init))
     args.eval_domains = args.eval_domains or ",".join(dict.fromkeys([*domains.DOMAINS, *domain_names(args.domain)]))

@@ -19,7 +19,7 @@ import json
 import os
 
 import domains
-from grpo.settings import at_least, check_places, new_file, parser, refuse
+from grpo.settings import at_least, check_places, new_directory, new_file, parser, refuse
 from model import UserError, cli
 
 KINDS = ("runs", "scores", "rollbacks", "analyses")
@@ -30,7 +30,8 @@ def parse(argv=None):
     made = parser(__doc__)
     made.add_argument("files", nargs="+", metavar="FILE, RUN or LABEL=CHECKPOINT", help="files written with --json, "
                       "directories of runs; for a table of methods also its rows")
-    made.add_argument("--plot", metavar="DIR", help="also draw it there, as run.png, story.png and so on (needs matplotlib)")
+    made.add_argument("--plot", type=new_directory, metavar="DIR", help="also draw it there, as run.png, story.png and so "
+                      "on (needs matplotlib)")
     group = made.add_argument_group("a table of methods, from scores")
     group.add_argument("--domain", help="the damaged one")
     group.add_argument("--anchor", metavar="CKPT", help="before the damage, {} for the seed")
@@ -67,6 +68,7 @@ def kind(file):
     """Which of KINDS a file or directory is, by its content; UserError if none."""
     if os.path.isfile(os.path.join(file, "log.jsonl")):
         return "runs"
+    refuse((not os.path.exists(file), f"there is no file {file}"))
     with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError, IsADirectoryError), open(file) as opened:
         value = json.load(opened)
         if {"rows", "domain", "later"} <= value.keys():

@@ -2,8 +2,8 @@
 
     python rollback.py --anchor checkpoints/math --damaged checkpoints/math-qa --domain math --out checkpoints/rolled
     python rollback.py --anchor checkpoints/s0-code-math --damaged checkpoints/s0-code-math-qa-cw --domain math \\
-        --score fisher gradient --fraction 0.001 0.01 0.05 --beside refresh=checkpoints/s0-refreshed --json s0.json
-    python report.py s?.json                                                      # a table over seeds
+        --score fisher gradient --fraction 0.001 0.01 0.05 --beside refresh=checkpoints/s0-refreshed --json rollback-s0.json
+    python report.py rollback-s?.json                                             # a table over seeds
     python rollback.py --anchor checkpoints/math --domain math --save-fisher math.fisher      # for train_grpo.py --ewc
 
 Training on A ended at theta_A (the anchor); training on B added delta and damaged A. A set C of coordinates is undone,

@@ -88,15 +88,17 @@ def test_every_flag_is_read_somewhere():
 
 
 def test_help_is_the_docstring_of_a_script_and_imports_nothing_heavy_and_nor_does_a_mistake():
-    code = ("import runpy, sys\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "finally:\n    sys.stderr.write(f'heavy: {sorted({\"torch\", \"transformers\", \"datasets\"} & sys.modules.keys())}')")
+    code = ("import runpy, sys\nheavy = {'torch', 'transformers', 'datasets'}\ntry:\n"
+            "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "finally:\n    sys.stderr.write(f'heavy: {sorted(heavy & sys.modules.keys())}')")
     for script in (*(f"{name}.py" for name in SCRIPTS), "grpo/warmup.py"):
         for argv in (["--help"], ["--no-such-option", "x"]):
             done = subprocess.run([sys.executable, "-c", "import sys; sys.argv = sys.argv[1:]\n" + code, script, *argv],
                                   capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
             assert done.stderr.endswith("heavy: []"), (script, argv, done.stderr)
             head = ast.get_docstring(ast.parse((ROOT / script).read_text())).splitlines()[0]
-            assert head in done.stdout if argv == ["--help"] else done.returncode == 2 and "error: " in done.stderr, (script, done)
+            mistake = done.returncode == 2 and "error: " in done.stderr
+            assert head in done.stdout if argv == ["--help"] else mistake, (script, done)
 
 
 def test_a_file_that_is_read_says_when_it_is_run_what_it_is_and_who_uses_it():
@@ -120,11 +122,11 @@ def test_every_script_runs_end_to_end_from_the_command_line():
     assert expert.returncode == 0 and f"{WORK / 'cli'}: 7 steps on math" in expert.stdout, expert.stderr
     assert same_weights(WORK / "cli", undisturbed())     # another process, the same bits
     lineage = models.read_run(WORK / "cli")
-    assert lineage["parent"] == talker()[0] and lineage["domain"] == "math" and lineage["steps"] == 7 and lineage["seed"] == 0
+    assert [lineage[key] for key in ("parent", "domain", "steps", "seed")] == [talker()[0], "math", 7, 0]
     short = ["--max-completion-length", "4"]
-    again = subprocess.run([sys.executable, ROOT / "refresh.py", WORK / "cli", "--domain", "qa", "--steps", "1", "--out", WORK / "cli-qa",
-                            "--prompts-per-step", "2", "--group-size", "2", "--eval-prompts", "2", "--eval-samples", "1", *short],
-                           capture_output=True, text=True, cwd=WORK)
+    again = subprocess.run([sys.executable, ROOT / "refresh.py", WORK / "cli", "--domain", "qa", "--steps", "1", "--out",
+                            WORK / "cli-qa", "--prompts-per-step", "2", "--group-size", "2", "--eval-prompts", "2",
+                            "--eval-samples", "1", *short], capture_output=True, text=True, cwd=WORK)
     assert again.returncode == 0 and "Traceback" not in again.stderr, again.stderr
     for script, *argv in (
             (evaluate, WORK / "cli", "--prompts", 4, "--samples", 2, *short),
@@ -132,8 +134,9 @@ def test_every_script_runs_end_to_end_from_the_command_line():
             (report, WORK / "cli.json"), (report, WORK / "cli"),
             (analyze, "--base", talker()[0], WORK / "cli", "--json", WORK / "analysis.json", "--weights-only"),
             (report, WORK / "analysis.json"),
-            (rollback, "--anchor", talker()[0], "--damaged", WORK / "cli", "--domain", "math", "--data", f"math={talker()[1]}",
-             "--prompts", 4, "--eval-prompts", 2, "--out", WORK / "cli-rolled", *short, "--json", WORK / "cli-rolled.json"),
+            (rollback, "--anchor", talker()[0], "--damaged", WORK / "cli", "--domain", "math", "--data",
+             f"math={talker()[1]}", "--prompts", 4, "--eval-prompts", 2, "--out", WORK / "cli-rolled", *short, "--json",
+             WORK / "cli-rolled.json"),
             (report, WORK / "cli-rolled.json"),
             (merge, "mean", WORK / "cli", WORK / "cli-qa", "--out", WORK / "cli-soup"),
             (bench, "--memory", talker()[0], "--prompt", 8, "--completion", 8)):

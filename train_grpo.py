@@ -26,7 +26,7 @@ Regularisers against forgetting of earlier domains, each off by default:
 
     --beta B --ref CKPT     the k3 estimate of B KL(pi_theta || pi_ref), on this domain's completions (gradient: losses.py)
     --l2 L                  L/2 ||theta - theta_0||^2, theta_0 the start (L2-SP, arXiv 1802.01483)
-    --ewc FILE --ewc-weight W    W/2 sum_i F_i (theta_i - theta*_i)^2, F and theta* from rollback.py --save-fisher (1612.00796)
+    --ewc FILE --ewc-weight W    W/2 sum_i F_i (theta_i - theta*_i)^2, from rollback.py --save-fisher (arXiv 1612.00796)
     --protect FILE          leave a set of coordinates alone
     --mix math:0.25         replay: a quarter of each batch are prompts of Math, graded as Math
 """
@@ -80,13 +80,13 @@ def train(args, stop=None):
 
 
 def train_step(args, policy, reference, tokenizer, rows, step):
-    """One round: sample, grade, compare, update. Returns the log's line, this process's Rollout, rewards and advantages (B, G).
+    """One round: sample, grade, compare, update. Returns its log line, this process's Rollout, rewards, advantages (B, G).
 
     reference: a model, or None without a KL term. rows: {domain: its rows, or None for new synthetic ones}. step: 0 and up.
     """
     B, G, T, times = args.prompts_per_step, args.group_size, args.max_completion_length, [time.perf_counter()]
     batch, share = rows_for_step(args, rows, step), ranks.share(B)                     # B (domain, row) pairs
-    mine, own = batch[share], slice(share.start * G, share.stop * G)                   # those of this process, and their rows
+    mine, own = batch[share], slice(share.start * G, share.stop * G)                   # of this process: pairs, rows
     prompts = encode(tokenizer, [domains.prompt(*pair) for pair in mine], args.max_prompt_length)
     noise = uniform_noise(B * G, T, args.seed, "rollout", step)[own]                   # (N, T) in [0, 1)
     with policy.gathered(), grading_ahead(policy.model, tokenizer, mine, G) as ahead:
@@ -102,10 +102,12 @@ def train_step(args, policy, reference, tokenizer, rows, step):
     counted = ~rewards.isnan() & (stopped.bool() | (not args.mask_truncated))          # (N,)
     weights = token_weights(lengths.long(), counted, args.loss, T)                     # (N,) w_i
     live = ((advantages != 0) | (args.beta > 0)) & counted                             # the others have no gradient
-    metrics = update(args, policy, reference, rollout, *(x[own].to(policy.model.device) for x in (advantages, weights, live)), step)
+    parts = (x[own].to(policy.model.device) for x in (advantages, weights, live))
+    metrics = update(args, policy, reference, rollout, *parts, step)
     times.append(time.perf_counter())
     rewards, advantages = rewards.view(B, G), advantages.view(B, G)
-    return log_line(step, batch, rewards, advantages, lengths, stopped, entropy, times) | metrics, rollout, rewards, advantages
+    line = log_line(step, batch, rewards, advantages, lengths, stopped, entropy, times) | metrics
+    return line, rollout, rewards, advantages
 
 
 def update(args, policy, reference, rollout, advantages, weights, live, step):

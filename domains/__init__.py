@@ -54,7 +54,7 @@ DOMAINS = ("math", "code", "qa", "cw")  # those that are shipped, in the order o
 REQUIRED = ("synthetic(rng)", "prompt(row)", "answer(completion, row)", "reward(completions, rows)")
 # No names of domains: in JSON files they are keys beside those of domains, or they mean other rows or another directory.
 TAKEN = ("average", "all", "evaluated", "weights", "seed", "recipe", "training", "compared_to", "label", "loss",
-         "synthetic", "hub", "base")
+         "synthetic", "hub", "base", "kl", "ref", "ewc", "mix", "protected", "rollback", "merge", "start", "saved")
 HERE = Path(__file__).resolve().parent
 GRADING_SECONDS = 10  # for one completion, which takes a millisecond; programs have their own limit (sandbox.py)
 PARTS = 10  # of rows, by the hash of their prompt: one is "test", one "validation", eight are "train"

@@ -23,6 +23,7 @@ sg: no gradient. The weight of a token's gradient in drpo is r A (1 - sign(A (r 
 probability has moved by delta in the direction that A asks for, negative beyond, where a clip would leave it at 0. As
 |pi - mu| <= 1, a delta of 1 or more never gets there. Each default below is its paper's, as far as it gives one: delta,
 and the 4 of cispo (weights up to 5, no lower bound), are ours to choose.
+A new objective is a line in settings.LOSSES, one in token_weights, and a branch of policy_loss.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
@@ -69,8 +70,10 @@ def token_weights(lengths, counted, objective, max_completion_length):
         weights = 1 / (n * lengths.clamp(min=1))
     elif objective == "dr_grpo":
         weights = (1 / (n * max_completion_length)).expand(len(lengths))
-    else:
+    elif objective in ("dapo", "cispo", "drpo"):
         weights = (1 / lengths[counted].sum().clamp(min=1)).expand(len(lengths))
+    else:
+        raise ValueError(f"no such objective: {objective}")
     return torch.where(counted, weights, 0.0).float()
 
 
@@ -80,8 +83,8 @@ def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objec
 
     logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
     policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
-    objective: a key of settings.LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone. beta: weight of
-    the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the loss without the KL; kl,
+    objective: a key of settings.LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone. beta: weight
+    of the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the loss without the KL; kl,
     in nats, unweighted; clip_low and clip_high, how many tokens are beyond the lower and the upper bound.
 
     The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman, 2020): its value is an unbiased estimate of
@@ -103,8 +106,10 @@ def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objec
         mu = old_logps.exp()
         policy = -(ratio * A - A.abs() * mu * (ratio - 1)**2 / (2 * delta))
         low, high = (mu * (1 - ratio) > delta) & (A < 0), (mu * (ratio - 1) > delta) & (A > 0)   # the gradient has turned
-    else:
+    elif objective in ("grpo", "dapo", "dr_grpo", "gspo"):
         policy = -torch.min(ratio * A, clipped * A)                       # min: pessimistic for both signs of A
+    else:
+        raise ValueError(f"no such objective: {objective}")
     per_token = policy
     kl = torch.zeros_like(ratio)
     if beta > 0:

@@ -83,7 +83,10 @@ class Run:
         with ranks.leader_first():                  # it may have to make the base
             model, self.tokenizer = load(args.init, self.device, torch.float32)
         shapes = {name: p.shape for name, p in model.named_parameters()}
+        own = {*args.domains, *args.mix, *args.eval_domains} - {*domains.DOMAINS}
+        own = {name: domains.source(name) for name in sorted(own)}
         found = {"data": {domain: fingerprint(some) for domain, some in self.rows.items()},
+                 "domain_files": read_run(args.init).get("domain_files", {}) | own,
                  "protected": digest(args.protect) if args.protect else None, "held": {}}      # the same after --resume
         frozen, name = {}, ""
         if args.protect:                            # over seeds, each with a set of its own, this name is one recipe
@@ -117,16 +120,15 @@ class Run:
         """Settle run.json (`record`), restore the state of an interrupted run, and make the directory ready."""
         args, parent = self.args, read_run(self.args.init)
         earlier = self.earlier or {"steps": 0, **found}
-        own = {*args.domains, *args.mix, *args.eval_domains} - domains.files().keys()
         self.before, self.stage = parent.get("recipe", [Path(args.init).name]), stage
         self.record = {
             "parent": args.init, "lineage": [*parent.get("lineage", []), args.init], "domain": args.domain,
-            "domain_files": parent.get("domain_files", {}) | {name: domains.source(name) for name in sorted(own)},
             "seed": args.seed, "args": vars(args), **found,
             "settings": [*parent.get("settings", []), {name: getattr(args, name) for name in SAME_RECIPE}],   # of each stage
             "finished": False, "metrics": {}}
         self.done(earlier["steps"])
-        for key, problem in (("data", "the data hold other rows"), ("protected", "--protect names another set"),
+        for key, problem in (("data", "the data hold other rows"), ("domain_files", "a domain's file has another content"),
+                             ("protected", "--protect names another set"),
                              ("held", "--ewc or --ref hold other weights")):
             if earlier.get(key) != found[key]:
                 raise UserError(f"--resume: {problem} than when this run started; use the same, or --overwrite to start "
@@ -195,8 +197,9 @@ class Run:
                 {"step": line["step"], "prompt": prompt, "completion": text, "reward": reward, "advantage": advantage}
                 for text, reward, advantage in zip(decode(self.tokenizer, rollout.ids[:2], rollout.mask[:2]),
                                                    rewards[0].tolist(), advantages[0].tolist())])
-        self.bar.set_postfix({key: f"{line[key] or 0:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
-                             {key: f"{line[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
+        shown = nan_for_null(line)                  # a mean of nothing is no 0
+        self.bar.set_postfix({key: f"{shown[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
+                             {key: f"{shown[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
 
     def scores_of(self, model, tokenizer):
         """Scores on the held-out rows, {domain: summary}; drawn from noise of their own, so training does not change."""

@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import re
+from pathlib import Path
 
 import domains
 from model import BASE, UserError, check_directory, is_small, read_run
@@ -78,8 +79,20 @@ def existing(text):
     return text
 
 
+def new_directory(text):
+    """A directory that is there, or can be made."""
+    if any(path.is_file() for path in (Path(text), *Path(text).parents)):
+        raise argparse.ArgumentTypeError(f"name a directory: {text} is, or lies in, a file")
+    return text
+
+
 def new_file(text):
-    """A file that can be written: its directory is there, and is no checkpoint, which should hold its own files alone."""
+    """A file that can be written: its directory is there, and no checkpoint, which should hold its own files alone.
+
+    A file that stands there is replaced if a script may have written it: by its ending, so that no text or code is lost.
+    """
+    if os.path.isfile(text) and not text.endswith((".json", ".jsonl", ".fisher", ".safetensors")):
+        raise UserError(f"cannot write {text}: it exists, and no script of ours wrote it by its name; choose another")
     place = os.path.dirname(os.path.realpath(text))
     if not os.path.isdir(place) or os.path.isdir(text):
         raise UserError(f"cannot write {text}: its directory is missing, or it is a directory itself")
@@ -133,7 +146,7 @@ def check_places(writes, reads=()):
             raise UserError(f"{option} {path} is, or holds, the directory that this runs in: name one below it")
         for name in filter(None, reads):
             if f"{os.path.realpath(name)}/".startswith(f"{place}/") and os.path.exists(name):
-                raise UserError(f"{option} {path} is or holds {name}, which this run reads: choose another directory or file")
+                raise UserError(f"{option} {path} is or holds {name}, which this run reads: choose another place")
         if place in places:
             raise UserError(f"{option} and {places[place]} both write {path}: choose another place")
         places[place] = option
@@ -147,13 +160,13 @@ CLIPS = {side: ", ".join(f"{name} {loss['clip'][side]:g}" for name, loss in LOSS
 SETTINGS = {
     "what to train, on what, where to": [
         ("--mix", str, [], "replay: of every batch this share are prompts of another domain: DOMAIN:SHARE, as math:0.25"),
-        ("--schedule", ("mixed", "alternating"), "mixed", "several domains: a share of each batch for each, or whole batches of "
-         "one domain in turn"),
-        ("--data", str, ["synthetic"], "`synthetic` (default), `hub` (the paper's set), a hub name, or a .jsonl/.json/.parquet/"
-         ".csv file; DOMAIN=SOURCE for several domains"),
+        ("--schedule", ("mixed", "alternating"), "mixed", "several domains: a share of each batch for each, or whole "
+         "batches of one domain in turn"),
+        ("--data", str, ["synthetic"], "`synthetic` (default), `hub` (the paper's set), a hub name, or a .jsonl/.json/"
+         ".parquet/.csv file; DOMAIN=SOURCE for several domains"),
         ("--fields", str, "", "field names of --data where they are not recognised: question=NAME,answer=NAME"),
-        ("--eval-data", str, [], "held-out rows from here, likewise; default: new synthetic rows, or the tenth of --data that is "
-         "kept for validation"),
+        ("--eval-data", str, [], "held-out rows from here, likewise; default: new synthetic rows, or the tenth of --data "
+         "that is kept for validation"),
         ("--judge", checkpoint, None, "model that judges cw: directory or hub name (default: a rubric)"),
         ("--out", str, None, "directory to write (default checkpoints/DOMAIN, or refreshed-DOMAIN there)"),
         ("--overwrite", None, False, "replace the checkpoint that stands in --out"),
@@ -165,7 +178,7 @@ SETTINGS = {
         ("--prompts-per-step", at_least(1), 32, "B"),
         ("--group-size", at_least(2), 8, "G, completions per prompt, at least 2: one alone has nothing to be better than"),
         ("--max-prompt-length", at_least(1), 2048, "tokens; longer is an error"),
-        ("--max-completion-length", at_least(1), 64, "tokens: enough for the synthetic rows; a real model wants 512 and more"),
+        ("--max-completion-length", at_least(1), 64, "tokens, enough for the synthetic rows: a real model wants 512"),
         ("--temperature", positive, 1.0, "of sampling and of the loss alike"),
         ("--top-p", share, 1.0, "nucleus, renormalised in the loss too; 1 is off")],
     "advantages and loss": [
@@ -180,19 +193,19 @@ SETTINGS = {
         ("--l2", not_negative, 0.0, "L2-SP: weight of the squared distance to the start"),
         ("--ewc", existing, None, "EWC: stay near the weights in this file, written by rollback.py --save-fisher"),
         ("--ewc-weight", positive, None, "EWC's weight W (needed with --ewc)"),
-        ("--mask-truncated", None, False, "completions cut off at the length limit count for the baseline and not for the loss")],
+        ("--mask-truncated", None, False, "completions cut off at the length limit count for the baseline alone")],
     "update": [
-        ("--lr", positive, None, "peak learning rate of AdamW (default 5e-5 for models of up to 10 M parameters, 1e-6 above; twice "
-         "that in refresh.py)"),
+        ("--lr", positive, None, "peak learning rate of AdamW (default 5e-5 for models of up to 10 M parameters, 1e-6 above;"
+         " twice that in refresh.py)"),
         ("--warmup-steps", at_least(0), 5, "linear rise of the rate, then constant"),
         ("--inner-updates", at_least(1), 1, "optimizer steps per rollout"),
-        ("--micro-batch-tokens", at_least(1), 16384, "padded tokens per forward pass; gradients are accumulated over as many "
-         "passes as that takes, and do not depend on it"),
+        ("--micro-batch-tokens", at_least(1), 16384, "padded tokens per forward pass; gradients are accumulated over as "
+         "many passes as that takes, and do not depend on it"),
         ("--max-grad-norm", positive, 1.0, "gradient clipping"),
         ("--protect", existing, None, "freeze the coordinates in this file, written by rollback.py --out"),
         ("--gradient-checkpointing", None, False, "less memory, a third more compute"),
-        ("--offload", None, False, "keep AdamW's 16 bytes per parameter, and the reference while it waits, in main memory (one "
-         "GPU)")],
+        ("--offload", None, False, "keep AdamW's 16 bytes per parameter, and the reference while it waits, in main memory "
+         "(one GPU)")],
     "evaluation and files": [
         ("--eval-domains", str, None, "domains to validate on (default: those trained; in refresh.py all four too)"),
         ("--eval-every", at_least(0), 0, "steps between validations; 0: at both ends only"),
@@ -211,7 +224,7 @@ def add_settings(made, **defaults):
         group = made.add_argument_group(title)
         for option, kind, default, words in options:
             default = defaults.get(option[2:].replace("-", "_"), default)
-            how = {"action": "store_true"} if kind is None else {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+            how = {"choices": kind} if isinstance(kind, tuple) else {"type": kind} if kind else {"action": "store_true"}
             how |= {"nargs": "+"} if isinstance(default, list) else {}
             shown = kind is not None and default not in (None, "") and not isinstance(default, list)
             group.add_argument(option, default=default, help=words + f" (default {default})" * shown, **how)
@@ -244,15 +257,15 @@ def check(args, out, rates):
            (args.mix and args.schedule == "alternating" and k > 1, "--mix puts other prompts into each batch, --schedule "
             "alternating wants whole batches: choose one"),
            (without, f"--data names no rows of {without}: write DOMAIN=SOURCE for each"),
-           (args.fields and len(args.data) > 1, "--fields names the fields of one domain's rows: train one domain, or rename "
-            "the fields"),
+           (args.fields and len(args.data) > 1, "--fields names the fields of one domain's rows: train one domain, or "
+            "rename the fields"),
            (args.schedule == "alternating" and args.steps < k, f"--steps must be at least {k}: one step for each domain"),
            (args.schedule == "mixed" and own < k, f"--prompts-per-step must be at least {k + B - own}: one prompt of each "
             "domain"),
            (B < processes, f"--prompts-per-step must be at least {processes}, a prompt for each process of torchrun"),
-           (args.loss == "drpo" and (args.clip_low, args.clip_high) != (None, None), "--clip-low and --clip-high: --loss drpo "
-            "clips nothing, it has --delta"),
-           (args.loss != "drpo" and args.delta, f"--delta belongs to --loss drpo; {args.loss} has --clip-low and --clip-high"),
+           (not LOSSES[args.loss]["clip"] and (args.clip_low, args.clip_high) != (None, None),
+            f"--clip-low and --clip-high: --loss {args.loss} clips nothing, it has --delta"),
+           (args.loss != "drpo" and args.delta, f"--delta belongs to --loss drpo; {args.loss} has --clip-low, --clip-high"),
            (args.ref and not args.beta, "--ref names the reference of the KL: give the KL a weight with --beta"),
            ((args.ewc is None) != (args.ewc_weight is None), "--ewc and --ewc-weight belong together: a file of rollback.py "
             "--save-fisher, and how much it counts"),

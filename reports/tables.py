@@ -41,6 +41,8 @@ def draw(pictures, what):
 
     A function that opens no figure has nothing to draw.
     """
+    if not pictures:
+        return
     try:
         import matplotlib
     except ImportError:

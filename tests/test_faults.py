@@ -217,6 +217,41 @@ def test_overwrite_keeps_the_old_checkpoint_until_there_is_a_new_one():
     assert models.read_run(out)["steps"] == 2 and not [p.name for p in WORK.iterdir() if p.name.startswith(".kept")]
 
 
+def test_a_file_that_no_script_wrote_is_never_replaced_and_a_place_for_pictures_is_a_directory():
+    (WORK / "thesis.md").write_text("years of work")
+    base, expert = talker()[0], undisturbed()
+    for main, argv in ((analyze.main, ("--base", base, expert, "--weights-only", "--json", WORK / "thesis.md")),
+                       (analyze.main, ("--base", base, expert, "--weights-only", "--plot", WORK / "thesis.md")),
+                       (evaluate.main, (base, "--samples-file", WORK / "thesis.md")),
+                       (rollback.main, ("--anchor", base, "--domain", "math", "--save-fisher", WORK / "thesis.md")),
+                       (report.main, (expert, "--plot", WORK / "thesis.md" / "x")), (report.main, (WORK / "missing.json",))):
+        code, _, err = run(main, *argv)
+        assert code == 2 and err.count("\n") == 1 and ("thesis.md" in err or "there is no file" in err), (argv, err)
+    assert (WORK / "thesis.md").read_text() == "years of work"
+
+
+def test_a_resumed_run_notices_that_its_domain_file_has_changed():
+    own = WORK / "changing" / "changing.py"
+    own.parent.mkdir()
+    own.write_text("def synthetic(rng):\n    return {'question': f'{rng.random():.3f}', 'reference': '1'}\n"
+                   "def prompt(row):\n    return row['question']\ndef answer(completion, row):\n    return completion\n"
+                   "def reward(completions, rows):\n    return [float(len(text) % 2) for text in completions]\n")
+    options = ("--domain", own, "--init", tiny()[0], "--out", WORK / "changing" / "run", "--steps", 3, "--save-every", 1,
+               "--prompts-per-step", 2, "--group-size", 4, "--max-completion-length", 4, "--eval-prompts", 0, "--lr", 1e-3)
+    step = train_grpo.train_step
+
+    def dies(*rest):
+        if rest[-1] == 2:
+            raise models.UserError("pulled the plug")
+        return step(*rest)
+    with replaced(domains, loaded=dict(domains.loaded)), replaced(train_grpo, train_step=dies):
+        assert run(train_grpo.main, *options)[0] == 2
+    own.write_text(own.read_text().replace("% 2)", "% 3 == 1)"))
+    with replaced(domains, loaded=dict(domains.loaded)):
+        code, _, err = run(train_grpo.main, *options, "--resume")
+    assert code == 2 and "a domain's file has another content" in err and err.count("\n") == 1, err
+
+
 # ---- graders, prompts, checkpoints, command lines ----------------------------------------------------------------
 
 def test_a_grader_that_raises_or_hangs_is_counted_warned_of_and_no_wrong_answer():
