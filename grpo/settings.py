@@ -116,6 +116,13 @@ def domain_names(text):
     return names
 
 
+def mixed_in(text):
+    """A domain and its share of a batch, DOMAIN:SHARE: a pair (name, float)."""
+    name, _, part = text.rpartition(":")
+    part = checked(float, lambda value: 0 < value < 1, "DOMAIN:SHARE with a share between 0 and 1, as math:0.25")(part)
+    return domains.use(name), part
+
+
 def add_rows(made, title="rows, sampling and device"):
     """Add --data, --fields, --max-completion-length, --judge and --device, which all that samples has; the group."""
     group = made.add_argument_group(title)
@@ -159,7 +166,7 @@ CLIPS = {side: ", ".join(f"{name} {loss['clip'][side]:g}" for name, loss in LOSS
 # In the order in which a run uses them: option, type (or choices, or None for a switch), default, words for --help.
 SETTINGS = {
     "what to train, on what, where to": [
-        ("--mix", str, [], "replay: of every batch this share are prompts of another domain: DOMAIN:SHARE, as math:0.25"),
+        ("--mix", mixed_in, [], "replay: of every batch this share are prompts of another domain: DOMAIN:SHARE, as math:0.25"),
         ("--schedule", ("mixed", "alternating"), "mixed", "several domains: a share of each batch for each, or whole "
          "batches of one domain in turn"),
         ("--data", str, ["synthetic"], "`synthetic` (default), `hub` (the paper's set), a hub name, or a .jsonl/.json/"
@@ -236,17 +243,16 @@ def check(args, out, rates):
 
     out: the default of --out, {} for the domains. rates: those of --lr, for a model of at most 10 M parameters and above.
     Then domains and eval_domains are lists of names, data and eval_data {domain: source}, mix {domain: prompts per step},
-    and visits {domain: count, see `visits`}; what was None has its default: clip_low,
-    clip_high, delta and advantage_scale are what the loss decides.
+    and visits {domain: count, see `visits`}; what was None has its default, which for some the loss decides.
     """
     domains.follow(read_run(args.init))             # the files of domains that it was trained on
     args.domains = domain_names(args.domain)
     args.domain = ",".join(args.domains)            # of a file: its name
     args.out = args.out or out.format("+".join(args.domains))
     args.eval_domains = domain_names(args.eval_domains) if args.eval_domains else args.domains
-    replayed, B, k = shares(args.mix), args.prompts_per_step, len(args.domains)
-    args.mix = {domain: round(part * B) for domain, part in replayed.items()}                      # prompts per step
-    trained, own, processes = [*args.domains, *args.mix], B - sum(args.mix.values()), int(os.environ.get("WORLD_SIZE", 1))
+    B, k, trained = args.prompts_per_step, len(args.domains), [*args.domains, *(domain for domain, _ in args.mix)]
+    args.mix = {domain: round(part * B) for domain, part in args.mix}                              # prompts per step
+    own, processes = B - sum(args.mix.values()), int(os.environ.get("WORLD_SIZE", 1))
     args.visits = {domain: visits(args.init, domain) for domain in trained}
     args.data = domains.sources(args.data, trained)
     args.eval_data = domains.sources(args.eval_data, args.eval_domains)
@@ -286,24 +292,6 @@ def visits(init, domain):
     init: its directory; 0 for a model from elsewhere. Replayed is math in 'qa:mix-8-math 100'.
     """
     return sum(domain in re.findall(r"[a-z][a-z0-9_]*", text) for text in read_run(init).get("recipe", [])[1:])
-
-
-def shares(items):
-    """{domain: share of a batch} of --mix's words, DOMAIN:SHARE each; UserError if one is none."""
-    found = {}
-    for item in items:
-        word, _, part = item.rpartition(":")
-        domain = domains.use(word or part)
-        try:
-            part = float(part)
-        except ValueError:
-            part = math.nan
-        if not 0 < part < 1:
-            raise UserError(f"--mix {item}: write DOMAIN:SHARE with a share between 0 and 1, as math:0.25")
-        if domain in found:
-            raise UserError(f"a domain is named twice in --mix {' '.join(items)}: {domain}")
-        found[domain] = part
-    return found
 
 
 def stage_name(args, protected):
