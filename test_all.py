@@ -112,6 +112,8 @@ def test_a_file_that_is_read_says_when_it_is_run_what_it_is_and_who_uses_it():
                 said = ""
             except SystemExit as stop:
                 said = str(stop.code)
+        first = ast.parse(file.read_text()).body[1]  # before any import: run by its path, its folder alone is on the path
+        assert isinstance(first, ast.If), place
         assert said.strip() == ast.get_docstring(ast.parse(file.read_text()), clean=False).strip(), place
         if not place.startswith("domains/"):
             assert re.search(rf"\b({'|'.join(SCRIPTS)})\.py", said), place

@@ -19,8 +19,8 @@ importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion
 How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; the
 groups of a batch whose rewards are all equal have A = 0 and are skipped; --loss takes the objectives that came after
 GRPO (grpo/losses.py); the old log-probabilities are those of the first pass of a step over its own samples, so they cost
-nothing. At the first update of a step every ratio is 1 and the loss is 0 by construction, except for weights that differ
-with length (dapo, drpo), --mask-truncated and cispo: watch reward and gradient norm, not the loss.
+nothing. At the first update of a step every ratio is 1 and policy_loss is 0 by construction, except for weights that do not
+divide by length (dapo, drpo, dr_grpo), --mask-truncated and cispo: watch reward and gradient norm, not the loss.
 
 Regularisers against forgetting of earlier domains, each off by default:
 

@@ -1,4 +1,4 @@
-"""The policy under training: a model, its fp32 master weights, AdamW, and its resume file. Used by train_grpo.py.
+"""The policy under training: a model, its fp32 master weights, AdamW, and its resume file. Made by run.py for train_grpo.py.
 
     policy = Policy(model)
     with policy.gathered(): ...                    # sampling: the model is whole on every rank, in eval mode

@@ -9,7 +9,8 @@ and lengths are then exchanged, so that advantages and the denominators of the l
 
 with the w_i of one process. Because rows and sampling noise are functions of (seed, step) alone, N ranks take the step
 that one takes, up to rounding. Weights, gradients and AdamW's moments are cut over the ranks by PyTorch's FSDP2
-(policy.py), which sums the gradients. Without torchrun there is one rank, and all of this does nothing.
+(policy.py), which takes
+the mean of the gradients; Policy.backward makes it their sum. Without torchrun there is one rank, and all of this does nothing.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)

@@ -8,7 +8,8 @@
         logps = token_logps(model, rollout.select(rows), temperature=1.0)
 
 `sample` and `token_logps` describe the same distribution: softmax(logits / temperature), cut to its top-p nucleus and
-renormalised, computed in fp32. If they differed, the importance ratio of GRPO would not be one at the first update.
+renormalised, computed in fp32. If they differed, the samples would come from another policy than the one that is scored:
+`sampler_gap` in the log shows it, ratio and loss do not.
 
 Sampling is by inverse transform: token t of row n is the first id whose cumulative probability exceeds
 noise[n, t], a uniform number drawn beforehand. A completion is thus a function of (weights, prompt, noise row)

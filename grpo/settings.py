@@ -7,6 +7,9 @@
 Nothing here imports PyTorch: scripts read their command line before they do, so that --help and mistakes answer at once.
 What makes no sense is said here, in one line, before a model is loaded or a file written.
 """
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
 import argparse
 import math
 import os
@@ -15,9 +18,6 @@ from pathlib import Path
 
 import domains
 from model import BASE, UserError, check_directory, is_small, read_run
-
-if __name__ == "__main__":
-    raise SystemExit(__doc__)
 
 # of each objective: its defaults for --advantage-scale, and for --clip-low and --clip-high (drpo: none, it has --delta)
 LOSSES = {"grpo": {"scale": "group", "clip": {"clip_low": 0.2, "clip_high": 0.2}},
@@ -297,7 +297,7 @@ def visits(init, domain):
 def stage_name(args, protected):
     """What a recipe (lineage.stage) calls this training: 'math', 'math+qa', or with what held it 'qa:ewc-9:mix-8-math'.
 
-    args: after `check`. protected: the set of coordinates left alone, as policy.protected names it, or "".
+    args: after `check`. protected: the set of coordinates left alone, as run.load names it, or "".
     """
     held = [f"{name}-{value:g}" for name, value in (("kl", args.beta), ("l2", args.l2), ("ewc", args.ewc_weight)) if value]
     held += ["ref"] * (args.ref is not None)        # another reference than the start
