@@ -49,7 +49,7 @@ ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is im
 
 from grpo.ranks import leader
 from grpo.scores import paired
-from model import load
+from grpo.startup import load
 from train_grpo import train
 
 

@@ -30,9 +30,9 @@ Regularisers against forgetting of earlier domains, each off by default:
     --protect FILE          leave a set of coordinates alone
     --mix math:0.25         replay: a quarter of each batch are prompts of Math, graded as Math
 """
-# B prompts x G completions = N rows, T the most tokens a completion may have. args: of `parse`. A batch is a list of
-# (domain, row) pairs. With several processes each takes a part of the prompts; ranks.share, ranks.gather and ranks.total
-# are all that the algorithm sees of them.
+# B prompts x G completions = N, T the most tokens a completion may have. args: of `parse`. pairs: B of (domain, row). With
+# several processes each takes a part of the prompts, and so n of the N completions; ranks.share, ranks.gather and
+# ranks.total are all that the algorithm sees of them.
 from grpo.settings import add_settings, check, checkpoint, parser
 from model import BASE, UserError, cli
 
@@ -40,14 +40,9 @@ from model import BASE, UserError, cli
 def parse(argv=None):
     """The settings of a run, with all defaults settled; UserError for some that make no sense. argv: words, or sys.argv."""
     made = parser(__doc__, usage="%(prog)s --domain DOMAIN [options]")
-    made.add_argument("--init", type=checkpoint, default=BASE, help=f"checkpoint to start from (default {BASE}, made on "
-                      "first use)")
-    made.add_argument("--model", type=checkpoint, help="start from this hub name or model directory instead")
-    args = add_settings(made).parse_args(argv)
-    if args.model and args.init != BASE:
-        raise UserError("--init and --model both name a model to start from: choose one")
-    args.init = args.model or args.init
-    return check(args, out="checkpoints/{}", rates=(5e-5, 1e-6))
+    made.add_argument("--init", "--model", type=checkpoint, default=BASE, help=f"checkpoint, model directory or hub name to "
+                      f"start from (default {BASE})")
+    return check(add_settings(made).parse_args(argv), out="checkpoints/{}", rates=(5e-5, 1e-6))
 
 
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
@@ -65,6 +60,7 @@ from grpo.rollout import decode, encode, grade, micro_batches, sample, token_log
 from grpo.run import open_run
 from model import end_ids
 
+SUMS = ("loss", "policy_loss", "kl", "clip_low", "clip_high", "gap", "tokens")    # over the micro-batches of a step
 NO_UPDATE = {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0,
              "clip_fraction_high": 0.0, "grad_norm": 0.0, "sampler_gap": None}      # where no completion has a gradient
 
@@ -85,50 +81,53 @@ def train_step(args, policy, reference, tokenizer, rows, step):
     reference: a model, or None without a KL term. rows: {domain: its rows, or None for new synthetic ones}. step: 0 and up.
     """
     B, G, T, times = args.prompts_per_step, args.group_size, args.max_completion_length, [time.perf_counter()]
-    batch, share = rows_for_step(args, rows, step), ranks.share(B)                     # B (domain, row) pairs
-    mine, own = batch[share], slice(share.start * G, share.stop * G)                   # of this process: pairs, rows
-    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in mine], args.max_prompt_length)
-    noise = uniform_noise(B * G, T, args.seed, "rollout", step)[own]                   # (N, T) in [0, 1)
-    with policy.gathered(), grading_ahead(policy.model, tokenizer, mine, G) as ahead:
+    pairs, part = rows_for_step(args, rows, step), ranks.share(B)                      # B (domain, row) pairs
+    my_pairs, mine = pairs[part], slice(part.start * G, part.stop * G)                 # this process's; its n completions of N
+    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in my_pairs], args.max_prompt_length)
+    noise = uniform_noise(B * G, T, args.seed, "rollout", step)[mine]                  # (n, T) in [0, 1)
+    with policy.gathered(), grading_ahead(policy.model, tokenizer, my_pairs, G) as ahead:
         rollout = sample(policy.model, prompts, group_size=G, noise=noise, temperature=args.temperature, top_p=args.top_p,
                          stop_ids=end_ids(policy.model, tokenizer), pad_id=tokenizer.pad_token_id, finished=ahead)
         times.append(time.perf_counter())
-    rewards = grade(decode(tokenizer, rollout.ids, rollout.mask), mine, ahead)         # (N,) fp64, NaN where grading failed
+    rewards = grade(decode(tokenizer, rollout.ids, rollout.mask), my_pairs, ahead)     # (n,) fp64, NaN where grading failed
     times.append(time.perf_counter())
 
     facts = torch.stack([rewards, rollout.mask.sum(1).cpu(), rollout.stopped.cpu(), rollout.entropy.sum(1).cpu()], 1)
     rewards, lengths, stopped, entropy = ranks.gather(facts).unbind(1)                 # (N,): of all processes from here on
-    advantages = group_advantages(rewards.view(B, G), args.advantage_scale).flatten()  # (N,) fp32
+    advantages = group_advantages(rewards.view(B, G), args.advantage_scale)            # (B, G) fp32
     counted = ~rewards.isnan() & (stopped.bool() | (not args.mask_truncated))          # (N,)
     weights = token_weights(lengths.long(), counted, args.loss, T)                     # (N,) w_i
-    live = ((advantages != 0) | (args.beta > 0)) & counted                             # the others have no gradient
-    parts = (x[own].to(policy.model.device) for x in (advantages, weights, live))
-    metrics = update(args, policy, reference, rollout, *parts, step)
+    live = ((advantages.flatten() != 0) | (args.beta > 0)) & counted                   # the others have no gradient
+    metrics = update(args, policy, reference, rollout, advantages.flatten()[mine], weights[mine], live[mine], step)
     times.append(time.perf_counter())
-    rewards, advantages = rewards.view(B, G), advantages.view(B, G)
-    line = log_line(step, batch, rewards, advantages, lengths, stopped, entropy, times) | metrics
+    rewards = rewards.view(B, G)
+    line = log_line(step, pairs, rewards, advantages, lengths, stopped, entropy, times) | metrics
     return line, rollout, rewards, advantages
 
 
 def update(args, policy, reference, rollout, advantages, weights, live, step):
-    """All optimizer steps of one round; returns their metrics. advantages, weights, live: (n,), of this process's rows."""
+    """All optimizer steps of one round; returns their metrics. advantages, weights, live: (n,), of this process's completions.
+
+    The completions with a gradient are cut into micro-batches, whose gradients are summed. The weights w_i are those of the
+    whole step, so the sum does not depend on how it is cut.
+    """
     batches = policy.passes(micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens))
+    advantages, weights = advantages.to(rollout.ids.device), weights.to(rollout.ids.device)
     scoring = {"temperature": args.temperature, "top_p": args.top_p}
     old, references, metrics = {}, reference_logps(args, reference, rollout, batches, scoring), {}
     for _ in range(args.inner_updates if batches or policy.regularisers else 0):
-        total = dict.fromkeys(("loss", "policy_loss", "kl", "clip_low", "clip_high", "gap", "tokens"), 0.0)
-        for b, (index, real) in enumerate(batches):
-            part = rollout.select(index)
-            mask, logps = part.mask & real, policy.logps(part, **scoring)                          # (m, T) each
+        total = torch.zeros(len(SUMS), dtype=torch.float64, device=rollout.ids.device)
+        for b, (index, counts) in enumerate(batches):           # counts: False for passes that only keep other processes company
+            chunk = rollout.select(index)
+            mask, logps = chunk.mask & counts, policy.logps(chunk, **scoring)                      # (m, T) each
             old.setdefault(b, logps.detach())       # of the first pass: the weights that sampled have not moved yet
             loss, sums = policy_loss(logps, old[b], references.get(b), advantages[index], mask, weights[index],
                                      objective=args.loss, clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta,
                                      beta=args.beta)
             policy.backward(loss)
-            gap = ((old[b] - part.logps) * mask).abs().sum()
-            for key, value in {"loss": loss, "gap": gap, "tokens": mask.sum(), **sums}.items():
-                total[key] += value.item()
-        metrics = optimizer_step(args, policy, ranks.total(total), step)
+            sums |= {"loss": loss.detach(), "gap": ((old[b] - chunk.logps) * mask).abs().sum(), "tokens": mask.sum()}
+            total += torch.stack([sums[name].double() for name in SUMS])
+        metrics = optimizer_step(args, policy, ranks.total(dict(zip(SUMS, total.tolist()))), step)
     return {**NO_UPDATE, **metrics, "lr": learning_rate(args, step)}
 
 
@@ -198,13 +197,14 @@ def reference_logps(args, reference, rollout, batches, scoring):
     return logps
 
 
-def log_line(step, batch, rewards, advantages, lengths, stopped, entropy, times):
+def log_line(step, pairs, rewards, advantages, lengths, stopped, entropy, times):
     """What log.jsonl says of a step's samples, a dict. rewards, advantages: (B, G); lengths, stopped, entropy: (N,).
 
     times: when the step began, and when it had sampled, graded and updated, in seconds.
     """
     graded = rewards[~rewards.isnan()]
-    by_domain = {domain: rewards[[name == domain for name, _ in batch]].nanmean().item() for domain, _ in batch}
+    by_domain = {domain: rewards[[name == domain for name, _ in pairs]].nanmean().item()
+                 for domain in dict(pairs)}
     return {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
             "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
             "reward_std": graded.std().item() if len(graded) > 1 else None,

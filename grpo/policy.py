@@ -1,7 +1,7 @@
 """The policy under training: a model, its fp32 master weights, AdamW, and its resume file. Made by run.py for train_grpo.py.
 
     policy = Policy(model)
-    with policy.gathered(): ...                    # sampling: the model is whole on every rank, in eval mode
+    with policy.gathered(): ...                    # sampling: the model is whole on every rank
     for index, real in policy.passes(batches):     # the micro-batches of this rank
         policy.backward(loss)
     grad_norm = policy.step(lr, max_grad_norm)
@@ -25,9 +25,12 @@ import types
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo import ranks
 from grpo.rollout import token_logps
+from grpo.startup import choose_way
 from model import UserError, check_equal, save_tensors
 
 
@@ -42,15 +45,11 @@ class Policy:
 
     def __init__(self, model, compute_dtype=None, gradient_checkpointing=False, frozen=None, offload=False):
         compute_dtype = compute_dtype or (torch.bfloat16 if model.device.type == "cuda" else torch.float32)
-        self.model, self.compute_dtype, self.checkpointing = model, compute_dtype, gradient_checkpointing
-        for module in model.modules():              # dropout would sample from one policy and score another
-            for name in ("attention_dropout", "p"):
-                if isinstance(getattr(module, name, None), float):
-                    setattr(module, name, 0.0)
+        self.model, self.compute_dtype = model, compute_dtype
+        model.eval()                                # always: dropout would sample from one policy and score another
         if gradient_checkpointing:
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})        # the second name is deprecated in transformers 5.24
-        model.train(gradient_checkpointing)         # transformers checkpoints in train mode only
+            recompute_layers(model)
+        choose_way(model, gradient_checkpointing)
         model.token_logps = types.MethodType(token_logps, model)     # beside forward: the head is not part of that
         if ranks.world() > 1:
             shard(model, compute_dtype)
@@ -59,28 +58,31 @@ class Policy:
             self.masters = [p.detach().to("cpu" if offload else p.device) for p in self.parameters]
             for p, master in zip(self.parameters, self.masters):
                 p.data = p.data.to(compute_dtype, copy=True)     # not model.to(): rotary frequencies have to stay fp32
-                p.register_post_accumulate_grad_hook(self.hand_over(master))
+                if p.requires_grad:
+                    p.register_post_accumulate_grad_hook(self.take)
         self.named = dict(zip((name for name, _ in model.named_parameters()), self.masters))
         self.frozen = [(self.named[name], frozen_mask(self.named[name], index)) for name, index in (frozen or {}).items()]
+        self.taken = {}                             # gradients of this step that are not yet their masters', see `take`
         self.regularisers = []                      # see `add_regulariser`
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
-    @staticmethod
-    def hand_over(master):
-        """A hook that adds a weight's gradient to its master's, in fp32, and frees it: one tensor at a time."""
-        def hook(p):
-            grad = p.grad.to(master.device, torch.float32)
-            master.grad = grad if master.grad is None else master.grad.add_(grad)
-            p.grad = None
-        return hook
+    def take(self, p):
+        """A hook: add a weight's gradient to that of the step, in fp32 and on its device, and free it, one tensor at a time."""
+        self.taken[p] = self.taken[p].add_(p.grad) if p in self.taken else p.grad.float()
+        p.grad = None
+
+    def hand_over(self):
+        """Give the step's gradient to the masters: with offload it goes to main memory now, once, and not per micro-batch."""
+        for p, master in zip(self.parameters, self.masters):
+            if p in self.taken:
+                master.grad = self.taken.pop(p).to(master.device)
 
     @contextlib.contextmanager
     def gathered(self):
-        """Within, the model is in eval mode and every rank has all its weights, so each may sample for as long as it needs.
+        """Within, every rank has all the weights, so that each may sample for as long as it needs.
 
         Elsewhere each use of a layer fetches it from the other ranks, which has to happen on all at once.
         """
-        self.model.eval()
         parts = [module for module in self.model.modules() if hasattr(module, "unshard")]
         for part in parts:
             part.unshard()
@@ -89,7 +91,6 @@ class Policy:
         for part in parts:
             part.set_reshard_after_forward(part is not self.model, recurse=False)
             part.reshard()
-        self.model.train(self.checkpointing)
 
     def passes(self, batches):
         """Micro-batches (lists of indices) as (indices, True), and behind them ([0], False) until all ranks have as many.
@@ -113,13 +114,16 @@ class Policy:
         importance, target: F and theta*, {parameter name: whole tensor}, as in EWC (arXiv 1612.00796); without them 1 and
         the weights of this moment, as in L2-SP (1802.01483).
         """
-        for name, master in self.named.items():
+        for p, (name, master) in zip(self.parameters, self.named.items()):
+            if not p.requires_grad:
+                continue
             F = part_of(importance[name].float(), master) if importance else 1.0
             theta = part_of(target[name].float(), master) if target else master.detach().clone()
             self.regularisers.append((weight, master, F, theta))
 
     def regularise(self):
         """Add the gradient of all regularisers to that of the step; returns their part of the loss, over all ranks."""
+        self.hand_over()
         value = 0.0
         for weight, master, F, theta in self.regularisers:
             away = master.detach() - theta
@@ -133,6 +137,7 @@ class Policy:
 
         Returns its norm before it was clipped, a float over all ranks.
         """
+        self.hand_over()
         for master, mask in self.frozen:            # a gradient of 0 from the start: AdamW's moments and step are 0 too
             if master.grad is not None:
                 local(master.grad).masked_fill_(mask, 0)
@@ -183,6 +188,20 @@ class Policy:
                 if moments(i):
                     state[i] = {kind: part_of(file.get_tensor(f"{kind}.{i}"), master) for kind in moments(i)}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def recompute_layers(model):
+    """Let a model's layers keep their input alone, and compute the rest again in the backward pass (checkpointing), in place.
+
+    transformers' own switch needs train mode, and with it all dropout and noise, whatever their names.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"--gradient-checkpointing: {type(model).__name__} has no layers that transformers marks for it")
+    for layer in layers:
+        def forward(*args, plainly=layer.forward, **kwargs):
+            return checkpoint(plainly, *args, use_reentrant=False, **kwargs) if torch.is_grad_enabled() else plainly(*args, **kwargs)
+        layer.forward = forward
 
 
 def shard(model, compute_dtype):

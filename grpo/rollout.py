@@ -21,19 +21,20 @@ if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import hashlib
-import inspect
 import math
+import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 import domains
 from grpo.ranks import leader
 from model import UserError
 
+CUT = "\ufdd0"           # stands in a text where `encode` cuts it: a code point that is no character
 LOGIT_ELEMENTS = 2**26  # at most so many logits (tokens x V) exist at once while scoring: 256 MB in fp32
 
 
@@ -66,17 +67,21 @@ class Rollout:
 def encode(tokenizer, texts, max_prompt_length):
     """Token ids of each text as a user's message, up to where the assistant begins: B lists of ints.
 
-    The chat template writes the special tokens, so none is added here (no second BOS). UserError if it cannot render a
-    user's message, or for a prompt of more than max_prompt_length tokens: cut short it would ask another question.
+    The chat template alone writes control tokens: what spells one in a text is cut in two, and so stays a text, whoever wrote
+    it. No special token is added (no second BOS). UserError if the template cannot render a user's message, or for a prompt
+    of more than max_prompt_length tokens: cut short it would ask another question.
     """
-    prompts = []
+    ids_of = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+    control, newline, prompts = control_tokens(tokenizer), ids_of("\n"), []
     for text in texts:
-        text = text.encode("utf-8", "replace").decode()            # half a surrogate pair, which JSON can hold, is no text
-        try:
-            ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True,
-                                                return_dict=False)
-        except Exception as error:                  # jinja's errors, and whatever a template raises itself
-            raise UserError(f"the model's chat template cannot render a user's message: {error}") from error
+        message = text.encode("utf-8", "replace").decode()         # half a surrogate pair, which JSON can hold, is no text
+        while spelled := next((token for token in control if token in message), None):
+            message = message.replace(spelled, spelled[0] + CUT + spelled[1:])
+        first, *others = render(tokenizer, message).split(CUT)
+        ids = ids_of(first)
+        for part in others:                         # behind the end of a line most tokenizers add no space
+            later = ids_of("\n" + part)
+            ids += later[len(newline):] if later[:len(newline)] == newline else ids_of(part)
         if not ids:
             raise UserError("the model's chat template makes nothing of a user's message: is it empty?")
         if len(ids) > max_prompt_length:
@@ -86,9 +91,35 @@ def encode(tokenizer, texts, max_prompt_length):
     return prompts
 
 
+def render(tokenizer, text):
+    """What the chat template makes of a user's message, up to where the assistant begins: a text."""
+    try:
+        return tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+    except Exception as error:                      # jinja's errors, and whatever a template raises itself
+        raise UserError(f"the model's chat template cannot render a user's message: {error}") from error
+
+
+def prompt_form(tokenizer):
+    """A hash of what the chat template makes of a message, 16 hexadecimal digits: another day it may write another date."""
+    return hashlib.sha256(render(tokenizer, "x").encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def control_tokens(tokenizer):
+    """What a message must not spell: all special tokens, and other added tokens (no words) that the chat template writes."""
+    written = f"{render(tokenizer, 'x')} {tokenizer.chat_template}"
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1 and
+            (token.special or token.content in written and not re.fullmatch(r"[\w\s]*", token.content))]
+
+
 def decode(tokenizer, ids, mask):
-    """The completions as text, without special tokens: N strings. ids, mask: (N, T), see Rollout."""
-    return [tokenizer.decode(row[real], skip_special_tokens=True) for row, real in zip(ids.cpu(), mask.cpu())]
+    """What the assistant has said, N strings: completions without end and padding tokens. ids, mask: (N, T), see Rollout.
+
+    Before it stands the <think> that some templates write in the assistant's name, so that all see where the thinking ends.
+    """
+    begun = "<think>" if render(tokenizer, "x").rstrip().endswith("<think>") else ""
+    silent = torch.tensor([tokenizer.pad_token_id, *getattr(tokenizer, "end_ids", [tokenizer.eos_token_id])])
+    said = mask.cpu() & ~torch.isin(ids.cpu(), silent)
+    return [begun + tokenizer.decode(row[real], clean_up_tokenization_spaces=False) for row, real in zip(ids.cpu(), said)]
 
 
 def grade(completions, batch, ahead=None):
@@ -137,35 +168,6 @@ def context_length(model):
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
-def new_cache(config, model):
-    """An empty cache, and the keyword argument that it is for the model, a dict of one: transformers renamed it in 5.24."""
-    from transformers import DynamicCache           # here: it takes seconds
-    cache = DynamicCache(config=config)
-    return cache, {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
-
-
-def cache_bytes(config, itemsize):
-    """Bytes of keys and values per token: 2 x layers x key-value heads x their width x itemsize, the bytes of a number."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * head * itemsize
-
-
-def rows_that_fit(config, itemsize, tokens, free):
-    """How many rows of so many tokens (prompt and completion) to sample at once in `free` bytes: at least 1."""
-    # A half is kept for other things, and a quarter on top of each row for the room that its buffer has (share_out).
-    return max(1, min(int(free * 2 // (5 * cache_bytes(config, itemsize) * tokens)), LOGIT_ELEMENTS // config.vocab_size))
-
-
-def rows_at_once(model, tokens):
-    """The rows of so many tokens that fit the model's device now; on a CPU 4 GiB count as free."""
-    free = 4 * 2**30
-    if model.device.type == "cuda":                 # what the driver has left, and what PyTorch keeps for later use
-        reserved, used = torch.cuda.memory_reserved(model.device), torch.cuda.memory_allocated(model.device)
-        free = torch.cuda.mem_get_info(model.device)[0] + reserved - used
-    return rows_that_fit(model.config.get_text_config(), model.dtype.itemsize, tokens, free)
-
-
 def left_padded(prompts, pad_id, device):
     """Prompts in one tensor, and where they stand in it: (B, P) int64 and bool."""
     ids = pad_sequence([torch.tensor(p) for p in prompts], True, pad_id, "left")
@@ -173,188 +175,148 @@ def left_padded(prompts, pad_id, device):
     return ids.to(device), mask.to(device)
 
 
+def draw(logits, uniform, temperature, top_p):
+    """One id for each of n rows, by inverse transform: ids (n,) int64, their log-probabilities and the entropies, (n,) fp32.
+
+    logits: (n, V). uniform: (n,) in [0, 1). temperature 0 is greedy; its log-probabilities are those at temperature 1.
+    """
+    logprobs = scaled_logits(logits, temperature or 1.0, top_p).log_softmax(-1)                           # (n, V)
+    probs = logprobs.exp()
+    ids = logits.argmax(-1)                                                                               # (n,)
+    if temperature > 0:
+        cumulative = probs.cumsum(-1)
+        target = uniform[:, None] * cumulative[:, -1:]        # times the total, because rounding leaves it beside 1
+        found = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[1] - 1)
+        # Sums taken in parallel need not rise everywhere: an id that has no probability is not drawn.
+        ids = torch.where(probs.gather(1, found) > 0, found, ids[:, None]).squeeze(1)
+    logps = logprobs.gather(1, ids[:, None]).squeeze(1)
+    entropy = -(probs * logprobs.clamp(min=-1e4)).sum(-1)     # 0 * log 0 = 0 for ids outside the nucleus
+    return ids, logps, entropy
+
+
+# ---- the plain way: whole sequences, the model's own forward pass and its own logits -------------------------------
+
+@torch.no_grad()
+def plain_sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
+    """Sample in one batch: ids, mask, logps, entropy, stopped of a Rollout, and nothing is remembered between tokens.
+
+    Sequences begin in column 0, and what is behind their end is never seen by a causal model: so no mask is needed, and
+    this is right for whatever transformers can run. See `sample`.
+    """
+    device, (N, T) = model.device, noise.shape
+    texts = [torch.tensor(prompt + [pad_id] * T) for prompt in prompts for _ in range(group_size)]
+    lengths = torch.tensor([len(text) - T for text in texts], device=device)                              # (N,)
+    texts = pad_sequence(texts, True, pad_id).to(device)                                                  # (N, P + T)
+    noise, stop, rows = noise.to(device), torch.tensor(stop_ids, device=device), torch.arange(N, device=device)
+    ids = torch.full((N, T), pad_id, device=device)
+    mask = torch.zeros(N, T, dtype=torch.bool, device=device)
+    logps, entropy = torch.zeros(2, N, T, device=device)
+    stopped = torch.zeros(N, dtype=torch.bool, device=device)
+    for t in range(T):
+        read = texts[:, :texts.shape[1] - T + t]                                                          # (N, P + t)
+        logits = model(input_ids=read, use_cache=False).logits[rows, lengths + t - 1]                     # (N, V)
+        token, logp, spread = draw(logits, noise[:, t], temperature, top_p)                               # (N,) each
+        mask[:, t], texts[rows, lengths + t] = ~stopped, token
+        for kept, new in ((ids, token), (logps, logp), (entropy, spread)):
+            kept[:, t] = torch.where(stopped, kept[:, t], new)
+        stopped = stopped | torch.isin(token, stop)
+        if stopped.all():
+            break
+    if finished:
+        finished(rows, ids, mask)
+    return ids, mask, logps, entropy, stopped
+
+
+def plain_logps(model, rollout, *, temperature=1.0, top_p=1.0):
+    """`token_logps` by the model's own forward pass over whole sequences."""
+    texts, before = sequences(rollout)                                                                    # (N, L), (N, T)
+    logits = model(input_ids=texts, use_cache=False).logits                                               # (N, L, V)
+    logits = logits.gather(1, before[:, :, None].expand(-1, -1, logits.shape[-1]))                        # (N, T, V)
+    logprobs = scaled_logits(logits, temperature, top_p, chosen=rollout.ids).log_softmax(-1)
+    return torch.where(rollout.mask, logprobs.gather(2, rollout.ids[:, :, None]).squeeze(2), 0.0)         # (N, T)
+
+
+def sequences(rollout):
+    """Prompts and completions without padding between them: ids (N, L), and the position before each token, (N, T)."""
+    ids = torch.cat([rollout.prompt_ids, rollout.ids], 1)                                                 # (N, P + T)
+    real = torch.cat([rollout.prompt_mask, rollout.mask], 1)
+    ids = ids.gather(1, (~real).long().argsort(dim=1, stable=True))[:, :int(real.sum(1).max())]               # (N, L)
+    before = rollout.prompt_mask.sum(1, keepdim=True) - 1 + torch.arange(rollout.ids.shape[1], device=ids.device)
+    return ids, before.clamp(max=ids.shape[1] - 1)
+
+
+def plain_rows(model, tokens):
+    """How many rows of so many tokens are sampled at once: their logits are all in memory."""
+    return LOGIT_ELEMENTS // (model.config.get_text_config().vocab_size * tokens)
+
+
+PLAIN = SimpleNamespace(sample=plain_sample, logps=plain_logps, rows=plain_rows)
+
+
+# ---- the way that suits a model ------------------------------------------------------------------------------------
+# grpo/startup.py tries faster ways (grpo/fast.py) on a model, and sets `model.way` to the first that agrees with the plain one.
+
 def sample(model, prompts, *, group_size, noise, pad_id, finished=None, progress=None, **settings):
     """Sample group_size completions of each prompt; returns one Rollout. A batch is as many groups as memory allows.
 
     noise: (N, T) uniform in [0, 1), T the most tokens a completion may have. pad_id: what stands in ids where no token
     does. finished: called with rows (n,), indices of N, and ids and mask (n, T) of completions that have left the batch,
     each row once, so that they can be graded while others are sampled. progress: the name of the bar if it takes long.
-    settings: see `sample_batch`. Because a completion depends on its own noise alone, the batches change nothing but
-    rounding. UserError if a prompt and T exceed the model's context, or if its probabilities are not finite.
+    settings: stop_ids, which end a completion; temperature (default 1, 0 is greedy); top_p (default 1, see scaled_logits).
+    The model's own generation_config plays no part. Because a completion depends on its own noise alone, the batches change
+    nothing but rounding. UserError if a prompt and T exceed the model's context, or if its probabilities are not finite.
     """
     longest, (N, T), G = max(map(len, prompts)), noise.shape, group_size
     if longest + T > context_length(model):
         raise UserError(f"a prompt of {longest} tokens and a completion of {T} do not fit the model's context of "
                         f"{context_length(model)}: lower --max-completion-length or shorten the prompts")
-    size = max(1, rows_at_once(model, longest + T) // G)                                          # prompts per batch
-    parts = []
+    way = getattr(model, "way", PLAIN)
+    size, parts = max(1, way.rows(model, longest + T) // G), []                                   # prompts per batch
     for i in tqdm(range(0, len(prompts), size), progress, disable=progress is None or not leader(), leave=False, delay=3):
         report = finished and (lambda rows, ids, mask: finished(i * G + rows, ids, mask))
-        parts.append(sample_batch(model, prompts[i:i + size], noise[i * G:(i + size) * G], group_size=G, pad_id=pad_id,
-                                  finished=report, **settings))
+        parts.append(way.sample(model, prompts[i:i + size], noise[i * G:(i + size) * G], group_size=G, pad_id=pad_id,
+                                finished=report, **settings))
     ids, mask, logps, entropy, stopped = map(torch.cat, zip(*parts))
     if not (logps.isfinite().all() and entropy.isfinite().all()):     # the loss of such rows may look fine
-        raise UserError("the model's probabilities are not finite: its weights have diverged; start from a checkpoint "
-                        "that is sound, with a lower --lr")
+        raise UserError(f"the model's probabilities at temperature {settings.get('temperature', 1.0):g} are not finite: if its "
+                        "weights have diverged, start from a sound checkpoint with a lower --lr; else raise --temperature")
     prompt_ids, prompt_mask = left_padded(prompts, pad_id, model.device)
     group = torch.arange(N, device=model.device) // G
     return Rollout(group, prompt_ids[group], prompt_mask[group], ids, mask, logps, entropy, stopped)
 
 
-def share_out(cache, group_size):
-    """Give each prompt's keys and values to its group_size completions, and leave room behind them.
-
-    cache: a DynamicCache of B rows, of N afterwards. Its layers copy all that they hold for every token that is appended;
-    here they write into a buffer, which grows by a quarter when it is full. Layers of other kinds (sliding windows, which
-    stay short) are repeated and else left as they are.
-    """
-    from transformers.cache_utils import DynamicLayer
-
-    class Roomy(DynamicLayer):
-        def hold(self, repeats=1):
-            """Move keys and values (n, heads, length, head_dim), each row `repeats` times, to the start of buffers."""
-            n, heads, length, _ = self.keys.shape
-            self.buffers = []
-            for old in (self.keys, self.values):
-                buffer = old.new_empty(n, repeats, heads, length + max(16, length // 4), old.shape[-1])
-                buffer[:, :, :, :length] = old[:, None]
-                self.buffers.append(buffer.flatten(0, 1))
-            self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
-
-        def update(self, key_states, value_states, *args, **kwargs):
-            start = self.keys.shape[2]
-            stop = start + key_states.shape[2]
-            if stop > self.buffers[0].shape[2]:
-                self.hold()
-            for buffer, new in zip(self.buffers, (key_states, value_states)):
-                buffer[:, :, start:stop] = new
-            self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
-            return self.keys, self.values
-
-        def batch_select_indices(self, indices):
-            super().batch_select_indices(indices)
-            self.buffers = [self.keys, self.values]           # full: the next token copies them, unless more rows leave
-
-    for layer in cache.layers:
-        if type(layer) is DynamicLayer:
-            layer.__class__ = Roomy
-            layer.hold(group_size)
-        else:
-            layer.batch_repeat_interleave(group_size)
-
-
-@torch.no_grad()
-def sample_batch(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
-    """Sample in one batch: ids, mask, logps, entropy and stopped of a Rollout, on the model's device; see `sample`.
-
-    stop_ids: ids that end a completion. temperature 0 is greedy (its logps are then those at temperature 1); top_p: see
-    scaled_logits. The model's own generation_config (its temperature, top_k, penalties) plays no part.
-    """
-    device, N, T = model.device, *noise.shape
-    prompt_ids, prompt_mask = left_padded(prompts, pad_id, device)                                        # (B, P)
-    noise, stop = noise.to(device), torch.tensor(stop_ids, device=device)
-
-    # Each prompt is read once; its keys and values are then shared out to its G completions.
-    cache, named = new_cache(model.config, model)
-    positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)                                                  # (B, P)
-    logits = model(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=positions,
-                   use_cache=True, logits_to_keep=1, **named).logits[:, -1]                                # (B, V)
-    share_out(cache, group_size)
-    logits = logits.repeat_interleave(group_size, 0)                                                      # (N, V)
-    attended = prompt_mask.long().repeat_interleave(group_size, 0)                                        # (N, P + t)
-
-    ids = torch.full((N, T), pad_id, device=device)
-    mask = torch.zeros(N, T, dtype=torch.bool, device=device)
-    logps, entropy = torch.zeros(2, N, T, device=device)
-    stopped = torch.zeros(N, dtype=torch.bool, device=device)
-    alive = torch.arange(N, device=device)                     # rows still in the batch, (n,)
-    for t in range(T):
-        logprobs = scaled_logits(logits, temperature or 1.0, top_p).log_softmax(-1)                       # (n, V)
-        if temperature == 0:
-            token = logits.argmax(-1)                                                                     # (n,)
-        else:
-            cumulative = logprobs.exp().cumsum(-1)
-            # Times the total, because rounding leaves it beside 1; right=True never picks an id of probability 0.
-            u = noise[alive, t, None] * cumulative[:, -1:]
-            token = torch.searchsorted(cumulative, u, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
-        running = ~stopped[alive]
-        ids[alive, t] = torch.where(running, token, pad_id)
-        mask[alive, t] = running
-        logps[alive, t] = torch.where(running, logprobs.gather(1, token[:, None]).squeeze(1), 0.0)
-        # 0 * log 0 = 0 for ids outside the nucleus
-        entropy[alive, t] = torch.where(running, -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1), 0.0)
-        stopped[alive] |= torch.isin(token, stop)
-        if t + 1 == T:
-            break
-        # Finished rows leave the batch. A GPU asks only now and then, because the answer makes it wait for the host.
-        if device.type == "cpu" or t % 8 == 7:
-            keep = (~stopped[alive]).nonzero().squeeze(1)
-            if len(keep) == 0:
-                break
-            if len(keep) < 0.9 * len(alive):                   # dropping rows copies the cache: not for a few
-                if finished:
-                    leaving = alive[stopped[alive]]
-                    finished(leaving, ids[leaving], mask[leaving])
-                cache.batch_select_indices(keep)
-                alive, token, attended = alive[keep], token[keep], attended[keep]
-        length = attended.sum(1, keepdim=True)                                                            # (n, 1)
-        attended = torch.cat([attended, torch.ones_like(length)], 1)
-        logits = model(input_ids=token[:, None], attention_mask=attended, position_ids=length, use_cache=True,
-                       **named).logits[:, -1]                                                             # (n, V)
-    if finished:
-        finished(alive, ids[alive], mask[alive])
-    return ids, mask, logps, entropy, stopped
-
-
-def micro_batches(rollout, rows, budget):
-    """Cut `rows` (indices of N) into lists of similar length, each at most `budget` padded tokens (or one row)."""
-    prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
-    batches, P, T = [], 0, 0                        # P, T: the longest prompt and completion of the last batch
-    for row in sorted(rows, key=lambda row: prompt[row] + completion[row]):
-        P, T = max(P, prompt[row]), max(T, completion[row])
-        if not batches or (len(batches[-1]) + 1) * (P + T) > budget:
-            batches.append([])
-            P, T = prompt[row], completion[row]
-        batches[-1].append(row)
-    return batches
-
-
 def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
     """Log-probability of each completion token under the model, differentiable in its weights: (N, T) fp32, 0 off the mask.
 
-    temperature, top_p: those of the sampler, the former above 0. A prompt is read once for all rows of its group, through
-    a cache that carries the gradient. Logits of the prompt are never computed, those of completions in chunks that the
-    backward pass recomputes: the memory is LOGIT_ELEMENTS, whatever the vocabulary and the number of tokens.
+    temperature, top_p: those of the sampler, the former above 0.
     """
-    decoder, P = model.get_decoder(), rollout.prompt_ids.shape[1]
-    attended = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                  # (N, P + T)
-    positions = (attended.cumsum(1) - 1).clamp(min=0)                                             # (N, P + T)
-    # Checkpointing recomputes layers in the backward pass, and so keeps no cache: a prompt is read for each row.
-    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        hidden = decoder(input_ids=torch.cat([rollout.prompt_ids, rollout.ids], 1), attention_mask=attended.long(),
-                         position_ids=positions, use_cache=False).last_hidden_state[:, P - 1:-1]  # (N, T, D)
-    else:
-        cache, named = new_cache(model.config, decoder)
-        groups, which = rollout.group.unique(return_inverse=True)
-        first = which.new_empty(len(groups)).scatter_(0, which, torch.arange(len(which), device=which.device))  # any row
-        prompt = decoder(input_ids=rollout.prompt_ids[first], attention_mask=rollout.prompt_mask[first].long(),
-                         position_ids=positions[first, :P], **named).last_hidden_state
-        cache.reorder_cache(which)                                # by index_select: its gradient is summed in a fixed order
-        answer = decoder(input_ids=rollout.ids, attention_mask=attended.long(), position_ids=positions[:, P:],
-                         **named).last_hidden_state
-        hidden = torch.cat([prompt[:, -1:].index_select(0, which), answer[:, :-1]], 1)            # (N, T, D)
-    hidden = hidden[rollout.mask]                                 # (M, D), the state before each of M real tokens
-    targets = rollout.ids[rollout.mask]                           # (M,)
-    head = model.get_output_embeddings()
+    return getattr(model, "way", PLAIN).logps(model, rollout, temperature=temperature, top_p=top_p)
 
-    def score(hidden, targets):
-        logits = scaled_logits(head(hidden), temperature, top_p, chosen=targets)                  # (m, V)
-        return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)                      # (m,)
 
-    size = max(1, LOGIT_ELEMENTS // head.weight.shape[0])
-    if len(targets) <= size:
-        logps = score(hidden, targets)                                                            # (M,)
-    else:
-        logps = torch.cat([checkpoint(score, h, y, use_reentrant=False)
-                           for h, y in zip(hidden.split(size), targets.split(size))])
-    return torch.zeros(rollout.mask.shape, device=hidden.device).masked_scatter(rollout.mask, logps)
+def micro_batches(rollout, rows, budget):
+    """Cut `rows` (indices of N) into lists of at most `budget` padded tokens each (or one row), with little padding.
+
+    Rows are sorted by their completion's length, and cut where the tokens to compute are fewest in all, if one more batch
+    costs as much as budget / 64 tokens: by dynamic programming over the places where the length changes.
+    """
+    prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
+    rows = sorted(rows, key=lambda row: (completion[row], prompt[row]))
+    P, T = max((prompt[row] for row in rows), default=0), [completion[row] for row in rows]
+    cuts = [0]                                      # where a batch may begin or end
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or T[end] > T[end - 1] or (end + 1 - cuts[-1]) * (P + T[end]) > budget:
+            cuts.append(end)
+    cheapest = {0: (0, 0)}                          # end: (tokens of the rows before it, where their last batch begins)
+    for k, end in enumerate(cuts[1:]):
+        ways = []
+        for start in reversed(cuts[:k + 1]):
+            if ways and (end - start) * (P + T[end - 1]) > budget:
+                break
+            ways.append((cheapest[start][0] + (end - start) * T[end - 1] + budget // 64, start))
+        cheapest[end] = min(ways)
+    batches, end = [], len(rows)
+    while end:
+        start = cheapest[end][1]
+        batches.append(rows[start:end])
+        end = start
+    return batches[::-1]

@@ -26,7 +26,8 @@ from tqdm import tqdm
 import domains
 from grpo.rollout import micro_batches, token_logps
 from grpo.scores import mean_ci, respond
-from model import UserError, check_directory, load, read_run
+from grpo.startup import load
+from model import UserError, check_directory, read_run
 from reports import claims
 from reports.tables import mean_pm, show
 

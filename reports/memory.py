@@ -1,18 +1,18 @@
 """Memory: what a training step needs, predicted from the model's shape, before anything runs out of it.
 Used by bench.py: `python bench.py --memory Qwen3-4B` prints it, and --measure compares it with an update that is run.
 
-With n parameters, b bytes per number of the computation (2 in bf16), L layers of width C, m tokens in a micro-batch
-(one full row), V the vocabulary and R processes, the peak is that of the update or that of the rollout:
+With n parameters, b bytes per number of the computation (2 in bf16), L layers of width C, m tokens in a micro-batch of
+equal full rows (one by default), V the vocabulary and R processes, the peak is that of the update or that of the rollout:
 
     weights    n b                          or, over R processes, embedding and two layers at a time (in the update)
-    optimizer  (12 + 4) n / R               fp32 master, two moments, and in the update the gradient; 0 with --offload;
-                                            in fp32 on one process 12 n, because the weights are their own masters
+    optimizer  (12 + 4) n / R               fp32 master, two moments, and in the update the gradient, which is all that is
+                                            left with --offload; in fp32 on one process the weights are their own masters
     layers     L S m                        S: bytes a token that autograd keeps of a layer, counted here on a real one
                L C b m + S m                with --gradient-checkpointing: each layer's input, and one layer at a time
-    masks      m^2 (1 + b)                  who may look at whom (padding, a shared prompt); each layer keeps its own
+    masks      m^2 / rows (1 + b)           who may look at whom (padding, a shared prompt); each layer keeps its own
     logits     min(m V, 2^26) (2 b + 12)    (16 in fp32) a chunk at a time: token_logps recomputes it in the backward pass
     in flight  the gradient of a layer's widest tensors, and that of one weight on its way to its master
-    cache      2 L K b per token            K: width of the keys; the rows that rollout.rows_at_once lets in, or a group
+    cache      2 L K b per token            K: width of the keys; the rows that fast.rows lets in, or a group
 
 Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge, and the copies of keys and values that a layer
 makes behind a shared prompt (15 % of S in Qwen3). Sequences are taken to be full; real ones are shorter.
@@ -28,7 +28,8 @@ from pathlib import Path
 
 import torch
 
-from grpo.rollout import LOGIT_ELEMENTS, cache_bytes, rows_that_fit
+from grpo.fast import cache_bytes, rows_that_fit
+from grpo.rollout import LOGIT_ELEMENTS
 from model import UserError, check_directory
 
 GB = 1e9
@@ -76,15 +77,16 @@ def kept_by_autograd(config, dtype, tokens=128):
     return (sizes[1] - sizes[0]) / tokens
 
 
-def predict(config, S, *, prompt, completion, group_size=8, checkpointing=False, offload=False, processes=1,
+def predict(config, S, *, prompt, completion, rows=1, group_size=8, checkpointing=False, offload=False, processes=1,
             dtype=torch.bfloat16, device_bytes=80 * GB):
     """Bytes of one process's device, {"update": {use: bytes}, "rollout": {use: bytes}}: the formulas above.
 
-    prompt, completion: tokens. checkpointing, offload: is the flag set? device_bytes: what the device has, for the rollout.
+    prompt, completion: tokens. rows: in a micro-batch. checkpointing, offload: is the flag set? device_bytes: what the device
+    has, for the rollout.
     """
     model = build(config, dtype, "meta")
     b, L, C, V = dtype.itemsize, config.num_hidden_layers, config.hidden_size, config.vocab_size
-    n, R, m = model.num_parameters(), processes, prompt + completion
+    n, R, length, m = model.num_parameters(), processes, prompt + completion, rows * (prompt + completion)
     layer = next(module for module in model.modules() if type(module).__name__ in model._no_split_modules)
     layer = sum(p.numel() for p in layer.parameters())
     head = getattr(config, "head_dim", None) or C // config.num_attention_heads
@@ -92,14 +94,13 @@ def predict(config, S, *, prompt, completion, group_size=8, checkpointing=False,
     states = 0 if offload else (8 if own_masters else 12) * n / R
     handed_over = 0 if own_masters else V * C * (b + 4)                   # the embedding is the largest weight
     update = {"weights": n * b if R == 1 else (n - (L - 2) * layer) * b,
-              "optimizer": states + (0 if offload else 4 * n / R),
+              "optimizer": states + 4 * n / R,
               "layers": m * (L * C * b + S) if checkpointing else m * L * S,
-              "masks": m * m * (1 + b * (1 if checkpointing else L)),
+              "masks": m * length * (1 + b * (1 if checkpointing else L)),
               "logits": min(m * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
               "in flight": 2 * m * max(config.intermediate_size, config.num_attention_heads * head) * b + handed_over}
-    rows = max(1, rows_that_fit(config, b, m, device_bytes - n * b - states) // group_size) * group_size     # whole groups
-    rollout = {"weights": n * b, "optimizer": states, "cache": 1.25 * rows * m * cache_bytes(config, b),
-               "logits": 16 * rows * V}
+    N = max(1, rows_that_fit(config, b, length, device_bytes - n * b - states) // group_size) * group_size   # whole groups
+    rollout = {"weights": n * b, "optimizer": states, "cache": 1.25 * N * length * cache_bytes(config, b), "logits": 16 * N * V}
     return {"update": update, "rollout": rollout}
 
 

@@ -24,7 +24,8 @@ import time
 import torch
 
 from grpo.policy import Policy
-from grpo.rollout import cache_bytes, sample, token_logps, uniform_noise
+from grpo.fast import cache_bytes
+from grpo.rollout import sample, token_logps, uniform_noise
 
 
 def synchronize():

@@ -21,7 +21,7 @@ import model as models
 import refresh
 from grpo import rollout as rollouts
 import train_grpo
-from grpo import warmup
+from grpo import startup, warmup
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -43,7 +43,7 @@ def tiny():
                                          max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0,
                                          eos_token_id=1, bos_token_id=None, initializer_range=0.2))
     models.save(model, tokenizer, WORK / "tiny", {"parent": None})
-    return str(WORK / "tiny"), *models.load(str(WORK / "tiny"))
+    return str(WORK / "tiny"), *startup.load(str(WORK / "tiny"))
 
 
 @lru_cache
@@ -278,6 +278,7 @@ def small():
         vocab_size=10, hidden_size=4, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
         head_dim=2, max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.5),
         attn_implementation="eager").eval()
+    startup.choose_way(model)
     rollout = rollouts.sample(model, [[3, 4, 5], [6, 7], [8, 3, 9, 4], [5]], group_size=3,
                               noise=rollouts.uniform_noise(12, 5, "small"), stop_ids=[1], pad_id=0)
     rewards = torch.tensor([[1, 0, 1], [0, 0, 1], [1, math.nan, 0], [1, 1, 1]], dtype=torch.float64)

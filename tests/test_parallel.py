@@ -10,7 +10,7 @@ import torch
 from theory import coordinates
 import domains
 import model as models
-from grpo import judge
+from grpo import fast, judge
 from grpo import policy as policies
 from grpo import ranks
 from grpo import rollout as rollouts
@@ -130,7 +130,7 @@ def test_the_cache_with_room_samples_what_a_growing_one_does_over_many_tokens_an
     prompts = rollouts.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1"], 100)
     options = {"group_size": 3, "noise": rollouts.uniform_noise(9, 90, 5), "stop_ids": [1, 70, 71], "pad_id": 0}
     ours = rollouts.sample(model, prompts, **options)
-    with replaced(rollouts, share_out=lambda cache, group_size: DynamicCache.batch_repeat_interleave(cache, group_size)):
+    with replaced(fast, share_out=lambda cache, group_size: DynamicCache.batch_repeat_interleave(cache, group_size)):
         growing = rollouts.sample(model, prompts, **options)
     assert torch.equal(ours.ids, growing.ids) and torch.allclose(ours.logps, growing.logps, atol=1e-6)
     assert len(set(ours.mask.sum(1).tolist())) > 3 and int(ours.mask.sum(1).max()) > 40   # rows left, buffers grew
@@ -140,7 +140,7 @@ def test_the_cache_with_room_samples_what_a_growing_one_does_over_many_tokens_an
 def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanwhile_get_the_same_rewards():
     _, model, tokenizer = tiny()
     prompts, seen = rollouts.encode(tokenizer, ["12+34=", "5", "a long prompt"], 100), []
-    with replaced(rollouts, rows_at_once=lambda model, tokens: 8):      # two prompts, then one
+    with replaced(model.way, rows=lambda model, tokens: 8):       # two prompts, then one
         rollout = rollouts.sample(model, prompts, group_size=4, noise=rollouts.uniform_noise(12, 50, 3),
                                   stop_ids=[1, 70], pad_id=0, finished=lambda *leaving: seen.append(leaving))
     assert sorted(n for rows, _, _ in seen for n in rows.tolist()) == list(range(12)) and len(seen) > 3

@@ -8,10 +8,11 @@ import os
 import torch
 
 import model as models
+from grpo import fast
 from grpo import policy as policies
 from grpo import rollout as rollouts
-from grpo import warmup
-from shared import WORK, a_rollout, direct_logps, run, same_weights, tiny, weights
+from grpo import startup, warmup
+from shared import WORK, a_rollout, direct_logps, replaced, run, same_weights, tiny, weights
 
 
 # ---- model.py and warmup.py --------------------------------------------------------------------------------------
@@ -24,7 +25,7 @@ def test_a_saved_checkpoint_loads_without_this_repository():
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
     assert AutoTokenizer.from_pretrained(directory).chat_template == tokenizer.chat_template
     run = models.read_run(directory)
-    assert set(run["versions"]) == {"torch", "transformers", "datasets"}
+    assert set(run["versions"]) == {"torch", "transformers"}
 
 
 def test_tied_weights_are_saved_and_counted_once():
@@ -142,11 +143,8 @@ def test_a_completion_does_not_depend_on_the_other_rows_of_its_batch():
     noise = rollouts.uniform_noise(9, 12, "test")
     alone = a_rollout(prompts=("abcde",), tokens=12, noise=noise[3:6])
     assert torch.equal(together.ids[3:6], alone.ids) and torch.equal(together.mask[3:6], alone.mask)
-    limit, rollouts.LOGIT_ELEMENTS = rollouts.LOGIT_ELEMENTS, 261 * 3       # memory for one prompt's rows at a time
-    try:
+    with replaced(fast, LOGIT_ELEMENTS=261 * 3):         # memory for one prompt's rows at a time
         in_batches = a_rollout(prompts=("ab", "abcde", "x"), tokens=12)
-    finally:
-        rollouts.LOGIT_ELEMENTS = limit
     for name in ("ids", "mask", "prompt_ids", "prompt_mask", "stopped"):
         assert torch.equal(getattr(together, name), getattr(in_batches, name)), name
     assert torch.allclose(together.logps, in_batches.logps, atol=1e-5)
@@ -220,22 +218,18 @@ def test_scoring_is_invariant_to_extra_padding_and_leaves_its_inputs_unchanged()
 def test_scoring_in_chunks_changes_neither_values_nor_gradients():
     _, model, _ = tiny()
     rollout, results = a_rollout(), []
-    limit = rollouts.LOGIT_ELEMENTS
-    for elements in (limit, 261 * 5):
-        rollouts.LOGIT_ELEMENTS = elements
-        try:
+    for elements in (fast.LOGIT_ELEMENTS, 261 * 5):
+        with replaced(fast, LOGIT_ELEMENTS=elements):
             logps = rollouts.token_logps(model, rollout, temperature=0.8)
             model.zero_grad()
             (logps * torch.arange(logps.numel()).view_as(logps)).sum().backward()
             results.append([logps.detach()] + [p.grad.clone() for p in model.parameters()])
-        finally:
-            rollouts.LOGIT_ELEMENTS = limit
             model.zero_grad()
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results))
 
 
 def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads_it_once():
-    model = models.load(tiny()[0])[0]
+    model = startup.load(tiny()[0])[0]
     rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3).select([8, 0, 1, 3, 4, 5, 7])  # groups broken up
     results, read = [], []
     model.model.register_forward_pre_hook(lambda _, args, kw: read.append(kw["input_ids"].numel()), with_kwargs=True)
@@ -245,15 +239,18 @@ def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads
         logps.square().sum().backward()
         results.append((logps.detach(), [p.grad.clone() for p in model.parameters()]))
         model.zero_grad()
+    before = list(read)
     policies.Policy(model, torch.float32, gradient_checkpointing=True)       # turns it on
-    logps = rollouts.token_logps(model.train(), rollout, temperature=0.7)   # keeps no cache: prompt and answer in one piece
+    read.clear()
+    logps = rollouts.token_logps(model, rollout, temperature=0.7)            # keeps no cache: prompt and answer in one piece
     logps.square().sum().backward()
     results.append((logps.detach(), [p.grad for p in model.parameters()]))
     for logps, gradients in results[1:]:
         assert torch.allclose(logps, results[0][0], atol=1e-5)
         assert all(torch.allclose(a, b, atol=1e-4 * b.abs().max().item() + 1e-7) for a, b in zip(gradients, results[0][1]))
     P, T = rollout.prompt_ids.shape[1], rollout.ids.shape[1]
-    assert read == [3 * P, 7 * T, 7 * P, 7 * T, 7 * (P + T)]
+    assert before == [3 * P, 7 * (T - 1), 7 * P, 7 * (T - 1)]                # the last token is fed to nothing
+    assert read == [7 * int((rollout.prompt_mask.sum(1) + rollout.mask.sum(1)).max())]       # from the left, with no mask
     even = a_rollout(prompts=("abc", "xyz"), group_size=4, tokens=3)     # no padding anywhere: no mask is built either
     even = even.select(even.mask.all(1).nonzero().squeeze(1).tolist())
     assert len(even.ids) > 2 and len(even.group.unique()) == 2

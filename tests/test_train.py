@@ -24,6 +24,7 @@ from grpo import policy as policies
 from grpo import directory
 import rollback
 from grpo import rollout as rollouts
+from grpo import startup
 from grpo import settings as settings_module
 import train_grpo
 from shared import (SYNTHETIC, WORK, a_rollout, direct_logps, family, lively, read_jsonl, replaced, run, same_weights,
@@ -186,6 +187,7 @@ def test_micro_batch_gradients_are_summed_in_fp32():
     policy = policies.Policy(models.load(tiny()[0])[0], torch.bfloat16)
     for _ in range(300):                             # in bf16, 1 + 1/512 = 1: the sum would stop at 2
         policy.backward(policy.parameters[0].float().sum() / 256)
+    policy.hand_over()
     assert torch.allclose(policy.masters[0].grad, torch.full_like(policy.masters[0], 300 / 256))
 
 
@@ -261,7 +263,7 @@ def test_in_a_mixed_batch_every_completion_is_graded_by_its_own_domain():
 
 
 def test_the_reference_is_read_once_a_step_however_many_inner_updates():
-    reference, passes = models.load(tiny()[0])[0], []
+    reference, passes = startup.load(tiny()[0])[0], []
     reference.model.register_forward_pre_hook(lambda *_: passes.append(1))   # of prompts, of completions
     rewards, counted = some_rewards()
     update(settings(beta=0.1, inner_updates=3, max_completion_length=6), fresh_policy(), reference, a_rollout(),

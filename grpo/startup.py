@@ -1,0 +1,76 @@
+"""Start-up check: is a model sampled and scored rightly, and how fast may that go? Used by train_grpo.py and all that samples.
+
+    model, tokenizer = load("Qwen/Qwen3-0.6B")      # as model.load; and `model.way` is set, with a line if it is not the fast one
+
+Sampling and scoring are only worth something if both speak of the model's own distribution: its forward pass, one sequence
+at a time, without cache, padding and tricks, in eval mode. Some architectures scale their logits, keep other caches, or
+draw noise while they train; no list of names can know which. So a few tokens are sampled and scored the way the run will do
+it, and compared with that forward pass, token by token:
+
+    gap = mean over tokens of  |log p_way - log p_model|   <=   sqrt(eps of the weights' dtype)
+
+The fast ways (grpo/fast.py) are tried before the plain one (grpo/rollout.py); a model that fits none is refused.
+"""
+if __name__ == "__main__":
+    raise SystemExit(__doc__)
+
+from types import SimpleNamespace
+
+import torch
+
+import model as models
+from grpo import fast
+from grpo.rollout import PLAIN, sample, token_logps, uniform_noise
+from model import UserError
+
+
+def load(*args, **kwargs):
+    """A model, ready to sample and to score, and its tokenizer. Arguments and errors: of model.load, and of `choose_way`."""
+    model, tokenizer = models.load(*args, **kwargs)
+    choose_way(model)
+    return model, tokenizer
+
+
+def choose_way(model, checkpointed=False):
+    """Set `model.way` to the first way that is right for a model; UserError if none is.
+
+    checkpointed: whether its layers are computed again in the backward pass, so that they keep no cache.
+    """
+    name = model.name_or_path or type(model).__name__
+    scorer = fast.logps_of_whole_sequences if checkpointed else fast.logps
+    attention, failed = model.config._attn_implementation, []
+    ways = [("packed" if attention == "sdpa" else attention, SimpleNamespace(sample=fast.sample, logps=scorer, rows=fast.rows)),
+            (attention, PLAIN)] + [("eager", PLAIN)] * (attention == "sdpa")
+    for attention, model.way in ways:
+        try:
+            model.set_attn_implementation(attention)
+            gap = gap_of(model)
+        except Exception as error:                  # what a foreign architecture may raise, no list knows
+            failed.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removeprefix("UserError: "))
+            continue
+        if gap <= torch.finfo(model.dtype).eps ** 0.5:
+            break
+        failed.append(f"its log-probabilities are off by {gap:.2g}")
+    else:
+        raise UserError(f"{name} cannot be sampled and scored rightly here ({failed[-1]}): choose another model, or a newer "
+                        "version of transformers")
+    if model.way is PLAIN:
+        print(f"{name}: whole sequences are read for every token, which is right and slow, because the fast way does not fit it "
+              f"({failed[0]})")
+
+
+def gap_of(model, tokens=4):
+    """The mean distance in nats between what `model.way` samples and scores and the model's own forward pass, a float.
+
+    Of two prompts with two completions each, of random ids; the larger one of sampling and scoring.
+    """
+    ids = torch.randint(model.config.get_text_config().vocab_size, (9,), generator=torch.Generator().manual_seed(0)).tolist()
+    rollout = sample(model, [ids, ids[:5]], group_size=2, noise=uniform_noise(4, tokens, "startup"), stop_ids=[-1], pad_id=0)
+    scored, gaps = token_logps(model, rollout).detach(), []
+    for n in range(4):
+        text = torch.cat([rollout.prompt_ids[n][rollout.prompt_mask[n]], rollout.ids[n]])[None]                     # (1, L)
+        with torch.no_grad():
+            own = model(input_ids=text, use_cache=False).logits[0, -tokens - 1:-1].float().log_softmax(-1)
+        own = own.gather(1, rollout.ids[n][:, None]).squeeze(1)                                                     # (T,)
+        gaps += [(rollout.logps[n] - own).abs().mean(), (scored[n] - own).abs().mean()]
+    return torch.stack(gaps).view(4, 2).mean(0).max().item()
