@@ -17,11 +17,14 @@ if __name__ == "__main__":
 
 import contextlib
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from model import UserError
+
+PATIENCE = timedelta(days=1)    # how long ranks wait for each other: one may still sample long answers when others are done
 
 
 def start(device=None):
@@ -35,12 +38,12 @@ def start(device=None):
         raise UserError(f"--device {device}: under torchrun each process takes a GPU of its own; leave --device out")
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if not gpus or device == "cpu":
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
         return "cpu"
     if local >= gpus:
         raise UserError(f"torchrun starts more processes here than there are GPUs ({gpus}): lower --nproc_per_node")
     torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl")
+    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE)
     return f"cuda:{local}"
 
 
@@ -87,16 +90,6 @@ def total(numbers):
     """The sum over all ranks of a dict of numbers, key by key."""
     parts = everyone(numbers)
     return {key: sum(part[key] for part in parts) for key in numbers}
-
-
-@contextlib.contextmanager
-def leader_first():
-    """The leader runs the body before the others do: it makes what they then find."""
-    if not leader():
-        everyone()
-    yield
-    if leader():
-        everyone()
 
 
 @contextlib.contextmanager

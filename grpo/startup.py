@@ -9,7 +9,8 @@ it, and compared with that forward pass, token by token:
 
     gap = mean over tokens of  |log p_way - log p_model|   <=   sqrt(eps of the weights' dtype)
 
-The fast ways (grpo/fast.py) are tried before the plain one (grpo/rollout.py); a model that fits none is refused.
+The fast way (grpo/fast.py; on a GPU first grpo/captured.py) is tried before the plain one (grpo/rollout.py); a model that
+fits none is refused.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
@@ -19,7 +20,8 @@ from types import SimpleNamespace
 import torch
 
 import model as models
-from grpo import fast
+from grpo import captured, fast
+from grpo.ranks import leader, world
 from grpo.rollout import PLAIN, sample, token_logps, uniform_noise
 from model import UserError
 
@@ -36,12 +38,14 @@ def choose_way(model, checkpointed=False):
 
     checkpointed: whether its layers are computed again in the backward pass, so that they keep no cache.
     """
-    name = model.name_or_path or type(model).__name__
+    name, attention = model.name_or_path or type(model).__name__, model.config._attn_implementation
+    packed, failed = "packed" if attention == "sdpa" else attention, []
     scorer = fast.logps_of_whole_sequences if checkpointed else fast.logps
-    attention, failed = model.config._attn_implementation, []
-    ways = [("packed" if attention == "sdpa" else attention, SimpleNamespace(sample=fast.sample, logps=scorer, rows=fast.rows)),
-            (attention, PLAIN)] + [("eager", PLAIN)] * (attention == "sdpa")
-    for attention, model.way in ways:
+    ways = [("fast", packed, SimpleNamespace(sample=fast.sample, logps=scorer, rows=fast.rows)),
+            ("plain", attention, PLAIN), ("plain", "eager", PLAIN)]
+    if model.device.type == "cuda" and world() == 1:
+        ways.insert(0, ("captured", packed, SimpleNamespace(sample=captured.sample, logps=scorer, rows=captured.rows)))
+    for which, attention, model.way in ways:
         try:
             model.set_attn_implementation(attention)
             gap = gap_of(model)
@@ -54,9 +58,9 @@ def choose_way(model, checkpointed=False):
     else:
         raise UserError(f"{name} cannot be sampled and scored rightly here ({failed[-1]}): choose another model, or a newer "
                         "version of transformers")
-    if model.way is PLAIN:
-        print(f"{name}: whole sequences are read for every token, which is right and slow, because the fast way does not fit it "
-              f"({failed[0]})")
+    if failed and leader():
+        slow = "; whole sequences are read for every token, which is slow" if which == "plain" else ""
+        print(f"{name} is read the {which} way, because the {ways[0][0]} one does not fit it ({failed[0]}){slow}")
 
 
 def gap_of(model, tokens=4):

@@ -8,7 +8,7 @@ import os
 import torch
 
 import model as models
-from grpo import fast
+from grpo import captured, fast
 from grpo import policy as policies
 from grpo import rollout as rollouts
 from grpo import startup, warmup
@@ -282,3 +282,88 @@ def test_a_rendered_prompt_has_one_bos_and_ends_where_the_answer_begins():
         raise AssertionError("a prompt over the limit passed")
     except models.UserError as error:
         assert "101 tokens" in str(error)
+
+
+# ---- fast.py and captured.py -------------------------------------------------------------------------------------
+
+def near_a_boundary(model, text, uniform, temperature=1.0, top_p=1.0):
+    """Whether a number lies within rounding of where one id ends and the next begins, or the nucleus does, in fp64."""
+    with torch.no_grad():
+        probs = (model(torch.tensor([text])).logits[0, -1].double() / temperature).softmax(-1)
+    order = probs.argsort(descending=True)
+    before = probs[order].cumsum(0) - probs[order]
+    kept = torch.zeros_like(probs).index_put((order[before < top_p],), torch.tensor(1.0).double()) * probs
+    return min((kept.cumsum(0) / kept.sum() - uniform).abs().min(), (before - top_p).abs().min()) < 1e-6
+
+
+def test_the_plain_the_fast_and_the_captured_way_sample_the_same_ids():
+    _, model, tokenizer = tiny()
+    prompts = rollouts.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1", "xyz"], 100)
+    for how in ({}, {"temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0}):
+        options = {"group_size": 6, "stop_ids": [1, 70, 71], "pad_id": 0, **how}
+        for tokens in (1, 40):
+            noise, left = rollouts.uniform_noise(24, tokens, 5), []
+            ids, mask, logps, *_ = plain = rollouts.plain_sample(model, prompts, noise, **options)
+            assert tokens == 1 or len(set(mask.sum(1).tolist())) > 3             # some end early
+            for other in (fast.sample(model, prompts, noise, **options), *(
+                    captured.sample(model, prompts, noise, slots=slots, finished=lambda rows, *_: left.extend(rows.tolist()),
+                                    **options) for slots in (None, 7, 1))):
+                same = (ids == other[0]).all(1)
+                for n in (~same).nonzero().flatten().tolist():                   # rounding, and nothing else
+                    t = int((ids[n] != other[0][n]).nonzero()[0])
+                    assert near_a_boundary(model, [*prompts[n // 6], *ids[n, :t].tolist()], noise[n, t].double(), **how), (how, n)
+                assert same.sum() >= 23
+                for one, its in zip(plain, other):
+                    assert torch.allclose(one[same].float(), its[same].float(), atol=1e-5), how
+            assert sorted(left) == sorted([*range(24)] * 3)
+
+
+def test_the_plain_and_the_fast_way_score_alike_and_have_the_same_gradient():
+    _, model, _ = tiny()
+    rollout, found = a_rollout(prompts=("ab", "abcdefgh", "x")), []
+    for score in (rollouts.plain_logps, fast.logps, fast.logps_of_whole_sequences):
+        logps = score(model, rollout, temperature=0.7, top_p=0.95)
+        logps.square().sum().backward()
+        found.append([logps.detach(), *(p.grad for p in model.parameters())])
+        model.zero_grad()
+    for other in found[1:]:
+        assert all(torch.allclose(a, b, atol=1e-4 * b.abs().max().item() + 1e-6) for a, b in zip(other, found[0]))
+
+
+def test_heads_that_share_a_key_give_the_same_attention_as_repeated_keys():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 6, 5, 4), torch.randn(3, 2, 9, 4), torch.randn(3, 2, 9, 8)
+    mask = torch.rand(3, 1, 5, 9) > 0.3
+    mask[..., 0] = True
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), mask)
+    assert torch.allclose(fast.packed(None, q, k, v, mask)[0], expected.transpose(1, 2), atol=1e-6)
+
+
+def test_no_id_of_probability_0_is_drawn_even_by_the_largest_number_below_1():
+    almost = torch.nextafter(torch.ones(500), torch.zeros(500))
+    logits = torch.randn(500, 300, generator=torch.Generator().manual_seed(0)) * 3
+    logits[:, 200:] = -math.inf                       # the last ids have no probability
+    for uniform in (almost, torch.zeros(500)):
+        ids, logps, entropy = rollouts.draw(logits, uniform, 1.0, 1.0)
+        assert (ids < 200).all() and logps.isfinite().all() and entropy.isfinite().all()
+
+
+def test_micro_batches_are_cut_where_the_padding_is_least():
+    def cost(batches, lengths, overhead):
+        return sum(len(b) * max(lengths[n] for n in b) + overhead for b in batches)
+    for lengths, budget in (([3] * 12 + [15], 640), ([1, 2, 9, 9, 10, 30], 256), ([5] * 7, 64), ([4], 64)):
+        N, T = len(lengths), max(lengths)
+        mask = torch.arange(T) < torch.tensor(lengths)[:, None]
+        rollout = rollouts.Rollout(torch.arange(N), torch.zeros(N, 2), torch.ones(N, 2, dtype=torch.bool), torch.zeros(N, T), mask,
+                                   None, None, None)
+        batches = rollouts.micro_batches(rollout, range(N), budget)
+        assert sorted(n for b in batches for n in b) == [*range(N)]
+        assert all(len(b) == 1 or len(b) * (2 + max(lengths[n] for n in b)) <= budget for b in batches)
+        order, best = sorted(range(N), key=lambda n: lengths[n]), math.inf
+        for cuts in range(2 ** (N - 1)):              # all ways to cut the sorted rows
+            some = [[order[0]]]
+            for n, row in enumerate(order[1:]):
+                some = [*some, [row]] if cuts >> n & 1 else [*some[:-1], [*some[-1], row]]
+            if all(len(b) == 1 or len(b) * (2 + max(lengths[n] for n in b)) <= budget for b in some):
+                best = min(best, cost(some, lengths, budget // 64))
+        assert cost(batches, lengths, budget // 64) == best, (lengths, batches)
