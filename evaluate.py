@@ -9,7 +9,8 @@ n held-out prompts, k sampled completions each, every one graded as in training 
 functions on the right are those of grpo/scores.py:
 
     avg@k  = mean over prompts i of  m_i = mean over j of r_ij             shown times 100: summary
-    ci95   = t_{0.975, n-1} * std(m_1 .. m_n) / sqrt(n)                    the prompt is the unit: mean_ci
+    ci95   = t_{0.975, n-1} * std(m_1 .. m_n) / sqrt(n)                    the prompt is the unit: mean_ci; at least
+                                            what n prompts leave unknown of others, also where all score 0: unseen
     paired = the same two lines for d_i = m_i(B) - m_i(A)                  much narrower: differences, and compare below
     p      = P(|T| > |mean(d)| / se), se = std(d) / sqrt(n), T ~ t_{n-1}   two-sided paired t-test: p_value below
     pass@j = mean over prompts of  1 - C(k - c, j) / C(k, j)               c of k correct, arXiv 2107.03374: pass_at
@@ -26,15 +27,16 @@ Every checkpoint gets the same prompts and the same sampling noise. The interval
 samples, not about another training seed: for that, train several, and see report.py.
 """
 # An entry is what --json holds of a checkpoint: a `summary` per domain, "average", "evaluated" and "weights" (which rows,
-# settings and weights the scores belong to), and of its run.json "seed", "recipe" and, as "training", "settings".
+# settings and content of the checkpoint they belong to), and of its run.json "seed", "recipe" and, as "training", "settings".
 import json
 import math
 import os
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, check_places, checkpoint, domain_names, new_file, not_negative, parser, share
-from model import UserError, cli, load, read_run, weights_on_disk, write_json, write_text
+from grpo.settings import (add_rows, at_least, check_places, check_rows, checkpoint, domain_names, new_file, not_negative, parser,
+                           refuse, share)
+from model import UserError, cli, content, read_run, write_json, write_text
 
 
 def parse(argv=None):
@@ -86,6 +88,8 @@ def parse(argv=None):
     args.data = domains.sources(args.data, args.domains or domains.DOMAINS)
     if args.data:
         args.domains = [d for d in args.domains or domains.DOMAINS if d in args.data]
+    check_rows(args, args.domains or ())
+    refuse((args.held_out and not {*args.data.values()} - {"synthetic"}, "--held-out is a part of --data: name rows with it"))
     read = [name.partition(".json:")[0] + ".json" for name in args.compare if ".json:" in name]
     check_places({"--json": args.json, "--samples-file": args.samples_file}, [*read, *args.data.values()])
     return args
@@ -95,8 +99,10 @@ ARGS = cli(parse) if __name__ == "__main__" else None  # before PyTorch is impor
 
 from grpo.directory import alone
 from grpo.judge import set_judge
+from grpo.rollout import prompt_form
 from grpo.run import fingerprint
 from grpo.scores import average, detectable, differences, evaluate, inside, mean_ci, t_quantile
+from grpo.startup import load
 from reports.seeds import columns, read_scores
 
 
@@ -122,12 +128,13 @@ def evaluate_all(args):
     print(f"{'':{width}}" + "".join(f"{d:>16}" for d in [*args.domains, "average"]))
     for name in args.checkpoints:
         model = None                                # not two models at once
-        weights, entry = weights_on_disk(name), report.get(name, {})
+        weights, entry = content(name), report.get(name, {})
         complete = all("unparsable" in entry.get(d, {}) for d in args.domains)  # older versions wrote less
         if args.samples_file or not complete or (entry["evaluated"], entry.get("weights")) != (evaluated, weights):
             model, tokenizer = load(name, args.device)
-            # before the long work: a run that saves meanwhile has other weights than those graded here
-            weights, kept = weights if weights[0] else weights_on_disk(name), []
+            if read_run(name).get("prompt") not in (None, prompt_form(tokenizer)):
+                print(f"{name}: its chat template writes another prompt than in training, with another date, say")
+            kept = []
             entry = evaluate(model, tokenizer, rows, keep=kept, **settings) | {"evaluated": evaluated, "weights": weights}
             completions += [{"checkpoint": name, **one} for one in kept]
             for other in report.values():           # what was compared with its former scores

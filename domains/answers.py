@@ -5,27 +5,33 @@ r"""Does a model's final answer denote the same thing as the gold answer? Nothin
     equivalent(gold=r"\frac{1}{2}", answer="x = 0.5")             # True
     equivalent(gold="5", answer="5 or 7")                         # False
 
-Latex is rewritten a little, cut into tokens, parsed by recursive descent, and two trees are compared part by part, in the
-order of this file. What counts as equal:
+math_.py, the domain of train_grpo.py's first command, grades with it. Latex is rewritten a little, cut into tokens, parsed
+by recursive descent, and two trees are compared part by part, in the order of this file. What counts as equal:
 
     numbers    exactly, as fractions: 1,000 = 10^3, 2\frac13 = 7/3, 0.33 is not 1/3; 50% is both 0.5 and 50. Only a
                decimal of 8 or more digits may round what has no finite decimal: 1.41421356 = \sqrt2
     formulas   by value at fixed pseudo-random points, see `same_value`: \tan^2 y + 1 = \sec^2 y
-    units      dropped, but 5 cm is not 5 km (nothing is converted); an unknown word after a value says nothing
-    structure  tuples, intervals, matrices, ratios in order; lists, sets, unions and a \pm b (two values) in any
-    relations  up to swapped sides and a constant factor; `x = 5` is also plain 5, but `x + 1 = 5` is not
+    units      2 hours = 120 minutes; a missing unit is no mistake, and a plural noun says nothing (5 apples), while
+               other words may change the value (5 squared); 60^\circ is 60 and \pi/3
+    structure  tuples and matrices in order, ratios up to a factor; lists, sets and a \pm b (two values) in any order
+    regions    2 < x < 3 is (2, 3); so with unions, x \ne 2 and \mathbb{R} \setminus \{2\}
+    relations  up to swapped sides and a constant factor; `x = 5` is also plain 5, but `x + 1 = 5` is not;
+               x = 2, y = 3 is also (2, 3), in the order of the names
+    choices    (B) 40 is both B and 40
     the rest   by spelling: words, numerals with a base (17_8), and whatever does not parse or is too large
 
-It does not solve equations, know domains (n an integer, x > 0), turn x > 5 into (5, \infty), read \ldots or number
-words. 1/2x is read from left to right, \log is to base 10, a bare single letter (5 m) is a variable.
+It does not solve equations, know domains (x > 0), or read sums and integrals. 1/2x is read from left to right, \log is to
+base 10, a bare single letter (5 m) is a variable.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import cmath
+import functools
 import math
 import random
 import re
+import unicodedata
 from fractions import Fraction
 
 # Checked before any arithmetic, so that a tower of powers costs nothing. What is larger is compared by spelling.
@@ -52,6 +58,7 @@ LAST_NUMBER = re.compile(rf"""
     (?:\ (?:thousand|million|billion|trillion)\b)?(?:\ ?(?:\\?%|percent\b))?""", re.X)
 FORMULA = re.compile(
     r"(?<![\\$])\$(?!\s)([^$\n]{1,200}?)(?<!\s)\$(?![$0-9])|\\\((.{1,200}?)\\\)|\\\[(.{1,200}?)\\\]", re.DOTALL)
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?:(\{)|([^\s{}$]*))")
 
 
 def after_thinking(text):
@@ -60,23 +67,34 @@ def after_thinking(text):
     return "" if "<think>" in answer else answer
 
 
+def inside(text, box, end):
+    """The content of a BOX match in text[:end], and what follows it there; "" and "" if it is not closed."""
+    if not box[1]:
+        return box[2].rstrip(".,;"), text[box.end():end]
+    depth = 1
+    for brace in re.compile(r"\\[^A-Za-z]|[{}]").finditer(text, box.end(), end):      # an escaped brace is none
+        depth += (brace[0] == "{") - (brace[0] == "}")
+        if not depth:
+            return text[box.end():brace.start()].strip(), text[brace.end():end]
+    return "", ""
+
+
 def final_answer(text):
     r"""The content of the last \boxed{}, else the last number, after the thinking; None if there is neither.
 
-    An empty or unclosed last box is "", which is equivalent to nothing: an answer can be withdrawn, but not hedged.
+    Boxes that only a comma, `and` or `or` joins are one answer, a list. An empty or unclosed last box is "", which is
+    equivalent to nothing: an answer can be withdrawn, but not hedged.
     Of a formula $...$ that holds the last number, the answer is what follows its last = or \approx.
     """
     text = after_thinking(text)
-    box = max(re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{|[^\s{}$]*)", text), key=re.Match.start, default=None)
-    if box and box[1] != "{":
-        return box[1].rstrip(".,;")
-    if box:
-        depth, content = 1, text[box.end():]
-        for brace in re.finditer(r"\\[^A-Za-z]|[{}]", content):     # an escaped brace is none
-            depth += (brace[0] == "{") - (brace[0] == "}")
-            if not depth:
-                return content[:brace.start()].strip()
-        return ""
+    found, end = [], len(text)
+    for box in reversed(list(BOX.finditer(text))):
+        content, rest = inside(text, box, end)
+        if found and re.sub(r"\\[A-Za-z]+|[^A-Za-z,;]", "", rest) not in ("and", "or", ",", ";", ",and", ",or"):
+            break
+        found, end = [*found[-99:], content], box.start()
+    if found:
+        return ", ".join(reversed(found))
     last = max(LAST_NUMBER.finditer(text), key=re.Match.start, default=None)
     for formula in FORMULA.finditer(text) if last else ():          # a number inside of $2\sqrt3$ is not the answer
         if formula.start() < last.start() and last.end() < formula.end():
@@ -86,41 +104,63 @@ def final_answer(text):
 
 # ---- 2. text -> tokens (kind, text), where kind is num, var, word or op ------------------------------------------
 
-UNITS = {spelling + plural: line.split()[0] for line in """m meter metre|cm centimeter centimetre|mm millimeter millimetre
-km kilometer kilometre|inch in|foot ft feet|yard yd|mile mi|g gram|kg kilogram|mg milligram|pound lb|ounce oz|ton
-l liter litre|ml milliliter millilitre|gallon gal|quart qt|pint|cup|s second sec|minute min|hour h hr|day|week|month
-year yr|am|pm|degree deg|radian rad|celsius|fahrenheit|dollar|cent|euro|mph|unit""".replace("\n", "|").split("|")
-         for spelling in line.split() for plural in ("", "s", "es")}
+# spelling -> what it measures, and how much of that: cm -> ({"m": 1}, 1/100). Without a dimension: it says nothing.
+UNITS = {spelling + plural: ({} if dimension == "-" else {dimension.rstrip("3"): 3 if "3" in dimension else 1},
+                             Fraction(size))
+         for dimension, size, *names in map(str.split, """m 1 m meter metre|m .01 cm centimeter centimetre
+m .001 mm millimeter millimetre|m 1000 km kilometer kilometre|m .0254 inch in|m .3048 foot ft feet|m .9144 yard yd
+m 1609.344 mile mi|g 1 g gram|g 1000 kg kilogram|g .001 mg milligram|lb 1 pound lb|lb 1/16 ounce oz|ton 1 ton
+m3 .001 l liter litre|m3 .000001 ml milliliter millilitre|cup 16 gallon gal|cup 4 quart qt|cup 2 pint|cup 1 cup
+s 1 s second sec|s 60 minute min|s 3600 hour h hr|s 86400 day|s 604800 week|month 1 month|month 12 year yr
+am 1 am|pm 1 pm|$ 1 dollar|$ .01 cent|eur 1 euro|cny 1 yuan|rub 1 ruble rouble
+- 1 unit radian rad th""".replace("\n", "|").split("|"))
+         for spelling in names for plural in ("", "s", "es")}
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-DENIALS = set("not no is than minus plus times mod if to over least most more less factorial".split())
+SIGNS = {"or": ("op", ";"), "and": ("op", ","), "degree": ("op", "°"), "degrees": ("op", "°"), "approximately": ("op", "≈"),
+         "about": ("op", "≈")} | {word: ("num", str(n)) for n, word in enumerate(
+             "zero one two three four five six seven eight nine ten eleven twelve".split())}
+CHANGES = re.compile(r"\b(not?|is|than|minus|plus|times|mod|if|to|over|under|at|most|least|more|less|fewer|half|halves"
+                     r"|squared|cubed|dozen|hundred|[mbtr]+illion|thousand|quarters?|thirds?"
+                     r"|(four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths?)\b")
 FUNCTIONS = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "sec": lambda z: 1 / cmath.cos(z),
     "csc": lambda z: 1 / cmath.sin(z), "cot": lambda z: 1 / cmath.tan(z), "arcsin": cmath.asin, "arccos": cmath.acos,
     "arctan": cmath.atan, "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh, "exp": cmath.exp,
-    "ln": cmath.log, "log": cmath.log10}
+    "ln": cmath.log, "log": cmath.log10, "lg": cmath.log10, "tg": cmath.tan, "ctg": lambda z: 1 / cmath.tan(z),
+    "arctg": cmath.atan}
 CONSTANTS = {"e": math.e, "i": 1j, "\\pi": math.pi}
-FLIP = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "∈": "∋", "=": "=", "≠": "≠"}
+FLIP = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "∈": "∋", "=": "=", "≠": "≠", "≈": "≈", "≡": "≡", "\\pmod": "\\pmod"}
 ALIAS = {alias: group.split()[0] for group in re.split(r"\n|  +", r"""≤ \le \leq \leqslant <=
-≥ \ge \geq \geqslant >=  ≠ \ne \neq !=  < \lt  > \gt  ∈ \in  * \times \cdot \ast  / \div  \frac \dfrac \tfrac \cfrac
-\binom \dbinom \tbinom  % \%  \{ \lbrace  \} \rbrace  | \lvert \rvert \vert  \emptyset \varnothing  , ;""")
-         for alias in group.split()[1:]}
+≥ \ge \geq \geqslant >=  ≠ \ne \neq !=  < \lt  > \gt  ∈ \in  ≈ \approx \simeq \sim  ≡ \equiv  * \times \cdot \ast ∗
+/ \div  ^ **  \frac \dfrac \tfrac \cfrac  \binom \dbinom \tbinom  % \%  \{ \lbrace  \} \rbrace  ( \langle  ) \rangle
+| \lvert \rvert \vert \mid  \emptyset \varnothing  … \ldots \dots \cdots ...  \setminus \backslash  ; \lor \vee
+\lfloor ⌊  \rfloor ⌋  \lceil ⌈  \rceil ⌉  ' \prime""") for alias in group.split()[1:]}
 DROPPED = {"\\" + name for name in """left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle quad qquad
-    vec hat rm bf ( ) [ ] , ! ; :""".split()} | {"\\ ", "~"}
+    vec hat rm bf mathrm mathbf limits ( ) [ ] , ! ; :""".split()} | {"\\ ", "~"}
 SYMBOLS = {"\\" + name for name in """alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu
-    xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell mathbb mathcal
-    angle triangle overline infty""".split()}  # opaque: to this file infinity is one more variable
+    xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell mathcal
+    angle triangle overline overrightarrow infty""".split()} | {"…"}    # opaque
 UNICODE = str.maketrans({
     "−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
-    "±": r"\pm ", "∪": r"\cup ", "∅": r"\emptyset ", "θ": r"\theta ", "²": "^2", "³": "^3", "½": r"\frac12 ",
-    "°": r"^\circ ", "£": "", "€": ""})
+    "±": r"\pm ", "∪": r"\cup ", "∅": r"\emptyset ", "θ": r"\theta ", "ℝ": r"\mathbb{R}", "£": "", "€": "", "′": "'",
+    "″": "''", "¢": r"\text{ cents}", "º": "°"})
 REWRITES = [  # in this order; none can take more than quadratic time, and texts are short
+    (r"[¼-¾⅐-⅞]", lambda m: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m[0]).split("⁄"))),
+    (r"([⁰¹²³⁴-⁹⁻]+)|[₀-₉]+", lambda m:
+     ("^" if m[1] else "_") + "{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}"),
     (r"\\(?:boxed|fbox) ?\{(.*)\}$", r"\1"),
     (r"(?<!\\)\$", ""),
-    (r"\^ ?\{? ?\\circ ?\}?$", r"\\text{degree}"),
-    (r"\^ ?\{? ?\\circ ?\}?", ""),                                                          # 90^\circ - x
+    (r"\^ ?\{? ?\\circ ?\}?|\\(?:text)?degree", "°"),
+    (r"\^ ?\{? ?((?:\\prime ?)+)\}?", lambda m: "'" * m[1].count("p")),
+    (r"(?<=[0-9]) ?(?:\^ ?\{? ?)?(?:\\(?:text|mathrm) ?\{ ?)?(?:st|nd|rd|th)\b ?\}{0,2}", r"\\text{th}"),  # 11^{\text{th}}
     (r"\b([ap])\. ?m\b\.?", r"\1m"),                                                        # p.m.
     (r"^([A-Z])[):]$", r"\1"),                                                              # the choice C)
     (r"- ?\\\$", r"\\$-"),                                                                  # -\$5
+    (r"(?<=[0-9)}])(and|or)(?=[^a-z]|[a-z]\b)", r" \1 "),                                   # (11,7)or(7,11)
+    (r"\{([^{}]*)\\(over|choose)(?![A-Za-z])([^{}]*)\}", lambda m:
+     "\\%s{%s}{%s}" % ("binom" if m[2] == "choose" else "frac", m[1], m[3])),
+    (r"\(? ?(?:\\[pb]?mod|\bmod\b) ?(\{[^{}]*\}|[0-9A-Za-z]+) ?\)?", r" \\pmod \1"),
+    (r"^(?:\\left ?)?\\\{ ?[A-Za-z](?: ?\\in ?\\mathbb ?\{?R\}?)? ?(?:\\mid|[|:]) ?(.*)\\\}$", r"\1"),    # \{x : x > 2\}
     (r"(?<=[0-9])(?:\{,\}|,?\\[!,;:]|~) ?(?=[0-9]{3}(?![0-9]))", ""),                       # 10,\!080
     (r"^(?!\\left|\\\{|[(\[]).*", lambda m: re.sub(                                         # 1,000 but (1,200)
         r"(?<![0-9.,/^_])[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9/]|,[0-9])", lambda n: re.sub("[, ]", "", n[0]), m[0])),
@@ -128,19 +168,21 @@ REWRITES = [  # in this order; none can take more than quadratic time, and texts
     (r"(\\[dtc]?frac) ?([0-9])", r"\1{\2}"),                                                # \frac12
     (r"(\\[dtc]?frac ?\{[^{}]*\}) ?([0-9])", r"\1{\2}"),
     (r"(?<![0-9.^_/A-Za-z])([0-9]+)(?: ?\\[dtc]?frac ?\{([0-9]+)\} ?\{([0-9]+)\}| ([0-9]+) ?/ ?([0-9]+))",
-     lambda m: f"({m[1]}+{m[2] or m[4]}/{m[3] or m[5]})" if int(m[2] or m[4]) < int(m[3] or m[5]) else m[0])]  # 2 1/3
+     lambda m: f"({m[1]}+{m[2] or m[4]}/{m[3] or m[5]})" if int(m[2] or m[4]) < int(m[3] or m[5]) else m[0]),  # 2 1/3
+    (r"(?<![0-9])([0-9]+) ?° ?([0-9]+) ?'(?: ?([0-9]+) ?'')?", lambda m: f"({m[1]}+{m[2]}/60+{m[3] or 0}/3600)°")]
 TOKEN = re.compile(r"""
-    \\(?:text(?:bf|it|rm|sf|normal)?|[mh]box|math(?:rm|bf|it|sf)|operatorname\*?)\ ?\{(?P<text>[^{}]*)\}
+    \\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf)|operatorname\*?)\ ?\{(?P<text>[^{}]*)\}
     |(?P<env>\\(?:begin|end)\ ?\{[a-z]+)\*?\}(?:\{[clr|\ ]*\})?
-    |(?P<var>(?:[0-9]+|[A-Za-z])_(?:\{[^{}]*\}|[0-9A-Za-z]))
-    |(?P<num>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:\\overline\ ?\{[0-9]+\}|[eE][-+]?[0-9]+)?)
-    |(?P<run>[A-Za-z]+(?!_|[A-Za-z]))
-    |(?P<op>\\(?:[A-Za-z]+|.)|[<>!]=|\S)""", re.X)
+    |(?P<var>(?:[0-9]+|[A-Za-z])_(?:\{[^{}]*\}|[0-9A-Za-z])'*|[A-Za-z]'+|\\mathbb\ ?(?:\{[A-Z]\}|[A-Z]))
+    |(?P<num>(?:[0-9]+(?:\.(?!\.\.)[0-9]*)?|\.[0-9]+)(?:\\(?:overline|dot)\ ?(?:\{[0-9]+\}|[0-9])|[eE][-+]?[0-9]+)?)
+    |(?P<run>[A-Za-z]+(?![_']|[A-Za-z]))
+    |(?P<op>\\(?:[A-Za-z]+|.)|[<>!]=|\*\*|\.\.\.|''|\S)""", re.X)
 
 
 def clean(text):
     """One line without markup and sentence marks, in one spelling of all that is spelt in several."""
-    text = re.sub(r"\s+", " ", text.translate(UNICODE)).strip("* `$=").rstrip(".").strip()
+    text = re.sub(r"\s+", " ", text.translate(UNICODE)).strip("* `$=")
+    text = text if text.endswith("..") else text.rstrip(".").strip()
     for pattern, replacement in REWRITES:
         text = re.sub(pattern, replacement, text)
     return text.strip()
@@ -157,43 +199,57 @@ def tokens(text, before=None):
             around = text[max(m.start() - 1, 0):m.start()], text[m.end():m.end() + 1]
             out += letters(m["run"], *around, last, before is not None)
         elif kind != "op":
-            name = re.sub(r"[{} ]", "", m[kind])
-            out.append((kind, name.lstrip("0")) if kind == "var" else ("op", name) if kind == "env" else (kind, m[0]))
+            name = m[0] if kind == "num" else re.sub(r"[{} ]", "", m[kind])
+            out.append((kind, name.lstrip("0") if kind == "var" else name) if kind != "env" else ("op", name))
         elif (op := ALIAS.get(m["op"], m["op"])) not in DROPPED:
             out.append(("var" if op in SYMBOLS else "op", op))
+        if len(out) > 1 and out[-1][1] in (",", ";") and out[-2][1] in (",", ";"):      # 1, 2, and 3
+            del out[-1]
     return out
 
 
 def letters(run, previous, following, last, in_text):
-    r"""The token of a run of letters: `or`, a unit, a function, a word (east, \text{of}); or one per variable (xy).
+    r"""The token of a run of letters: a sign, a unit, a function, a word (east, \text{of}); or one per variable (xy).
 
     previous, following: the characters beside it, or "". last: the token before it. in_text: is it in a \text{...}?
     """
     low = run.lower()
-    if low in ("or", "and"):
-        return [("op", ",")]
-    after_value = last[0] in ("num", "var", "word") or last[1] in (")", "}", "]", "|", "/")
+    if low in SIGNS:
+        return [SIGNS[low]]
+    after_value = last[0] in ("num", "var", "word") or last[1] in (")", "}", "]", "|", "/", "°")
     if after_value and low in UNITS and (in_text or last[0] == "word" or len(run) > 1 and run not in FUNCTIONS):
         return [("word", low)]
     if run in FUNCTIONS or run in ("sqrt", "pi"):
         return [("op", "\\" + run)]
     in_formula = previous and previous in "0123456789)}+-*/^=" or following and following in "+-*/^=_({" or \
         last[0] == "num" and len(run) < 4
-    if len(run) > 1 and (in_text or low == "no" or len(run) > 2 and not in_formula):
+    if len(run) > 1 and (in_text or low == "no" or len(run) > 2 and not in_formula and not run.isupper()):
         return [("var", "\\infty") if low == "infinity" else ("word", low)]
     return [("var", letter) for letter in run]
 
 
-def units_of(words):
-    """{"mile", "/hour"} of miles per hour, {"cm2"} of square cm or cm ^ 2; set() if any word is unknown.
-    NotMath if they are more than a unit: not, more than, factorial."""
-    for word, sign in ((r"\bper\b", "/"), (r"\b(?:square|sq) (\w+)", r"\1 ^ 2"), (r"\bcubic (\w+)", r"\1 ^ 3")):
+def measure(words):
+    """What some words after a value measure, {dimension: exponent}, and how much of it: of km/h {"m": 1, "s": -1}, 5/18.
+
+    {} and 1 of a noun, which says nothing. NotMath if they are more: not, squared, below zero.
+    """
+    for word, sign in ((r"\bmph\b", "mile / hour"), (r"\bper\b", "/"), (r"\b(?:square|sq) (\w+)", r"\1 ^ 2"),
+                       (r"\bcubic (\w+)", r"\1 ^ 3")):
         words = re.sub(word, sign, words)
-    units = re.findall(r"(/?) ?([a-z]+)(?: \^ ([23]))?", words)
-    if len(units) > 4 or DENIALS & set(words.split()) or re.search(r"[/^]$|(?<!\^ )[23]", words):
+    parts = re.findall(r"(/?) ?([a-z]+)(?: \^ ([23]))?", words)
+    if len(parts) > 4 or CHANGES.search(words) or re.search(r"[/^]$|(?<!\^ )[23]|[23] \^", words):
         raise NotMath("more than a unit")
-    names = {slash + UNITS.get(name, "?") + power for slash, name, power in units if UNITS.get(name) != "unit"}
-    return names if "?" not in "".join(names) else set()
+    if all(name in UNITS for _, name, _ in parts):
+        dimensions, size = {}, Fraction(1)
+        for slash, name, power in parts:
+            power = int(power or 1) * (-1 if slash else 1)
+            size *= UNITS[name][1] ** power
+            for dimension, exponent in UNITS[name][0].items():
+                dimensions[dimension] = dimensions.get(dimension, 0) + exponent * power
+        return dimensions, size
+    if not re.search(r"[a-z]{3}s\b|people|children|men\b", words):
+        raise NotMath("no noun")
+    return {}, 1
 
 
 def spelling(toks):
@@ -203,10 +259,16 @@ def spelling(toks):
 
 # ---- 3. tokens -> tree -----------------------------------------------------------------------------------------
 # A node is a tuple that starts with its kind:
-#   formulas     num value last_place | var name | + [nodes] | * [nodes] | neg node | inv node | ^ base exponent |
-#                fn name node; `last_place` is 10^-n for a long decimal with n decimal places, else None
-#   structures   list [nodes] | set [nodes] | union [nodes] | seq brackets [nodes] | matrix name [rows] | word text |
-#                unit node units | rel [sides] [operators] [is the side before the operator just a name?]
+#   formulas     num value written | var name | + [nodes] | * [nodes] | neg node | inv node | ^ base exponent | fn name node;
+#                `written` is (10^-n, digits) for a plain numeral with n decimal places, else None
+#   structures   list [nodes] | set [nodes] | union [nodes] | minus [nodes] | seq brackets [nodes] | matrix name [rows] |
+#                word text | unit node dimensions size | rel [sides] [operators] [the side before the operator, if a name]
+# An angle in degrees is a product with the variable °, which is read as 1 and as pi/180, but in \sin and its like.
+
+def num(value):
+    """The node of a constant that was not written as a numeral."""
+    return ("num", value, None)
+
 
 def number(text):
     r"""The num node of a numeral: 12, .5, 1e400, 0.1\overline{6}; NotMath if it is too long."""
@@ -217,8 +279,15 @@ def number(text):
     value, last_place = Fraction(plain), Fraction(10) ** (int(exponent or 0) - len(digits.partition(".")[2]))
     if repeat:
         repeat = re.sub("[^0-9]", "", repeat)
-        value += last_place * Fraction(int(repeat), 10 ** len(repeat) - 1)
-    return ("num", value, last_place if len(digits.replace(".", "").lstrip("0")) >= 8 and point and not repeat else None)
+        return num(value + last_place * Fraction(int(repeat), 10 ** len(repeat) - 1))
+    return ("num", value, (last_place, len(digits.replace(".", "").lstrip("0")) if point else 0))
+
+
+def renamed(node, old, new):
+    """A tree with another name for one of its variables."""
+    if node == ("var", old):
+        return ("var", new)
+    return type(node)(renamed(part, old, new) for part in node) if isinstance(node, (tuple, list)) else node
 
 
 class Parser:
@@ -232,13 +301,27 @@ class Parser:
         self.toks, self.at, self.depth, self.fuel = [*toks, ("end", "")], 0, 0, 3 * MAX_TOKENS
         self.sign, self.two_signs = 1, False  # the present meaning of \pm, and whether this item has a \pm
         self.in_bars = False                  # whether | closes
+        self.degree = ("var", "°")            # what the sign multiplies by
+        self.integers = []                    # names
 
     def parse(self):
-        """The tree of all tokens, a list node where there are several items; NotMath if any token is left."""
-        tree = self.items()
+        r"""items (";" items)*, all tokens: the only item, or a list; of lists if all are relations: x=1, y=2; x=2, y=1.
+
+        The k of an item k \in \mathbb{Z} behind others goes to self.integers. NotMath if any token is left.
+        """
+        groups = [self.items(",")]
+        while self.take(";"):
+            groups.append(self.items(","))
         if self.at < len(self.toks) - 1:
             raise NotMath("junk after the answer")
-        return tree[0] if len(tree) == 1 else ("list", tree)
+        items = sum(groups, [])
+        if len(items) > len(groups) > 1 and all(len(group) > 1 and item[0] == "rel" for group in groups for item in group):
+            return ("list", [("list", group) for group in groups])
+        for item in items[1:]:
+            if item[0] == "rel" and item[1][0][0] == "var" and item[1][1] in (("var", "\\mathbbZ"), ("var", "\\mathbbN")):
+                items.remove(item)
+                self.integers.append(item[1][0][1])
+        return items[0] if len(items) == 1 else ("list", items)
 
     def take(self, *texts):
         """The text of the next token if it is one of these, else None."""
@@ -268,10 +351,10 @@ class Parser:
         self.depth -= 1
         return node
 
-    def items(self, both_signs=True):
-        r"""item ("," item)*, a list of nodes. both_signs: one with \pm comes twice, else what is around it does."""
+    def items(self, *marks, both_signs=True):
+        r"""item (mark item)*, a list of nodes. both_signs: one with \pm comes twice, else what is around it does."""
         out, sign = [], self.sign
-        while not out or self.take(","):
+        while not out or self.take(*marks):
             start, outer, self.two_signs = self.at, self.two_signs, False
             self.sign = 1 if both_signs else sign
             out.append(self.item())
@@ -283,11 +366,16 @@ class Parser:
         return out
 
     def item(self):
-        """quantity (relation quantity)*, where FLIP has the relations: a rel node, or the only quantity."""
+        """"≈"? quantity (relation quantity)*, where FLIP has the relations: a rel node, or the only quantity."""
+        self.take("≈", "=")
         start, sides, operators, names = self.at, [self.quantity()], [], []
         while relation := self.take(*FLIP):
-            side = [{"var": "a", "word": "a", "num": "1"}.get(kind, text) for kind, text in self.toks[start:self.at - 1]]
-            names.append(bool(re.fullmatch(r"a+(\(.*\)|\{a+\})?|\((a,)+a\)", "".join(side))))   # x, f(2) or (p, q)
+            side = self.toks[start:self.at - 1]
+            shape = "".join({"var": "a", "word": "a", "num": "1"}.get(kind, "T" if text[1:] in FUNCTIONS else text[:2])
+                            for kind, text in side)             # x, AB, f(2), |AB|, a:b, \frac{AB}{BC}, \sin A or (p, q)
+            named = re.fullmatch(r"(?:T?a(?:\(-?(?:[a1,{}]|\\f)*\))?|\\f|[|:/{}])+|\((?:a,)+a\)", shape)
+            name = "".join(text for _, text in side)
+            names.append(name if named and not CHANGES.match(name) else "")
             operators.append(relation)
             start = self.at
             sides.append(self.quantity())
@@ -301,17 +389,28 @@ class Parser:
         return " ".join(text for _, text in self.toks[start:self.at])
 
     def quantity(self):
-        r"""words  |  \$? ratio (\cup ratio)* scale* (% | percent | unit words)?, where SCALES has the scales."""
+        r"""words  |  \$? union scale* (% | percent | '' | unit words)?, where SCALES has the scales.
+
+        A union is difference (\cup difference)*, a difference ratio (\setminus ratio)*, a ratio sum (":" sum)*.
+        """
         if words := self.words():
-            return ("word", words)
+            if re.fullmatch("no (real )?solutions?", words):
+                return ("set", [])
+            return ("var", "\\mathbbR") if re.fullmatch("all real( number)?s", words) else ("word", words)
         money = self.take("\\$")
-        node = self.chain(lambda: self.chain(self.sum, ":", "seq", ":"), "\\cup", "union")
+        node = self.chain(lambda: self.chain(lambda: self.chain(self.sum, ":", "seq", ":"), "\\setminus", "minus"),
+                          "\\cup", "union")
         while scale := self.take(*SCALES):
-            node = ("*", [node, ("num", Fraction(SCALES[scale]), None)])
-        if self.take("%", "percent"):
-            return ("unit", node, "%")
-        units = units_of(self.words()) | ({"dollar"} if money else set())
-        return ("unit", node, units) if units else node
+            node = ("*", [node, num(Fraction(SCALES[scale]))])
+        if self.take("%", "percent", "pct"):
+            return ("unit", node, {"%": 1}, Fraction(1, 100))
+        dimensions, size = UNITS["inch"] if self.take("''") else measure(self.words())
+        angle = node[1] if node[0] == "neg" else node
+        if money:
+            dimensions = dimensions or {"$": 1}
+        elif angle[0] == "*" and angle[1][-1][0] == "var" and "°" in angle[1][-1][1]:
+            dimensions = {angle[1][-1][1]: 1}
+        return ("unit", node, dimensions, size) if dimensions else node
 
     def sum(self):
         r"""sign? term (sign term)*, where a sign is one of + - \pm \mp."""
@@ -320,14 +419,17 @@ class Parser:
             if sign in ("\\pm", "\\mp"):
                 self.two_signs = True
                 sign = "+" if (sign == "\\pm") == (self.sign == 1) else "-"
+            if sign and self.take("-"):                     # 14 + -i
+                sign = "+" if sign == "-" else "-"
             node = self.term()
             terms.append(("neg", node) if sign == "-" else node)
         return terms[0] if len(terms) == 1 else ("+", terms)
 
     def term(self):
-        """power (("*" sign? | "/" sign? | nothing) power)*, from left to right; no number after nothing: `5 7` is none."""
+        """power (("*" sign? | "/" sign? | nothing) power)*, from left to right; of numerals side by side, `5 7` is none."""
         factors = [self.power()]
-        while (sign := self.take("*", "/")) or self.starts_factor():
+        while (sign := self.take("*", "/")) or self.starts_factor() or \
+                self.toks[self.at][0] == "num" and (self.toks[self.at - 1][0] != "num" or factors[-1][0] == "^"):
             factor = self.signed_power() if sign else self.power()
             factors.append(("inv", factor) if sign == "/" else factor)
         return factors[0] if len(factors) == 1 else ("*", factors)
@@ -335,7 +437,7 @@ class Parser:
     def starts_factor(self, function=True):
         """Can the next token follow a factor with no sign between? function: also where it is sin or its like."""
         kind, text = self.toks[self.at]
-        return kind == "var" or text in ("(", "[", "{", "\\frac", "\\sqrt", "\\binom", "\\pi") or \
+        return kind == "var" or text in ("(", "[", "{", "\\frac", "\\sqrt", "\\binom", "\\pi", "\\lfloor", "\\lceil") or \
             (text == "|" and not self.in_bars) or (function and kind == "op" and text[1:] in FUNCTIONS)
 
     def signed_power(self):
@@ -343,10 +445,13 @@ class Parser:
         return ("neg", self.power()) if self.take("+", "-") == "-" else self.power()
 
     def power(self):
-        """atom "!"* ("^" signed_power)?."""
+        """atom "!"* ("°" ("C" | "F")?)? ("^" signed_power)?."""
         node = self.deeper(self.atom)
         while self.take("!"):
             node = ("fn", "!", node)
+        if self.take("°"):
+            scale = self.take("C", "F", "celsius", "fahrenheit")
+            node = ("*", [node, ("var", "°" + scale[0].upper()) if scale else self.degree])
         return ("^", node, self.deeper(self.signed_power)) if self.take("^") else node
 
     def atom(self):
@@ -356,23 +461,25 @@ class Parser:
         if kind == "num":
             return number(text)
         if text in CONSTANTS:
-            return ("num", CONSTANTS[text], None)
+            return num(CONSTANTS[text])
         if kind == "var":
             return ("var", text)
         if text in ("(", "[", "{", "\\{"):
             return self.brackets(text)
-        if text == "|":
-            outer, self.in_bars = self.in_bars, True
-            node = ("fn", "abs", self.sum())
+        if text in ("|", "\\lfloor", "\\lceil"):
+            outer, self.in_bars = self.in_bars, text == "|"
+            node = self.sum()
             self.in_bars = outer
-            return self.need("|") and node
+            self.need({"|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}[text])
+            return ("fn", "abs", node) if text == "|" else ("fn", "floor", node) if text == "\\lfloor" else \
+                ("neg", ("fn", "floor", ("neg", node)))
         if text == "\\frac":
             return ("*", [self.deeper(self.atom), ("inv", self.deeper(self.atom))])
         if text == "\\binom":
             n, k = self.deeper(self.atom), self.deeper(self.atom)
             return ("*", [("fn", "!", n)] + [("inv", ("fn", "!", x)) for x in (k, ("+", [n, ("neg", k)]))])
         if text == "\\sqrt":
-            index = self.brackets("[") if self.take("[") else ("num", Fraction(2), None)
+            index = self.brackets("[") if self.take("[") else num(Fraction(2))
             return ("^", self.deeper(self.atom), ("inv", index))
         if text == "\\emptyset":
             return ("set", [])
@@ -387,7 +494,7 @@ class Parser:
         if opening == "\\{" and self.take("\\}"):
             return ("set", [])
         outer, self.in_bars = self.in_bars, False
-        items = self.items(both_signs=opening == "\\{")
+        items = self.items(",", ";", both_signs=opening == "\\{")
         self.in_bars = outer
         pair = opening + self.need(*{"\\{": ["\\}"], "{": ["}"]}.get(opening, [")", "]"]))
         if pair == "\\{\\}":
@@ -398,14 +505,15 @@ class Parser:
 
     def function(self, name):
         r"""\sin x, \sin^2 2x, \sin^{-1} x, \log_2 8: without brackets the argument is a product, up to a function."""
-        marks = {}
+        marks, outer, self.degree = {}, self.degree, num(math.pi / 180)
         while mark := self.take("_", "^"):
             marks[mark] = self.deeper(self.signed_power if mark == "^" else self.atom)
         factors = [self.deeper(self.atom if self.toks[self.at][1] in ("(", "[", "{", "|") else self.signed_power)]
         while self.toks[self.at - 1][1] not in (")", "]", "|") and self.toks[self.at][1] != "(" and \
                 self.starts_factor(function=False):
             factors.append(self.power())
-        if marks.get("^") == ("neg", ("num", 1, None)):
+        self.degree = outer
+        if marks.get("^", ())[:1] == ("neg",) and marks["^"][1][1] == 1:
             name = "arc" + name
             del marks["^"]
         if name not in FUNCTIONS or "_" in marks and name != "log":
@@ -430,7 +538,7 @@ class Parser:
 _rng = random.Random(5)
 # Dyadic, so that floats hold them exactly; of both signs, or \sqrt{x^2} would be x; of sizes below and above 1
 POINTS = [[Fraction(int(2 ** _rng.uniform(12, 16)) * _rng.choice((-1, 1)), 2 ** 14) for _ in range(12)]
-          for _ in range(24)]
+          for _ in range(32)]
 
 
 def value(node, env):
@@ -458,6 +566,8 @@ def value(node, env):
     if kind != "fn":
         raise ValueError(f"a {kind} has no value")
     x = value(node[2], env)
+    if arg == "floor":
+        return Fraction(math.floor(x if isinstance(x, Fraction) else real(x) + 1e-9))
     if arg != "!":
         return abs(x) if arg == "abs" else FUNCTIONS[arg](complex(x))
     if isinstance(x, Fraction) and x.denominator == 1 and 0 <= x <= 300:
@@ -468,6 +578,13 @@ def value(node, env):
 def bits(x):
     """Bits of the larger of a fraction's numerator and denominator."""
     return max(x.numerator.bit_length(), x.denominator.bit_length())
+
+
+def real(x):
+    """A value without its imaginary part, which has to be rounding; else ValueError."""
+    if abs(x.imag) > 1e-9 * abs(x) or x != x:
+        raise ValueError("not real")
+    return x.real
 
 
 def raised(a, b):
@@ -481,7 +598,7 @@ def raised(a, b):
 
 
 def close(x, y):
-    """Equal: exactly where both are exact; else to 1e-9 of the larger, though \\cos(\\pi/2) has to be able to be 0."""
+    r"""Equal: exactly where both are exact; else to 1e-9 of the larger, though \cos(\pi/2) has to be able to be 0."""
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     size = max(abs(complex(x)), abs(complex(y)))
@@ -490,57 +607,73 @@ def close(x, y):
     return abs(complex(x) - complex(y)) <= 1e-9 * size or (0 in (x, y) and size < 1e-14)
 
 
-def leaves(node):
-    """All num and var nodes of a tree, in a list, as often as they occur."""
-    if node[0] in ("num", "var"):
-        return [node]
-    return [leaf for part in node if isinstance(part, (tuple, list)) and part for leaf in leaves(part)]
+def nodes(node):
+    """All nodes of a tree, in a list, as often as they occur."""
+    below = [found for part in node if isinstance(part, (tuple, list)) and part for found in nodes(part)]
+    return [node] + below if isinstance(node, tuple) and isinstance(node[0], str) else below
+
+
+def spend(fuel, work):
+    """Count `fuel`, [how much work may be done], down; NotMath below 0."""
+    fuel[0] -= work
+    if fuel[0] < 0:
+        raise NotMath("too much work")
 
 
 def same_value(a, b, fuel, factor=None):
-    """Do two formulas agree as functions? An identity test by evaluation, after Schwartz and Zippel.
+    r"""Do two formulas agree as functions? An identity test by evaluation, after Schwartz and Zippel.
 
     Two different polynomials of degree d agree at a random point with probability at most d times that of the most
     likely coordinate, here 1 in 20,000: a difference of degree 10 escapes all 8 points with probability below 1e-26,
     and rational formulas are evaluated exactly. Other formulas are compared to 1e-9, which is all where irrational
     constants have but one value. The points are fixed, but to fool them a model would need the gold answer.
-    A point where either is undefined is replaced by the next; False when the 24 are used up.
+    A point where either is undefined or both are imaginary (\sqrt x at -1) is replaced by the next; False if less than 4
+    are left. Beside a floor, n and its like (k to n) are integers. The sign of degrees is read as 1, then as pi/180.
 
     factor: "=" asks for agreement up to a constant factor, ">" and "≥" up to a positive one.
     """
-    parts = leaves(a) + leaves(b)
-    names = sorted({leaf[1] for leaf in parts if leaf[0] == "var"})
-    if len(names) > len(POINTS[0]) or (factor and not names):
+    parts = nodes(a) + nodes(b)
+    names = sorted({part[1] for part in parts if part[0] == "var"})
+    free = [name for name in names if name[0] != "°"]
+    if len(free) > len(POINTS[0]) or (factor and not free):
         return False
-    agreed, ratio = 0, None if factor else 1
-    for point in POINTS if names else POINTS[:1]:
-        fuel[0] -= len(parts)
-        if fuel[0] < 0:
-            raise NotMath("too much work")
-        env = dict(zip(names, point))
-        try:
-            x, y = value(a, env), value(b, env)
-            ratio = x / y if ratio is None else ratio
-            if not close(x, ratio * y) or ratio == 0 or factor in (">", "≥") and ratio.real <= abs(ratio.imag):
-                return False
-        except (ArithmeticError, ValueError):
-            continue
-        agreed += 1
-        if agreed == 8 or not names:
-            return True
-    return False
+    integers = [name for name in free if name in "klmn" and any(
+        part[:2] == ("fn", "floor") or part[0] == "^" and part[1][0] == "neg" for part in parts)]
+    imaginary = any(part[0] == "num" and isinstance(part[1], complex) for part in parts)
+    work = sum(part[0] in ("num", "var") for part in parts)
+
+    def agree(degree):
+        agreed, ratio = 0, None if factor else 1
+        for k, point in enumerate(POINTS if free else POINTS[:1]):
+            spend(fuel, work)
+            env = {"°C": 1, "°F": 1, "°": degree, **dict(zip(free, point))}
+            env.update((name, Fraction(int(env[name] * 2 ** (14 if k % 2 else 4)))) for name in integers)
+            try:
+                x, y = value(a, env), value(b, env)
+                if free and not imaginary and min(abs(x.imag) - 1e-9 * abs(x), abs(y.imag) - 1e-9 * abs(y)) > 0:
+                    continue
+                ratio = x / y if ratio is None else ratio
+                if not close(x, ratio * y) or ratio == 0 or factor in (">", "≥") and ratio.real <= abs(ratio.imag):
+                    return False
+            except (ArithmeticError, ValueError):
+                continue
+            agreed += 1
+            if agreed == 8 or not free:
+                return True
+        return agreed >= 4
+    return agree(Fraction(1)) or "°" in names and agree(math.pi / 180)
 
 
-def rounds_to(literal, node):
-    """True or False where `literal` is a long decimal and `node` a constant with no finite one, else None."""
+def rounds_to(literal, node, digits=8):
+    """True or False where `literal` is a decimal of that many digits and `node` a constant with no finite one, else None."""
     sign, literal = (-1, literal[1]) if literal[0] == "neg" else (1, literal)
-    if literal[0] != "num" or not literal[2]:
+    if literal[0] != "num" or not literal[2] or literal[2][1] < digits:
         return None
     try:
         x = value(node, {})
-        if isinstance(x, Fraction) and pow(10, bits(x), x.denominator) == 0:
+        if digits and isinstance(x, Fraction) and pow(10, bits(x), x.denominator) == 0:
             return None
-        return abs(x - sign * literal[1]) <= max(literal[2], 1e-13 * abs(x))
+        return abs(x - sign * literal[1]) < max(literal[2][0], 1e-13 * abs(x))
     except (ArithmeticError, ValueError, KeyError):
         return None
 
@@ -554,6 +687,71 @@ def unordered(xs, ys, match):
             return False
         del left[found]
     return not left
+
+
+ORDER = {"<": (-1,), "≤": (-1, 0), ">": (1,), "≥": (0, 1), "≠": (-1, 1), "=": (0,)}
+
+
+def region(node, fuel):
+    """The set of reals that an interval, set, relation, union or difference is: (names, ends, inside), or ValueError.
+
+    names: its variable, if any; ends: numbers between which nothing changes; inside(x): is x in it?
+    """
+    kind, arg, more = (*node, None)[:3]
+    at = lambda node: real(value(node, {"\\infty": math.inf}))
+
+    def order(x, y):
+        spend(fuel, 1)
+        return 0 if x == y or math.isfinite(x) and math.isfinite(y) and close(x, y) else 1 if x > y else -1
+
+    if node == ("var", "\\mathbbR"):
+        return set(), [], lambda x: True
+    if kind == "set":
+        return region(("union", [("rel", [("var", "#"), part], ["="]) for part in arg]), fuel)
+    if kind == "seq" and arg[0] in "([" and len(more) == 2 and at(more[0]) < at(more[1]):
+        return region(("rel", [more[0], ("var", "#"), more[1]], ["<≤"[arg[0] == "["], "<≤"[arg[1] == "]"]]), fuel)
+    if kind in ("union", "minus", "list"):
+        names, ends, inside = zip(*(region(part, fuel) for part in arg))
+        names, ends, keep = set().union(*names), sum(ends, []), any
+        if kind == "minus":
+            keep = lambda found: found[0] and not any(found[1:])
+        elif kind == "list" and all(any(is_in(x) for is_in in inside) for x in samples(ends)):
+            keep = all                                      # x < 2, x > 3 is either; x > 2, x < 3 is both
+        if len(names) < 2:
+            return names, ends, lambda x: keep([is_in(x) for is_in in inside])
+    if kind == "rel" and set(more) <= ORDER.keys() | {"∈"}:
+        names, ends, sides = set(), [], []                  # a side is x, |x|, a number or, behind ∈, a region
+        for mark, side in zip(["", *more], arg):
+            inner = side[2] if side[:2] == ("fn", "abs") else side
+            if mark == "∈":
+                found, its_ends, side = region(side, fuel)
+                names, ends, sides = names | found, ends + its_ends, [*sides, side]
+            elif inner[0] == "var" and inner[1] != "\\infty":
+                names.add(inner[1])
+                sides.append(abs if inner is not side else lambda x: x)
+            else:
+                ends += [at(side), -at(side)]
+                sides.append(lambda x, y=at(side): y)
+        if len(names) == 1:
+            return names - {"#"}, ends, lambda x: all(
+                right(left(x)) if mark == "∈" else order(left(x), right(x)) in ORDER[mark]
+                for left, mark, right in zip(sides, more, sides[1:]))
+    raise ValueError("no region")
+
+
+def samples(ends):
+    """The ends, and a number in each part of the line that they make."""
+    ends = sorted({0, *filter(math.isfinite, ends)})
+    return [ends[0] - 1, *ends, ends[-1] + 1, *((x + y) / 2 for x, y in zip(ends, ends[1:]))]
+
+
+def same_region(a, b, fuel):
+    """Do two trees hold of the same reals? None if one of them is no region."""
+    try:
+        (names, ends, inside), (others, more, also_inside) = region(a, fuel), region(b, fuel)
+        return len(names | others) < 2 and all(inside(x) == also_inside(x) for x in samples(ends + more))
+    except (ArithmeticError, ValueError, KeyError):
+        return None
 
 
 def same_relation(a, b, fuel):
@@ -570,33 +768,80 @@ def same_relation(a, b, fuel):
                      lambda x, y: x[0] == y[0] and same_value(x[1], y[1], fuel, factor=x[0]))
 
 
+def assigned(node):
+    """The values of a list x = 2, y = 3 of different names, in the order of the names; else None."""
+    if node[0] != "list" or not all(item[0] == "rel" and item[2] == ["="] and item[3][0] for item in node[1]):
+        return None
+    values = {item[3][0]: item[1][1] for item in node[1]}
+    return [values[name] for name in sorted(values)] if len(values) == len(node[1]) else None
+
+
 def same(a, b, fuel):
     """Do two trees denote the same answer? `fuel`: [how much work may be done], counted down; NotMath below 0."""
     def each(xs, ys):
         return len(xs) == len(ys) and all(same(x, y, fuel) for x, y in zip(xs, ys))
 
     kinds = {a[0], b[0]}
+    if kinds & {"rel", "union", "minus", "list"} or "var" in kinds and "seq" in kinds:
+        if (verdict := same_region(a, b, fuel)) is not None:
+            return verdict
+    for one, other in ((a, b), (b, a)):
+        if (values := assigned(one)) and other[0] in ("list", "seq") and not any(part[0] == "rel" for part in other[-1]):
+            return each(values, other[-1])
     if kinds == {"rel"}:
+        bound = [re.fullmatch(r"\w\((\w)\)", node[3][0]) for node in (a, b)]
+        if all(bound):                                      # f(x) = 2x and f(t) = 2t are one
+            a, b = (renamed(node, name[1], "#") for node, name in zip((a, b), bound))
         return same_relation(a, b, fuel)
     if "rel" in kinds:
         (_, sides, operators, names), other = (a, b) if a[0] == "rel" else (b, a)
-        return set(operators) <= {"=", "∈"} and same(sides[-1], other, fuel) and \
-            all(name or same(side, sides[-1], fuel) for side, name in zip(sides, names))
+        values = [side for side, name in zip(sides, [*names, ""]) if not name]
+        marks = operators[len(sides) - len(values):]
+        return set(operators) <= {"=", "∈", "≈"} and any(same(side, other, fuel) for side in values) and \
+            all(rounds_to(y, x, 0) if mark == "≈" else same(x, y, fuel) for x, mark, y in zip(values, marks, values[1:]))
     if kinds & {"list", "set"} or kinds == {"union"}:
         return unordered(*(node[1] if node[0] in ("list", "set", "union") else [node] for node in (a, b)),
                          lambda x, y: same(x, y, fuel))
     if "unit" in kinds:
-        (_, a, u), (_, b, v) = (node if node[0] == "unit" else ("unit", node, set()) for node in (a, b))
-        if (u == "%") == (v == "%"):
-            return (u == v or u <= v or v <= u) and same(a, b, fuel)
-        percent, plain, units = (a, b, v) if u == "%" else (b, a, u)
-        return not units and any(same(p, plain, fuel) for p in (percent, ("*", [percent, ("num", Fraction(1, 100), None)])))
+        (_, a, u, size), (_, b, v, other) = (node if node[0] == "unit" else ("unit", node, {}, 1) for node in (a, b))
+        a, b = (("seq", "at", node[2]) if node[:2] == ("seq", ":") else node for node in (a, b))      # 3:30 PM is no ratio
+        if u and v and size != other:
+            a, b = ("*", [a, num(size)]), ("*", [b, num(other)])
+        if u and v:
+            return u == v and same(a, b, fuel)
+        return same(a, b, fuel) or "%" in (u or v) and \
+            same(("*", [a, num(Fraction(size))]), ("*", [b, num(Fraction(other))]), fuel)
+    if kinds == {"seq", "matrix"}:
+        (_, brackets, items), (_, _, rows) = (a, b) if a[0] == "seq" else (b, a)
+        return brackets == "()" and all(len(row) == 1 for row in rows) and each(items, sum(rows, []))
     if kinds & {"word", "seq", "union", "matrix"}:
+        ratios = [node[2] if node[:2] == ("seq", ":") else [node, num(Fraction(1))] for node in (a, b)]
+        if ":" in (a[1], b[1]) and len(ratios[0]) == len(ratios[1]) and not any(part[1] == 0 for part in sum(ratios, [])):
+            (x, *xs), (y, *ys) = ratios
+            return all(same_value(("*", [x, v]), ("*", [y, w]), fuel) for v, w in zip(ys, xs))
         if a[:1] == ("word",) or a[:2] != b[:2]:
             return a == b
         return each(a[2], b[2]) if a[0] == "seq" else len(a[2]) == len(b[2]) and all(map(each, a[2], b[2]))
     verdicts = rounds_to(a, b), rounds_to(b, a)
     return True in verdicts if verdicts != (None, None) else same_value(a, b, fuel)
+
+
+@functools.lru_cache(1024)                    # a gold answer is read once for a whole group
+def read(text):
+    """(spelling, letter, tree, integers) of a text: `(B) 40` is the letter B and the tree of 40. None for what it has not."""
+    toks = tokens(clean(text))
+    letter, rest, bare = None, toks, toks[toks[:1] == [("op", "(")]:]
+    if bare and bare[0][0] == "var" and re.fullmatch("[A-Z]", bare[0][1]):
+        if bare[1:] in ([], [("op", ")")]):
+            letter = bare[0][1]
+        elif bare[1] == ("op", ")") and bare[2][1] not in ("(", "^", "*", "/", "+", "=", ",", ";", ":", "!"):
+            letter, rest = bare[0][1], bare[2:]
+    parser = Parser(rest)
+    try:
+        tree = parser.parse() if len(rest) <= MAX_TOKENS else None
+    except NotMath:
+        tree = None
+    return spelling(toks), letter, tree, parser.integers
 
 
 def equivalent(*, gold, answer):
@@ -605,10 +850,22 @@ def equivalent(*, gold, answer):
         return int(gold) == int(answer)
     if max(len(gold), len(answer)) > MAX_CHARS:
         return gold.strip() == answer.strip()
-    gold, answer = tokens(clean(gold)), tokens(clean(answer))
-    if spelling(gold) == spelling(answer):
-        return bool(gold)
+    (spelt, letter, tree, names), (also_spelt, other, also_tree, others) = read(gold), read(answer)
+    if spelt == also_spelt:
+        return bool(spelt)
+    if letter and other and (letter != other or ("var", letter) in (tree, also_tree)):
+        return letter == other
+    if None in (tree, also_tree):
+        return False
     try:
-        return max(len(gold), len(answer)) <= MAX_TOKENS and same(Parser(gold).parse(), Parser(answer).parse(), [FUEL])
+        for k, (name, new) in enumerate(zip(names, others)):
+            tree, also_tree = renamed(tree, name, f"#{k}"), renamed(also_tree, new, f"#{k}")
+        return same(tree, also_tree, [FUEL])
     except NotMath:
         return False
+
+
+def comparable(gold):
+    """Whether a gold answer can be compared with others by more than its spelling: it parses, and is no sentence."""
+    tree = read(gold)[2] if len(gold) <= MAX_CHARS else None
+    return tree is not None and (tree[0] != "word" or len(tree[1].split()) <= 3)

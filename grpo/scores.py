@@ -90,19 +90,20 @@ def summary(rewards, truncated, ids, domain, answers):
     """Scores of one domain as a dict, in points (0-100), and shares of completions, truncated and unparsable (0-1).
 
     rewards (n, k) with NaN, truncated (n, k) bool, n row ids, answers (n lists of k, see `domains.answer`). Rows of which
-    no completion could be graded have no score in prompt_scores; their ids are in `ungraded`.
+    no completion could be graded have no score in prompt_scores; their ids are in `ungraded`. Every pass@j is over the
+    prompts all of whose completions were graded: so they are comparable.
     """
     means = 100 * rewards.nanmean(1)                                                          # (n,)
     score, half = mean_ci(means)
     n, k = rewards.shape
     over_prompts = lambda values: 100 * mean_ci(torch.tensor(values, dtype=torch.float64))[0]
-    graded = [row[~row.isnan()] for row in rewards]
-    at = {f"pass@{j}": over_prompts([pass_at(j, int((r == 1).sum()), len(r)) for r in graded if len(r) >= j])
-          for j in sorted({1, 2, 4, 8, 16, k}) if j <= k}
+    correct = (rewards == 1).sum(1)[~rewards.isnan().any(1)].tolist()
+    at = {f"pass@{j}": over_prompts([pass_at(j, c, k) for c in correct]) for j in sorted({1, 2, 4, 8, 16, k}) if j <= k}
     if domains.votes(domain):
         at[f"maj@{k}"] = over_prompts([majority(domain, *row) for row in zip(answers, rewards.tolist())])
     nothing = torch.tensor([[answer is None for answer in row] for row in answers])
     scored = {id: mean for id, mean in zip(ids, means.tolist()) if mean == mean}
+    half = max(half, unseen(len(scored)) * max(score, 100 - score))          # NaN of one prompt
     return {"score": score, "ci95": half, "detectable": math.sqrt(2) * detectable(half, len(scored) - 1), "prompts": n,
             "samples": k, **at, "truncated": truncated.double().mean().item(),
             "unparsable": (nothing & ~rewards.isnan()).double().mean().item(),
@@ -150,6 +151,15 @@ def mean_ci(values):
         return math.nan, math.nan
     half = t_quantile(len(values) - 1) * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return values.mean().item(), half
+
+
+def unseen(n):
+    """The largest share of prompts that n independent ones may all have missed, with probability 5 %: about 3 / n.
+
+    The upper 95 % bound of a frequency of 0 of n (Clopper & Pearson, 1934; the rule of three). The prompts missed may score
+    anything: so n scores of 0, whose deviation is 0, do not show that the mean is. The t-interval is nearly always wider.
+    """
+    return 1 - 0.05 ** (1 / n) if n else math.nan
 
 
 def pass_at(j, correct, k):

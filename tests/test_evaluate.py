@@ -34,7 +34,7 @@ def test_scores_and_intervals_are_clustered_by_prompt_and_leave_out_what_was_not
     assert entry["verifier_errors"] == 3 and entry["ungraded"] == ["d"] and entry["truncated"] == 0.5
     assert entry["unparsable"] == 3 / 8              # of the four without an answer, one was not graded
     assert abs(entry["maj@2"] - 100 * (1 + 1 + 0) / 3) < 1e-9
-    assert abs(entry["pass@1"] - 100 * (0.5 + 1 + 0) / 3) < 1e-9 and abs(entry["pass@2"] - 100 * (1 + 1) / 2) < 1e-9
+    assert abs(entry["pass@1"] - 100 * (0.5 + 1) / 2) < 1e-9 and entry["pass@2"] == 100      # of a and b
     assert scores.average([(10, 3), (30, 4)]) == (20, 2.5)
     other = lambda ids, rewards: scores.summary(torch.tensor(rewards, dtype=torch.float64), torch.zeros(4, 2) > 0, ids, "cw",
                                                 [["x", "x"]] * 4)
@@ -46,6 +46,17 @@ def test_scores_and_intervals_are_clustered_by_prompt_and_leave_out_what_was_not
     older = {"prompts": 4, "prompt_scores": {"a": 0.0, "b": 0.0, "c": 0.0}}   # does not say which one it could not grade
     assert scores.paired(older, other("abcd", [[1, 1]] * 4))[0] == -100
     assert "row d was" in str(raised(lambda: scores.paired({**older, "prompts": 3}, other("abcd", [[1, 1]] * 4))))
+
+
+def test_scores_that_are_all_right_or_all_wrong_admit_what_is_not_known_and_others_keep_the_t_interval():
+    def half(*means):
+        return scores.summary(torch.tensor([means], dtype=torch.float64).T, torch.zeros(len(means), 1) > 0, range(len(means)),
+                              "cw", [["x"]] * len(means))["ci95"]
+    for n in (5, 60, 200):      # so many misses in a row have probability 5 % where hits have the probability of the bound
+        assert half(*[0] * n) == half(*[1] * n) and abs((1 - half(*[0] * n) / 100) ** n - 0.05) < 1e-9
+        some = [i % 5 / 4 for i in range(n)]
+        assert half(*some) == scores.mean_ci(100 * torch.tensor(some, dtype=torch.float64))[1]
+    assert math.isnan(half(1))
 
 
 def test_the_majority_votes_by_meaning_a_tie_is_its_mean_and_what_says_nothing_does_not_vote():
@@ -124,6 +135,9 @@ def test_evaluate_writes_what_it_prints_and_a_checkpoint_differs_from_itself_by_
         assert abs(100 * sum(mean) / len(mean) - report[d]["score"]) < 1e-6
     code, out, _ = run(evaluate.main, directory, "--greedy", "--domains", "math", "--prompts", 3)
     assert code == 0 and "greedy" in out and "math: 3 prompts" in out
+    for option, word in (("--held-out", "--data"), ("--fields=question=q", "--data"), (f"--judge={directory}", "creative writing")):
+        code, _, err = run(evaluate.main, directory, "--domains", "math", option)      # which would do nothing
+        assert code == 2 and err.count("\n") == 1 and word in err, err
 
 
 def test_scores_that_stand_in_the_file_are_not_computed_again_unless_something_changed():
