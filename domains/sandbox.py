@@ -9,42 +9,48 @@ never asks the program anything, a worker that cannot start), which must not be 
 
 Concept: the program under test never says whether it passed, and never holds the expected answers.
 
-    trainer --job--> worker --fork--> program   runs the model's code, then answers calls over a pipe
+    trainer --job--> worker --fork--> program   runs the model's code, then answers questions over a pipe
       ^                 |                 |^       plain values, as tagged JSON
       +-----verdict-----+ --fork--> checker       runs the test; names that the test lacks are looked up over there
 
-The checker rebuilds exact builtin types from JSON (no pickle, no eval), so a lying __eq__ or a subclass of int stays
-behind. Objects without a plain value come back as handles: called, indexed, iterated, passed on, equal to themselves
-only. Changes to list, dict, set and bytearray arguments are mirrored. The worker reads programs but never a test, so
+Each end of the pipe is a `Peer`. Values (builtins, Fraction, datetime, Counter, namedtuples, Python's exceptions) are built
+anew from JSON (no pickle, no eval), so a lying __eq__ or a subclass of int stays behind. Other objects stay where they are;
+a Handle there makes questions of their methods and operators. So a test has the program's instances, classes and exceptions,
+and the program a test's functions. Changes to mutable arguments are mirrored. Values are compared by the checker alone; for
+objects see `Peer.equal`, and `Peer.ask` for who may see what a test expects. The worker reads programs but never a test, so
 neither it nor its forks have answers to leak: the checker reads the test from the same stream, after its fork.
 
 Names in a test mean, in this order: `entry_point`, always the program's; what the test defines; builtins; modules of
-PRELOADED; the program's. Give `entry_point` where a function shares its name with a builtin. Where a test uses helpers
-from the prompt (HumanEval's `poly`), put the prompt in front of the test: the helpers are then the checker's own.
+PRELOADED; the program's, or a method of its class Solution. `from solution import f` is the program's, too. Give
+`entry_point` where a function shares its name with a builtin. Where a test uses helpers from the prompt (HumanEval's
+`poly`), put the prompt in front of the test: the helpers are then the checker's own.
 
 COVERED, each with a hostile test (Linux on x86-64 or arm64; Landlock from 5.13, all of it from 6.12):
   endless loops, sleeping, memory, output, deep or huge return values   wall clock, rlimits, caps on messages
   leaving early (sys.exit, os._exit, atexit), forged replies            silence is a failure; replies are only values
   lying objects, patched builtins and modules                           they live in another process than the test
   reading answers from memory, frames, files or /proc                   they are in none of these; Landlock
+  reading a test through the functions that it passes                   they can be called, nothing else
   writing or deleting files outside of the job's directory              Landlock, unprivileged user, audit hook
   fork bombs, daemons, threads, other programs                          seccomp, RLIMIT_NPROC
   signals to others, network, changes of mode, owner or times           seccomp, Landlock
 NOT COVERED:
-  tests weaker than their task, or that trust the program: eval of its output, comparing through its own helper,
+  tests weaker than their task, or that trust the program: eval of its output, comparing through its own helper or order,
     computing what to expect from an argument after the call that may have changed it
   holes in the kernel; side channels (stat shows that a file exists); CPU and memory within the limits
   macOS, and Linux without Landlock or seccomp (a line on stderr says so): there an audit hook guards files, network
     and processes, which stops accidents and simple tricks, not a determined program. Windows: OSError
-  honest programs that need threads, third-party packages, subdirectories or > 1 MB of output: they fail. Tests that
-    pass their own functions or objects to the program are nan; `except` of a program's own exception class fails
+  honest programs that need threads, subdirectories, > 1 MB of output or a third-party package other than numpy: they
+    fail. So do tests that change a list inside the program's object (obj.items.append), which is a copy here
 
 Try it:  python -m domains.sandbox
 """
-import builtins, functools, importlib, itertools, json, math, operator, os, select, shutil, struct, subprocess, sys
-import tempfile, threading, time
-from collections import deque
+import builtins, datetime, functools, importlib.util, io, itertools, json, math, operator, os, re, select, shutil
+import struct, subprocess, sys, tempfile, threading, time
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from contextlib import suppress
+from decimal import Decimal
+from fractions import Fraction
 
 NOBODY = 65534             # user and group id that a worker takes when started by root
 MESSAGE_BYTES = 16 << 20   # longest message between the processes
@@ -56,9 +62,10 @@ GRACE_SECONDS = 5          # how long after the timeout a worker may still be si
 PRELOADED = """abc array atexit base64 binascii bisect calendar cmath collections copy dataclasses datetime decimal enum
 fractions functools gc hashlib heapq io itertools json math numbers operator os platform queue random re resource
 statistics string struct sys textwrap time types typing unicodedata zlib""".split()
+KNOWN = set()              # names of the modules that a worker had before it forked: what both sides have
 
 
-# ---- messages: 8 bytes of length, then JSON; values travel as themselves or as [tag, parts...] ----
+# ---- messages: 8 bytes of length, then JSON ----
 
 def frame(message):
     """A message, which JSON can hold, as the bytes that are written."""
@@ -83,61 +90,300 @@ def receive(fd):
             raise EOFError("the other side is gone, or too talkative")
     return json.loads(data[8:])
 
+
+# ---- values and objects: what program and checker say to each other, the same on both sides ----
+
 # type: (value -> parts, parts -> value). Exact for every value: views compare like views, long ints travel as hex.
-TAGS = {int: (lambda v: [hex(v)], lambda p: int(p[0], 16)),
-        complex: (lambda v: [v.real, v.imag], lambda p: complex(*p)),
-        range: (lambda v: [v.start, v.stop, v.step], lambda p: range(*p)),
-        **{kind: (lambda v: [v.hex()], lambda p, kind=kind: kind.fromhex(p[0])) for kind in (bytes, bytearray)},
-        **{kind: (list, kind) for kind in (list, tuple, set, frozenset)},
+TAGS = {int: (lambda v: [hex(v)], lambda p: int(p[0], 16)), bytes: (lambda v: [v.hex()], lambda p: bytes.fromhex(p[0])),
+        complex: (lambda v: [v.real, v.imag], lambda p: complex(*p)), list: (list, list), tuple: (list, tuple),
         dict: (lambda v: list(v.items()), dict), type({}.items()): (list, lambda p: dict(p).items()),
         type({}.keys()): (list, lambda p: dict.fromkeys(p).keys()),
         type({}.values()): (list, lambda p: dict(enumerate(p)).values())}
 VALUE_OF = {kind.__name__: of for kind, (_, of) in TAGS.items()}
+# Values that both sides can make in the way of pickle: from their class, arguments and items.
+MADE = {set, frozenset, bytearray, range, Fraction, Decimal, deque, Counter, OrderedDict, defaultdict,
+        datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone}
+MUTABLE = {list, dict, set, bytearray, deque, Counter, OrderedDict, defaultdict}
 
-def pack(value, number_of):
-    """Value -> what JSON can hold; `number_of` gives the number of an object that has no plain value."""
-    kind = type(value)
-    if value is None or kind in (bool, float, str) or kind is int and -2**62 < value < 2**62:
+# The special methods that an object can have on the other side: operators, which see a second value, and the rest.
+ARITHMETIC = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor".split()
+OPERATORS = {*ARITHMETIC, *("i" + name for name in ARITHMETIC), "lt", "le", "gt", "ge", "contains"}
+SPECIAL = {*OPERATORS, *("r" + name for name in ARITHMETIC), *"""call getitem setitem delitem iter next reversed len bool
+    enter exit neg pos abs invert int float complex index round trunc floor ceil""".split()}
+named_tuple = functools.cache(namedtuple)
+
+def perform(question, *args, **kwargs):
+    """What Python does for a special method: operator.add(*args), len(*args), args[0].__exit__(...)."""
+    act = vars(operator).get(f"__{question}__") or question != "exit" and getattr(builtins, question, None)
+    return act(*args, **kwargs) if act else getattr(args[0], f"__{question}__")(*args[1:], **kwargs)
+
+def state(value):
+    """What an object is made of, as for pickle: [arguments of its class, attributes, items, pairs]."""
+    _, *parts = value.__reduce_ex__(2)
+    return [list(part) if hasattr(part, "__next__") else part for part in [*parts, None, None, None][:4]]
+
+def asking(question):
+    """A special method of an object over there."""
+    if question[0] == "r" and question[1:] in ARITHMETIC:
+        return lambda self, other: peer.ask(question[1:], other, self)
+    return lambda self, *args, **kwargs: peer.ask(question, self, *args, **kwargs)
+
+class Mirror(type):
+    """The class of classes over there: isinstance, except and type() are Python's own, the rest is asked for."""
+    def __getattr__(self, name):            # as below
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return peer.ask("getattr", self, name)
+    def __setattr__(self, name, value):
+        peer.ask("setattr", self, name, value)
+    __call__, __getitem__, __iter__, __len__, __contains__ = map(asking, ("call", "getitem", "iter", "len", "contains"))
+    __bool__ = lambda self: True
+
+class Handle(metaclass=Mirror):
+    """An object that lives in the other process."""
+    def __getattr__(self, name):
+        if name.startswith("__") and name != "__name__":    # protocols that probe for optional methods stay here
+            raise AttributeError(name)
+        return peer.ask("getattr", self, name)
+    def __setattr__(self, name, value):
+        if name.startswith("__"):
+            return super().__setattr__(name, value)
+        peer.ask("setattr", self, name, value)
+    def __eq__(self, other):
+        return peer.equal(self, other)
+    __delattr__, __str__, __repr__, __format__, __hash__ = map(asking, ("delattr", "str", "repr", "format", "hash"))
+
+class Peer:
+    """One end of the line between checker and program: asks about objects of the other end, answers about its own.
+
+    finish(letter): the way out of the checker, which does not believe the other end: that can be wrong, late or hostile, and
+    then the program has failed. None in the program. names: the program's globals, in the program.
+    """
+    def __init__(self, inbox, outbox, names=None, finish=None):
+        self.inbox, self.outbox, self.names, self.finish, self.asked = inbox, outbox, names, finish, 0
+        self.mine = {}          # number: an object that the other end knows of, kept so that its id stays its own
+        self.theirs = {}        # number: Handle or Mirror of an object of the other end
+        self.classes = set()    # that the test has named: their objects stay objects, even if they are lists or numbers too
+        self.fresh = {}         # Handle's number: whether it came from a class or an operator of the test, see `operate`
+
+    def pack(self, value):
+        """Value -> what JSON can hold."""
+        kind = type(value)
+        if value is None or kind in (bool, float, str) or kind is int and -2**62 < value < 2**62:
+            return value
+        if kind in TAGS:
+            return [kind.__name__, *map(self.pack, TAGS[kind][0](value))]
+        if isinstance(value, (Mirror, Handle)):
+            return ["yours", vars(value)["__number__"]]
+        if name := self.standard(value):
+            return ["standard", *name]
+        if kind in MADE or isinstance(value, Exception) and self.standard(kind):
+            return ["made", self.pack(kind), *map(self.pack, state(value))]
+        if "numpy" in KNOWN and kind.__module__ == "numpy" and hasattr(kind, "tolist"):
+            return ["numpy", str(value.dtype), self.pack(value.tolist())]
+        if kind.__bases__ == (tuple,) and hasattr(kind, "_fields") and not any(
+                callable(made) for name, made in vars(kind).items() if name not in vars(named_tuple("no_fields", ()))):
+            return ["namedtuple", kind.__name__, list(kind._fields), *map(self.pack, value)]
+        if kind not in self.classes and (plain := self.plain(value)):
+            return self.pack(plain[0])
+        self.mine[id(value)] = value
+        if isinstance(value, type):
+            return ["class", id(value)]
+        self.mine[id(kind)] = kind
+        return ["mine", id(value), id(kind)]
+
+    def unpack(self, message):
+        """JSON -> value, of exact types whatever the sender is; raises on what `pack` never says."""
+        if type(message) is dict:
+            raise ValueError("no value travels as a dict")
+        if type(message) is not list:
+            return message
+        tag, *parts = message
+        if tag in ("yours", "class", "mine"):
+            return {"yours": self.mine.__getitem__, "class": self.mirror, "mine": self.handle}[tag](*parts)
+        if tag == "standard":
+            found = operator.attrgetter(parts[1])(sys.modules[parts[0]])
+            if self.finish and not (parts[0] in KNOWN and isinstance(found, type)):
+                raise ValueError("no program has to send this")
+            return found
+        if tag == "namedtuple":
+            return named_tuple(parts[0], tuple(parts[1]))(*map(self.unpack, parts[2:]))
+        parts = list(map(self.unpack, parts))
+        if tag == "numpy":
+            return sys.modules["numpy"].array(parts[1], dtype=parts[0])[()]
+        if tag != "made":
+            return VALUE_OF[tag](parts)
+        kind, args, attributes, items, pairs = parts
+        if not (kind in MADE or issubclass(kind, Exception)):
+            raise ValueError("no value is made like this")
+        value = kind(*args)
+        if attributes:
+            vars(value).update(attributes)
+        if items:
+            value.extend(items)
+        for key, item in pairs or ():
+            value[key] = item
         return value
-    if kind in TAGS:
-        return [kind.__name__, *[pack(part, number_of) for part in TAGS[kind][0](value)]]
-    # A subclass of a builtin (Counter, namedtuple, IntEnum...) travels as that builtin; str(x) of an Enum is not its value.
-    for base in (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset):
-        if isinstance(value, base):
-            return pack(str.__str__(value) if base is str else base(value), number_of)
-    return ["handle", number_of(value)]
 
-def unpack(message, object_at):
-    """JSON -> exact builtin types, whatever the sender is; raises on what `pack` never says. object_at: of a handle."""
-    if type(message) is dict:
-        raise ValueError("no value travels as a dict")
-    if type(message) is not list:
-        return message
-    tag, *parts = message
-    return object_at(parts[0]) if tag == "handle" else VALUE_OF[tag]([unpack(part, object_at) for part in parts])
+    def standard(self, value):
+        """(module, name) of a class, or in the checker a function, that Python's library has on both sides; else None."""
+        named = isinstance(value, type) or self.finish and callable(value)
+        name, module = named and getattr(value, "__qualname__", None), getattr(value, "__module__", None) or "builtins"
+        if type(name) is type(module) is str and module in KNOWN:
+            with suppress(AttributeError):
+                return (module, name) if operator.attrgetter(name)(sys.modules[module]) is value else None
+
+    def handle(self, number, kind):
+        """The object of the other end that has this number, and the class of that number."""
+        if number not in self.theirs:
+            cls = self.mirror(kind)
+            self.theirs[number] = cls.__new__(cls)          # without __init__, which is the other end's
+            vars(self.theirs[number])["__number__"] = int(number)
+        return self.theirs[number]
+
+    def mirror(self, number):
+        """The class of the other end that has this number: its name, bases and special methods. Of bases that both ends
+        have only exceptions count, so that `except` works."""
+        if number not in self.theirs:
+            name, bases, special = self.ask("describe", int(number))
+            bases = [base for base in bases if isinstance(base, Mirror) or issubclass(base, Exception)]
+            methods = {f"__{name}__": asking(name) for name in special if name in SPECIAL}
+            if any(issubclass(base, Exception) for base in bases):
+                methods["args"] = property(lambda self: peer.ask("getattr", self, "args"))
+            bases = bases if any(isinstance(base, Mirror) for base in bases) else [Handle, *bases]
+            self.theirs[number] = Mirror(name, tuple(bases), {**methods, "__number__": int(number), "__module__": "solution"})
+        return self.theirs[number]
+
+    def ask(self, question, *args, **kwargs):
+        """One question to the other end, and its own questions while it thinks.
+
+        An operator's second value may be what the test expects, and the answer then be the verdict. So an object of the
+        program hears of a value only if the test has made it, by calling a class or by an operator, and no function has
+        given it back since. Two objects may always meet, and where a subclass of a builtin may not, that builtin does.
+        """
+        made = [self.fresh.get(vars(arg)["__number__"]) for arg in args if isinstance(arg, (Handle, Mirror))]
+        if self.finish and question in OPERATORS and len(made) == 1 and not made[0]:
+            one = next(arg for arg in args if isinstance(arg, (Handle, Mirror)))
+            if plain := self.ask("plain", one):
+                return perform(question, *[plain[0] if arg is one else arg for arg in args])
+            if made[0] is False:            # the object may be honest: only it can know
+                self.finish(b"?")
+            raise TypeError(f"no {question} of a value and an object that a function has returned")
+        self.asked += 1
+        values = [*args, *kwargs.values()]
+        question_frame = frame(["ask", question, list(kwargs), list(map(self.pack, values))])
+        try:
+            write(self.outbox, question_frame)
+            while (message := receive(self.inbox))[0] == "ask":
+                self.answer(*message[1:])
+            kind, content, after = message
+            content = self.unpack(content)
+            for old, new in zip(values, map(self.unpack, after)):
+                if type(new) is type(old) in MUTABLE:
+                    old.clear(), (old.extend if hasattr(old, "extend") else old.update)(new)
+            if isinstance(content, Handle):
+                number = vars(content)["__number__"]
+                new = question == "call" and args[0] in self.classes or question in (*OPERATORS, "enter") and any(made)
+                if new or number in self.fresh:
+                    self.fresh[number] = new
+            if kind != "value" and not isinstance(content, Exception):
+                raise EOFError("only exceptions are raised")
+        except BaseException:
+            if self.finish:
+                self.finish(b"0")
+            raise
+        if kind != "value":
+            raise content
+        return content
+
+    def answer(self, question, names, sent):
+        """Answer one question: the value or the exception, and the arguments that it has changed."""
+        values = list(map(self.unpack, sent))
+        args, kwargs = values[:len(values) - len(names)], dict(zip(names, values[len(values) - len(names):]))
+        try:
+            if self.finish and question != "describe":      # the program may use what a test passes, and look at no more
+                attribute = question in ("getattr", "setattr")
+                if not (type(sent[0]) is list and sent[0][0] == "yours" and (
+                        type(args[0]).__module__ == "test" and args[1][:1] != "_" if attribute else
+                        question in {*SPECIAL, "str", "repr", "format", "hash", "eq"})):
+                    raise AttributeError("this belongs to the test")
+            own = {"name": self.name, "describe": self.describe, "state": state, "plain": self.plain}.get(question)
+            said = "value", self.pack(own(*args) if own else perform(question, *args, **kwargs))
+        except Exception as error:
+            said = "error", self.pack(error)
+        after = [new if type(value) in MUTABLE and (new := self.pack(value)) != old else None
+                 for value, old in zip(values, sent)]
+        reply = frame([*said, after])
+        if len(reply) > MESSAGE_BYTES:
+            reply = frame(["error", self.pack(ValueError("too long to return")), []])
+        write(self.outbox, reply)
+
+    def name(self, name):
+        """The program's global of a name, or else the method of its class Solution."""
+        if name not in self.names:
+            if hasattr(self.names.get("Solution"), name):
+                return getattr(self.names["Solution"](), name)
+            raise NameError(f"name {name!r} is not defined")
+        if isinstance(self.names[name], type):
+            self.classes.add(self.names[name])
+        return self.names[name]
+
+    def describe(self, number):
+        """[name, bases, special methods] of the class that has a number."""
+        kind = self.mine[number]
+        special = {name[2:-2] for cls in kind.__mro__[:-1] for name in vars(cls)} & SPECIAL
+        return [kind.__name__, [base for base in kind.__bases__ if base is not object], sorted(special)]
+
+    def plain(self, value):
+        """[the builtin that an object of a subclass is], or []; str(x) of an Enum is not its value."""
+        for base in (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset):
+            if isinstance(value, base):
+                return [str.__str__(value) if base is str else base(value)]
+        return []
+
+    def equal(self, one, other):
+        """Whether a Handle equals something. The checker decides itself, by values: two objects of the program are equal
+        if the program says so and they are made of equal parts; where it says so alone, that is nan."""
+        if not self.finish:
+            return self.ask("eq", one, other)
+        if not isinstance(other, Handle):
+            return self.ask("plain", one) == [other]
+        equal = one is other or self.ask("eq", one, other) is True
+        if equal and one is not other and self.ask("state", one) != self.ask("state", other):
+            self.finish(b"?")
+        return equal
 
 
 # ---- the program's process: all of it untrusted once the program has started ----
 # From here to the trainer's side a job is what one process runs of the trainer's: {"program": str, "script": bool,
-# "entry_point": str or None, "timeout": seconds, "memory_mb": number}. Its tests are a message of their own, a list of
-# texts or one {"stdin", "stdout"}. Ends of pipes (inbox, control, verdict...) are file descriptors, `shield` is what
-# build_shield returns, `stdlib` the directory of the standard library.
+# "entry_point": str or None, "numpy": bool, "timeout": seconds, "memory_mb": number}. Its tests are a message of their own,
+# a list of texts or one {"stdin", "stdout"}. Ends of pipes (inbox, control, verdict...) are file descriptors, `shield` is
+# what build_shield returns, `stdlib` the directory of the standard library.
 
 def run_program(job, inbox, outbox, shield):
-    """Run the program behind walls, as a script from inbox to outbox or to be asked there (`serve`); never returns."""
+    """Run the program behind walls, as a script from inbox to outbox or to be asked there; never returns."""
+    global peer
     if job["script"]:
         inbox, outbox = os.dup2(inbox, 0), os.dup2(outbox, 1)
+    else:
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(NoInput()))
     confine(shield, job, inbox, outbox)
     install_audit_hook(os.getcwd(), shield["stdlib"])
     # Not "__main__" in function mode: an `if __name__ == "__main__": input()` below a good function must not fail it.
     name = "__main__" if job["script"] else "solution"
     builtins.exit = builtins.quit = sys.exit         # which -S leaves out
+    really = io.open                                 # /dev/stdin leads through /proc, which is closed
+    builtins.open = io.open = lambda file, *a, **k: really(os.dup(0) if str(file) == "/dev/stdin" else file, *a, **k)
+    sys.argv[:] = ["solution.py"]
     module = sys.modules[name] = type(sys)(name)     # registered, as dataclasses look themselves up
-    status = 0
+    peer, status = Peer(inbox, outbox, names=vars(module)), 0
     try:
-        exec(compile(job["program"], "<program>", "exec", dont_inherit=True), vars(module))
+        with suppress(*() if job["script"] else [EOFError]):       # at the end: a driver below a good function
+            exec(compile(job["program"].removeprefix("\ufeff"), "<program>", "exec", dont_inherit=True), vars(module))
         if not job["script"]:
-            serve(vars(module), inbox, outbox)
+            write(outbox, frame("ready"))
+            while True:                     # until the checker hangs up; SystemExit and its kin are a failure
+                peer.answer(*receive(inbox)[1:])
     except SystemExit as stop:
         status = 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 1
     except BaseException:
@@ -149,38 +395,12 @@ def run_program(job, inbox, outbox, shield):
                 stream.flush()
     os._exit(status & 255)
 
-def serve(names, inbox, outbox):
-    """Answer the checker's questions about `names`, the program's globals, until it hangs up: EOFError.
-
-    Exceptions of the program are answers; SystemExit and its kin end the process: a failure.
-    """
-    objects = {}
-    def number_of(value):
-        objects[id(value)] = value          # kept, so that its id stays its own
-        return id(value)
-    def object_at(number):                  # a name stands for a builtin that the test passes, such as int
-        return getattr(builtins, number) if isinstance(number, str) else objects[number]
-    def lookup(name):
-        if name not in names:
-            raise NameError(f"name {name!r} is not defined")
-        return names[name]
-    # No comparison and no `in`: those belong to the checker, on plain values.
-    answers = {"name": lookup, "call": operator.call, "getitem": operator.getitem, "setitem": operator.setitem,
-               "getattr": getattr, "setattr": setattr, "iter": iter, "next": next, "len": len, "bool": bool, "str": str,
-               "repr": repr}
-    write(outbox, frame("ready"))
-    while True:
-        question, before, kwargs = receive(inbox)
-        args = unpack(before, object_at)
-        try:
-            said = "value", pack(answers[question](*args, **unpack(kwargs, object_at)), number_of)
-        except Exception as error:
-            said = "error", [[cls.__name__ for cls in type(error).__mro__], str(error)]
-        after = pack(args, number_of)
-        reply = frame([*said, None if after == before else after])
-        if len(reply) > MESSAGE_BYTES:
-            reply = frame(["error", [["ValueError"], "too long to return"], None])
-        write(outbox, reply)
+class NoInput(io.RawIOBase):
+    """The stdin of a program that is asked for functions: whoever reads it meets the end."""
+    def readable(self):
+        return True
+    def readinto(self, buffer):
+        raise EOFError("no input here")
 
 def install_audit_hook(directory, stdlib):
     """Write in `directory` alone, read there and in stdlib, or PermissionError: the only guard where the kernel has none."""
@@ -201,8 +421,9 @@ def install_audit_hook(directory, stdlib):
                 under(stdlib, args[0]) and "-packages/" not in fsdecode(args[0]))
         elif event in ("os.remove", "os.rename"):
             allowed = all(under(directory, part) for part in args)
-        else:
-            allowed = not event.startswith(forbidden) or event == "socket.__new__"     # asyncio makes a pair for itself
+        else:                               # asyncio makes a pair of sockets for itself
+            allowed = not event.startswith(forbidden) or event in ("socket.__new__", "sqlite3.connect/handle") or (
+                event == "sqlite3.connect" and args[0] == ":memory:")
         if not allowed:
             raise PermissionError(f"sandbox: {event} is not allowed here")
     sys.addaudithook(hook)
@@ -215,6 +436,7 @@ def run_checker(job, control, from_program, to_program, verdict, shield):
 
     Writes to `verdict`: b"t" when the tests are read, then b"1" (passed), b"0" or b"?" (the verifier failed).
     """
+    global peer
     def finish(letter):                     # not an exception: a test's own `except:` could swallow that
         os.write(verdict, letter)
         os._exit(0)
@@ -227,84 +449,51 @@ def run_checker(job, control, from_program, to_program, verdict, shield):
         tests = [compile(test, "<test>", "exec", dont_inherit=True) for test in tests]
     except Exception:                       # a SyntaxError, or test too long or too deep
         finish(b"?")
-    asked = 0
+    peer = Peer(from_program, to_program, finish=finish)
 
-    def number_of(value):
-        if type(value) is Handle:
-            return value.__dict__["number"]
-        name = getattr(value, "__name__", "")
-        # A test's own object cannot travel, which is not the program's mistake.
-        return name if getattr(builtins, name, None) is value else finish(b"?")
-
-    def ask(question, *args, **kwargs):
-        """One question to the program; its side can be wrong, late or hostile, and is then a failure."""
-        nonlocal asked
-        asked += 1
-        message = frame([question, pack(args, number_of), pack(kwargs, number_of)])
-        try:
-            write(to_program, message)
-            kind, content, after = receive(from_program)
-            for old, new in zip(args, unpack(after, handle_at) if after else ()):
-                if type(old) is type(new) and type(old) in (list, bytearray):
-                    old[:] = new
-                elif type(old) is type(new) and type(old) in (dict, set):
-                    old.clear(), old.update(new)
-            if kind == "value":
-                return unpack(content, handle_at)
-            classes, text = content
-            error = RuntimeError(str(text))
-            for name in classes[::-1]:      # from the base to the class itself: the last builtin that fits wins
-                cls = getattr(builtins, name, None)
-                if isinstance(cls, type) and issubclass(cls, Exception):
-                    with suppress(TypeError):     # UnicodeDecodeError wants five arguments
-                        error = cls(str(text))
-        except BaseException:
-            finish(b"0")
-        raise error
-
-    class Handle:
-        """An object that lives in the program. Equality is identity, whatever its own __eq__ says."""
-        def __init__(self, number):
-            self.__dict__["number"] = number
-        def __call__(self, *args, **kwargs):
-            return ask("call", self, *args, **kwargs)
-        def __getattr__(self, name):
-            if name.startswith("__"):       # protocols that probe for optional methods stay here
-                raise AttributeError(name)
-            return ask("getattr", self, name)
-    handle_at = functools.cache(lambda number: Handle(int(number)))     # of one number always the same
-    for question in ("setattr", "getitem", "setitem", "iter", "next", "len", "bool", "str", "repr"):
-        setattr(Handle, f"__{question}__", lambda self, *args, question=question: ask(question, self, *args))
+    def of_program(name):
+        value = peer.ask("name", name)
+        if isinstance(value, Mirror) and name[:1].isupper():        # a function's name does not call a class
+            peer.classes.add(value)
+        return value
 
     class Names(dict):
         """Globals of a test, in the order that the module's docstring gives."""
         def __getitem__(self, name):
             if name == job["entry_point"]:
-                return ask("name", name)
+                return of_program(name)
             if name in self or name.startswith("__"):
                 return dict.__getitem__(self, name)
             if hasattr(builtins, name):
                 return getattr(builtins, name)
-            return sys.modules[name] if name in PRELOADED else ask("name", name)
+            return sys.modules[name] if name in PRELOADED else of_program(name)
 
+    class Solution(type(sys)):
+        """The module `solution`, from which tests import the program's names."""
+        __all__ = ()
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return of_program(name)
+
+    sys.modules["solution"] = Solution("solution")
     try:
         ready = receive(from_program) == "ready"
     except BaseException:
         finish(b"0")
     for test in tests:
-        before = asked
+        before = peer.asked
         try:
             exec(test, Names(__name__="test"))
         except BaseException:               # what went wrong before the first question is not the program's fault
-            finish(b"0" if asked > before else b"?")
-    finish(b"1" if ready and asked else b"?")
+            finish(b"0" if peer.asked > before else b"?")
+    finish(b"1" if ready and peer.asked else b"?")
 
 def same_output(test, from_program, to_program):
-    """Does a script print what the test expects, except for blanks at ends of lines and of the text?
+    """Does a script print what the test expects (`same_text`)?
 
     Feeds stdin and reads stdout at once, because either pipe may fill up first. False for more than OUTPUT_BYTES too many.
     """
-    lines = lambda text: [line.rstrip() for line in text.rstrip().split("\n")]
     feed, output = test["stdin"].encode("utf-8", "surrogatepass"), bytearray()
     os.set_blocking(to_program, False)
     poller = select.poll()
@@ -315,7 +504,7 @@ def same_output(test, from_program, to_program):
                 chunk = os.read(fd, 1 << 16)
                 output += chunk
                 if not chunk:
-                    return lines(output.decode("utf-8", "replace")) == lines(test["stdout"])
+                    return same_text(output.decode("utf-8", "replace"), test["stdout"])
             else:
                 try:
                     feed = feed[os.write(fd, feed[:1 << 16]):]
@@ -324,6 +513,19 @@ def same_output(test, from_program, to_program):
                 if not feed:
                     poller.unregister(fd), os.close(fd)
     return False
+
+def same_text(printed, expected):
+    """Whether two texts are the same except for blanks at ends of lines and of the text, and for a millionth of a
+    number that is expected with a decimal point or an exponent."""
+    pieces = lambda text: [piece for line in text.rstrip().split("\n") for piece in (*re.split(r"(\s+)", line.rstrip()), "\n")]
+    def same(got, want):
+        if got == want or not re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", want):
+            return got == want
+        with suppress(ValueError):
+            return math.isclose(float(got), float(want), rel_tol=1e-6, abs_tol=1e-9)
+        return False
+    printed, expected = pieces(printed), pieces(expected)
+    return len(printed) == len(expected) and all(map(same, printed, expected))
 
 
 # ---- walls: built once in the worker, put up in each fork before it runs any code ----
@@ -451,9 +653,10 @@ def start(function, *args):
             os._exit(1)                     # never back into the worker's loop
     return pid
 
-def worker(directory):
+def worker(directory, packages=None):
     """A worker's life: on stdin come jobs, each with its tests, on stdout go verdicts, until the trainer hangs up.
 
+    packages: the folder from which numpy is imported when a job names it; without it, there is no numpy.
     The first message is {"missing": [walls this system lacks]}, or {"error": why} and nothing more.
     """
     control, answers, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
@@ -471,19 +674,28 @@ def worker(directory):
             os._exit(255)
         os._exit(0)
     try:
-        for name in PRELOADED:
+        for name in PRELOADED + [name for name in ("bz2", "lzma", "sqlite3") if importlib.util.find_spec(f"_{name}")]:
             importlib.import_module(name)
+        packages = packages and os.open(packages, os.O_RDONLY)
         shield = build_shield(directory)
         status = os.waitpid(start(rehearse), 0)[1]
         if status:
             raise OSError("programs could fork" if status >> 8 == 255 else f"no walls: {os.strerror(status >> 8)}")
     except Exception as error:
         return write(answers, frame({"error": f"worker cannot start: {error}"}))
-    sys.modules["gc"].freeze()              # the forks share these pages as long as nobody writes to them
     write(answers, frame({"missing": shield["missing"]}))
     with suppress(EOFError):                # the trainer hangs up
         while True:
-            write(answers, frame(grade(receive(control), control, shield)))
+            job = receive(control)
+            if job["numpy"] and packages and "numpy" not in sys.modules:
+                sys.path.append(f"/proc/self/fd/{packages}")
+                for name in ("numpy", "numpy.testing", "numpy.random"):
+                    importlib.import_module(name)
+                sys.path.pop()
+            if len(KNOWN) < len(sys.modules):
+                KNOWN.update(sys.modules.keys() - {"__main__"})
+                sys.modules["gc"].freeze()  # the forks share these pages as long as nobody writes to them
+            write(answers, frame(grade(job, control, shield)))
 
 def grade(job, control, shield):
     """Fork program and checker, wait for the verdict until the deadline, leave nothing behind.
@@ -533,8 +745,10 @@ def start_worker(directory):
     """A worker (a Popen) whose programs run in `directory`, or None; what is wrong or weaker goes to stderr, once."""
     # -s -S: no site-packages. A fixed hash seed makes rewards repeatable; the environment is otherwise empty.
     command = [sys.executable, "-s", "-S", "-X", "utf8", os.path.abspath(__file__), "--worker", directory]
+    if numpy := importlib.util.find_spec("numpy"):
+        command.append(os.path.dirname(os.path.dirname(numpy.origin)))
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               bufsize=0, env={"PYTHONHASHSEED": "0"}, start_new_session=True)
+                               bufsize=0, env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}, start_new_session=True)
     hello = talk(process, b"", START_SECONDS) or {"error": "worker did not start"}
     if "error" in hello:
         tell(hello["error"])
@@ -578,7 +792,8 @@ def grade_all(waiting, results, root, settings):
             isinstance(test, dict) and type(test.get("stdin")) is type(test.get("stdout")) is str for test in scripts)
         verdict = "verifier"
         for test in [code] * bool(code) + scripts if valid else ():
-            job = {"program": program, "script": test is not code, "entry_point": entry_point, **settings}
+            job = {"program": program, "script": test is not code, "entry_point": entry_point, "numpy": "numpy" in key,
+                   **settings}
             for _ in range(2):              # a worker lost twice: the job is what the two have in common, so it fails
                 process = process or start_worker(directory)
                 if not process:             # left to the other workers; nan if there are none
@@ -621,7 +836,7 @@ def run_tests(jobs, *, timeout=4.0, memory_mb=512, workers=None):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2])
+        worker(*sys.argv[2:])
     else:
         tests = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
         for program in ("def add(a, b): return a + b", "def add(a, b): return a - b", "import os; os._exit(0)"):

@@ -9,9 +9,10 @@ import tempfile
 import threading
 import time
 
-from domains import sandbox
+import domains
+from domains import code_, sandbox
 from domains.sandbox import run_tests
-from shared import raised, replaced, rows_of, shared
+from shared import WORK, raised, replaced, rows_of, shared
 
 ADD = ["assert add(1, 2) == 3", "assert add(-5, 5) == 0"]
 GOOD = "def add(a, b): return a + b\n"
@@ -139,7 +140,139 @@ def drop(values, kind): return [v for v in values if not isinstance(v, kind)]
                   "assert drop([1, 'a', 2.0], int) == ['a', 2.0]") == 1.0
     assert reward(program, "assert Pair(1, 2) == Pair(1, 2)") == 0.0
 
-def test_exceptions_keep_their_builtin_type():
+VECTOR = """
+class V:
+    count = 3
+    def __init__(self, x, y=0): self.x, self.y = x, y
+    def __add__(self, o): return V(self.x + o.x, self.y + o.y)
+    def __eq__(self, o): return isinstance(o, V) and (self.x, self.y) == (o.x, o.y)
+    def __hash__(self): return hash((self.x, self.y))
+    def __mul__(self, k): return self.x * k.x + self.y * k.y if isinstance(k, V) else V(self.x * k, self.y * k)
+    __rmul__ = __mul__
+    def __lt__(self, o): return self.x < (o.x if isinstance(o, V) else o)
+    def __abs__(self): return (self.x ** 2 + self.y ** 2) ** 0.5
+    def __repr__(self): return f"V({self.x}, {self.y})"
+    def __iter__(self): return iter((self.x, self.y))
+    def __call__(self, z): return self.x * z
+    def __contains__(self, z): return z in (self.x, self.y)
+    def __iadd__(self, o): self.x += o.x; return self
+    @property
+    def norm(self): return abs(self)
+    @classmethod
+    def unit(cls): return cls(1, 0)
+"""
+BANK = """
+class BankError(Exception): pass
+class Poor(BankError):
+    def __init__(self, need): super().__init__(f"need {need}"); self.need = need
+def take(n): raise Poor(n)
+"""
+OBJECTS = [  # a program, tests that it passes as it would in one process
+    (VECTOR, "assert V(1) + V(2) == V(3) != V(4) and V(1, 2) * 2 == V(2, 4) == 2 * V(1, 2) and V(1, 2) * V(3, 4) == 11",
+     "assert V(1) < V(2) < 5 and sorted([V(3), V(1)]) == [V(1), V(3)] and abs(V(3, 4)) == V(3, 4).norm == 5",
+     "assert str(V(1)) == f'{V(1)}' == 'V(1, 0)' and list(V(1, 2)) == [1, 2] and V(3)(2) == 6 and 1 in V(1) and 7 not in V(1)",
+     "v = V(1); v += V(2); v.y = 5; assert v == V(3, 5) and V.unit() == V(1) and V.count == v.count == 3 and not hasattr(v, 'z')",
+     "assert len({V(1), V(1), V(2)}) == 2 and isinstance(V(1), V) and type(V(1)) is V and V(2) in [V(1), V(2)]"),
+    ("class B:\n  def __init__(s): s.d, s.log = [1, 3], []\n  def __contains__(s, x): return x in s.d\n"
+     "  def __enter__(s): s.log.append('in'); return s\n  def __exit__(s, *a): s.log.append(a[0] is ValueError); return True",
+     "assert 3 in B() and 4 not in B()", "b = B()\nwith b as c: assert c is b\nwith b: raise ValueError\n"
+     "assert b.log == ['in', False, 'in', True]"),
+    ("class Stack(list):\n  def push(s, x): s.append(x)\n  def peek(s): return s[-1]",
+     "s = Stack(); s.push(1); s.push(2)\n"
+     "assert s.peek() == 2 and s == [1, 2] and len(s) == 2 and s[0] == 1 and s.pop() == 2 and s == [1]"),
+    ("from fractions import Fraction; from decimal import Decimal; import datetime\ndef f(x, y=1): return x + y",
+     "from fractions import Fraction\nassert f(Fraction(1, 2)) == Fraction(3, 2) == 1.5 and isinstance(f(Fraction(1, 2)), Fraction)",
+     "from decimal import Decimal\nassert str(f(Decimal('1.10'))) == '2.10'",
+     "from datetime import *\nassert f(date(2020, 2, 28), timedelta(1)) == date(2020, 2, 29)\n"
+     "assert f(datetime(2020, 1, 1, tzinfo=timezone.utc), timedelta(1)).day == 2"),
+    ("from collections import *\ndef f(q): q.append(3); q.rotate(1); return q\ndef c(s): return Counter(s)\n"
+     "def dd(): d = defaultdict(list); d[1].append(2); return d\nP = namedtuple('P', 'x y')\ndef p(): return P(1, 2)",
+     "from collections import deque\nq = deque([1, 2], maxlen=5); r = f(q)\nassert q == r == deque([3, 1, 2]) and r.maxlen == 5",
+     "assert c('aab').most_common(1) == [('a', 2)] and c('a')['z'] == 0 and dd() == {1: [2]} and dd()[9] == []",
+     "assert p().x == 1 and p() == (1, 2) == P(1, y=2) and p()._asdict() == {'x': 1, 'y': 2}"),
+    ("from dataclasses import dataclass\n@dataclass(order=True)\nclass P:\n  x: int\n  y: int = 0\ndef mk(a): return P(a)",
+     "assert mk(1) == P(1) != P(1, 2) and P(1) < P(2) and repr(P(1)) == 'P(x=1, y=0)' and max(P(1), P(3)).x == 3"),
+    ("import enum\nclass C(enum.Enum):\n  RED = 1\n  BLUE = 2\nclass N(enum.IntEnum):\n  LO = 1\n  HI = 2\ndef f(x): return C.RED",
+     "assert f(1) is C.RED != C.BLUE and C(2).name == 'BLUE' and C['RED'].value == 1 and len(C) == 2 and C.RED in C",
+     "assert N.LO == 1 and N.LO < N.HI > 1 and N.LO + 1 == 2 and [n.name for n in N] == ['LO', 'HI']"),
+    (BANK, "try: take(2)\nexcept Poor as e: assert str(e) == 'need 2' and e.need == 2 and e.args == ('need 2',)\nelse: assert 0",
+     "try: take(2)\nexcept BankError as e: assert type(e) is Poor\nelse: assert 0", "assert issubclass(Poor, Exception)"),
+    ("def ap(f, x): return f(f(x))\ndef mp(f, xs): return [f(x) for x in xs]\ndef comp(f, g): return lambda x: f(g(x))\n"
+     "def take(it, n): return [next(it) for _ in range(n)]\ndef order(xs): return sorted(xs)\ndef name(u): return u.name.upper()",
+     "assert ap(lambda x: x + 1, 3) == 5 and comp(lambda x: x * 2, lambda x: x + 1)(3) == 8",
+     "import math, operator\nassert mp(str.lower, ['A']) == ['a'] and mp(math.sqrt, [4]) == [2] and mp(len, ['ab']) == [2] "
+     "and mp(operator.itemgetter(1), [(1, 2)]) == [2] and mp('{}!'.format, ['a']) == ['a!']",
+     "def count():\n  n = 0\n  while True:\n    yield n\n    n += 1\nassert take(count(), 3) == [0, 1, 2]",
+     "class U:\n  def __init__(self, name): self.name = name\n  def __lt__(self, other): return self.name < other.name\n"
+     "a, b = U('a'), U('b')\nassert name(a) == 'A' and order([b, a])[0] is a",
+     "calls = []\ndef f(x): calls.append(x); return x\nassert ap(f, 1) == 1 and calls == [1, 1]")]
+
+def test_objects_functions_and_exceptions_behave_as_in_one_process():
+    jobs = [{"program": program, "tests": [test]} for program, *tests in OBJECTS for test in tests]
+    wrong = [job for job, got in zip(jobs, run_tests(jobs)) if got != 1.0]
+    assert not wrong, wrong
+
+def test_what_only_the_program_can_know_is_nan_and_what_it_may_not_see_is_a_failure():
+    lies = "  __eq__ = lambda s, o: True\n  __sub__ = __mul__ = lambda s, o: 0.0\n  __lt__ = __contains__ = lambda s, o: True\n"
+    close = "assert abs({} - 3) < 1e-6"
+    assert reward("class L:\n" + lies + "def f(x): return L()", close.format("f(2)")) == 0.0
+    assert reward("class f:\n  def __init__(s, x): pass\n" + lies, close.format("f(2)")) == 0.0         # a class in the place of
+    assert reward("class F:\n  def __init__(s, x): pass\n" + lies + "f = F", close.format("f(2)")) == 0.0       # a function
+    assert reward("class L(int):\n" + lies + "def f(x): return L(7)", "L\n" + close.format("f(2)")) == 0.0
+    liar = "class C:\n  def __init__(s, x): s.x = x\n  def area(s): return s\n  def other(s): return C(77)\n" + lies
+    assert math.isnan(reward(liar, "c = C(1)\n" + close.format("c.area()")))
+    assert math.isnan(reward(liar, "assert C(1).other() == C(2)")) and reward(liar, "assert C(1) == 1") == 0.0
+
+def test_a_program_cannot_look_into_the_functions_and_objects_that_a_test_passes():
+    test = (f"class Box:\n  def __init__(s): s.value, s._key = 1, 2\nexpected = 'wombat'\n"
+            "def g():\n  yield 1\n  assert expected\n"
+            "assert f(lambda x: expected and x, g(), Box()) == []\nassert expected == 'wombat'")
+    program = """
+def f(function, generator, box):
+    found = []
+    ask = type(function).__call__.__globals__['peer'].ask
+    for act in (lambda: ask('getattr', function, '__globals__'), lambda: ask('getattr', function, '__code__'),
+                lambda: ask('getattr', generator, 'gi_frame'), lambda: ask('getattr', box, '_key'), lambda: ask('name', 'expected'),
+                lambda: ask('getattr', box, '__class__'), lambda: ask('state', box), lambda: ask('eval', 'expected'),
+                lambda: ask('getattr', '{0.__globals__}', 'format'), lambda: ask('call', eval, 'expected'),
+                lambda: ask('plain', box), lambda: ask('getattr', type(box), '__init__'), lambda: ask('exec', box)):
+        try: found.append(act())
+        except (TypeError, AttributeError): pass
+    assert ask('getattr', box, 'value') == function(1) == next(generator) == 1
+    return found
+"""
+    assert reward(program, test) == 1.0
+
+def test_programs_find_their_usual_surroundings():
+    for program, stdin, stdout in (
+            ("import fileinput; print(sum(int(line) for line in fileinput.input()))", "1\n2\n", "3"),
+            ("import sys\nif len(sys.argv) > 1: open(sys.argv[1])\nprint(input())", "1\n", "1"),
+            ("print(open('/dev/stdin').read().upper(), open(0).read())", "ab\n", "AB"), ("\ufeffprint(1)", "", "1"),
+            ("import sqlite3\nc = sqlite3.connect(':memory:')\nprint(c.execute('select 1+1').fetchone()[0])", "", "2")):
+        assert script(program, stdin, stdout) == 1.0, program
+    for driver in ("print(add(int(input()), 1))", "import sys\nfor line in sys.stdin: print(line)",
+                   "import sys\nprint(sys.stdin.buffer.read().split()[0])"):
+        assert reward("import sys\ninput = sys.stdin.readline\n" + GOOD + driver, *ADD) == 1.0, driver
+    assert reward(GOOD + "1 / 0", *ADD) == 0.0
+    assert reward("class Solution:\n  def add(self, a, b): return a + b", *ADD) == 1.0
+    assert reward(GOOD, "from solution import add\nassert add(1, 2) == 3", "import solution\nassert solution.add(1, 2) == 3") == 1.0
+
+def test_numpy_is_there_where_it_is_installed():
+    import importlib.util
+    test = ("import numpy as np\nassert np.allclose(f([1, 2]), [2, 4]) and (f([1, 2]) == np.array([2, 4])).all()\n"
+            "assert g(np.arange(4)) == 6")
+    got = reward("import numpy as np\ndef f(a): return np.array(a) * 2\ndef g(a): return a.sum()", test)
+    assert got == 1.0 if importlib.util.find_spec("numpy") else math.isnan(got)
+
+def test_printed_numbers_are_right_within_a_millionth_where_a_decimal_number_is_expected():
+    for printed, expected in (("0.3333333333333333", "0.3333333333"), ("1e3 2", "1000.0 2"), ("x 0.5\n2.00", "x 0.50\n2.0"),
+                              ("-0.0", "0.0"), ("1000000.4", "1000000.0")):
+        assert sandbox.same_text(printed, expected), printed
+    for printed, expected in (("0.3334", "0.3333"), ("2.0", "2"), ("1.0 2", "1.0  2"), ("1.0", "1.0 2"), ("nan", "1.0"),
+                              ("", "0.0"), ("x0.5", "0.5"), ("1.0000021", "1.0"), ("yes", "1e5"), ("1.5\n1.5", "1.5 1.5")):
+        assert not sandbox.same_text(printed, expected), printed
+
+def test_exceptions_keep_their_type_and_arguments():
     program = """
 class Mine(KeyError): pass
 def f(n):
@@ -150,7 +283,8 @@ def f(n):
 """
     expect = "def raises(n):\n  try: f(n)\n  except Exception as e: return type(e).__name__\n"
     assert reward(program,
-                  expect + "assert [raises(n) for n in range(4)] == ['ValueError', 'KeyError', 'UnicodeError', 'Exception']",
+                  expect + "assert [raises(n) for n in range(4)] == ['ValueError', 'Mine', 'UnicodeDecodeError', 'Odd']",
+                  "try: f(1)\nexcept KeyError as e: assert e.args == ('x',) and isinstance(e, Mine)\nelse: assert 0",
                   "try: f(0)\nexcept ValueError as e: assert str(e) == 'bad'\nelse: assert 0") == 1.0
 
 def test_test_state_is_one_per_program_and_scripts_are_fresh():
@@ -180,8 +314,7 @@ def test_rewards_are_repeatable_where_programs_use_hash_order_or_random():
 
 def test_verifier_failures_are_nan_not_0():
     for tests in ([], ["assert add(1, 2) == "], ["assert True"], ["\x00"], ["import no_such_module\nassert add(1, 2) == 3"],
-                  [{"stdin": "x"}], [{"stdin": 1, "stdout": ""}], [3], ["assert add(1, 2) == 3", "def broken(:"],
-                  ["assert add(lambda: 1, 2)"]):
+                  [{"stdin": "x"}], [{"stdin": 1, "stdout": ""}], [3], ["assert add(1, 2) == 3", "def broken(:"]):
         assert math.isnan(reward(GOOD, *tests)), tests
     assert math.isnan(reward("syntax error here", "assert add(1, 2) == "))
 
@@ -649,3 +782,106 @@ def test_calls_leave_no_processes_threads_or_open_files():
         assert os.waitpid(-1, os.WNOHANG) == (0, 0)
     except ChildProcessError:
         pass
+
+# ---- rows of published sets: how they are read, shown and tested ----
+
+def row_of(record, fields=""):
+    """The row of one record, through a file. No prompt of the code domain shows a test."""
+    path = WORK / "one-code-row.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    row, = domains.load_rows("code", str(path), "all", fields)
+    assert "assert" not in domains.prompt("code", row), row
+    return row
+
+def block(program):
+    return f"Here it is:\n```python\n{program}\n```"
+
+def packed(tests):
+    import base64, pickle, zlib
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(tests)))).decode()
+
+def test_code_layouts_of_published_sets_are_graded_as_they_should_be():
+    cases = []
+    for layout in json.loads(shared("layouts/layouts.json").read_text()):
+        if layout["domain"] == "code":
+            rows = [row_of(record, layout["fields"]) for record in layout["rows"]]
+            cases += [(right["completion"], rows[right["row"]], right["reward"], layout["name"]) for right in layout["right"]]
+    completions, rows, rewards, names = zip(*cases)
+    assert [*zip(domains.reward("code", completions, rows), names)] == [*zip(rewards, names)]
+
+STACK = ("class Stack:\n  def __init__(self): self.d = []\n  def push(self, x): self.d.append(x)\n"
+         "  def pop(self):\n    if not self.d: raise IndexError('empty')\n    return self.d.pop()")
+ROWS = [  # what was published; programs that are right, programs that are wrong
+    ({"question_content": "Count", "starter_code": "class Solution:\n    def cnt(self, a: List[int], t: int) -> int:\n        ",
+      "public_test_cases": json.dumps([{"input": "[5, 3]\n5", "output": "1", "testtype": "functional"}]),
+      "private_test_cases": packed([{"input": "[1, 2]\n2", "output": "1", "testtype": "functional"}]),
+      "metadata": '{"func_name": "cnt"}'},
+     ["class Solution:\n  def cnt(self, a: List[int], t): return sum(x >= t for x in a)",
+      "from __future__ import annotations\ndef cnt(a, t): return len([x for x in a if x >= t])"],
+     ["class Solution:\n  def cnt(self, a, t): return int(a[0] == 5)", "print(1)"]),
+    ({"question_content": "Double", "starter_code": "", "metadata": "{}", "public_test_cases": json.dumps(
+        [{"input": "2\n", "output": "4\n", "testtype": "stdin"}]), "private_test_cases": packed(
+        [{"input": "3\n", "output": "6\n", "testtype": "stdin"}])}, ["print(int(input()) * 2)"], ["print(4)"]),
+    ({"problem_description": "Reverse.", "entry_point": "Solution().reverse",
+      "starter_code": "class Solution:\n    def reverse(self, head):", "prompt": "from typing import *\n"
+      "class ListNode:\n    def __init__(self, val=0, next=None): self.val, self.next = val, next\n"
+      "def list_node(values):\n    head = None\n    for v in values[::-1]: head = ListNode(v, head)\n    return head\n"
+      "def is_same_list(a, b):\n    while a and b:\n        if a.val != b.val: return False\n        a, b = a.next, b.next\n"
+      "    return a is None and b is None\n",
+      "test": "def check(candidate):\n    assert is_same_list(candidate(head = list_node([1, 2])), list_node([2, 1]))\n"},
+     ["class Solution:\n  def reverse(self, head: Optional[ListNode]):\n    last = None\n"
+      "    while head: head.next, last, head = last, head, head.next\n    return last"],
+     ["class Solution:\n  def reverse(self, head): return head",
+      "def is_same_list(a, b): return True\nclass Solution:\n  def reverse(self, head): return head"]),
+    ({"question": "q", "starter_code": "def f(a):\n\t", "input_output": json.dumps(
+        {"fn_name": "f", "inputs": [[[1, 2]], [[3]]], "outputs": [[[2, 4]], [[6]]]})},
+     ["def f(a): return [x * 2 for x in a]", "class Solution:\n  def f(self, a: List[int]): return tuple(x * 2 for x in a)"],
+     ["def f(a): return a"]),
+    ({"question": "q", "input_output": json.dumps({"inputs": ["1\n"], "outputs": ["2\n"]}), "starter_code": ""},
+     ["n = [int(input())]\nheapify(n)\nprint(n[0] + 1)"], ["print(1)"]),
+    ({"question": "A stack", "solution": STACK, "test": "import pytest\nfrom solution import Stack\n"
+      "@pytest.fixture\ndef st(): return Stack()\ndef test_a(st):\n    st.push(1)\n    assert st.pop() == 1\n"
+      "def test_e(st):\n    with pytest.raises(IndexError, match='empty'): st.pop()\n"
+      "@pytest.mark.parametrize('xs, want', [([1, 2], 2), ([5], 5)])\ndef test_p(st, xs, want):\n    for x in xs: st.push(x)\n"
+      "    assert st.pop() == want\nclass TestMore:\n    def test_b(self): assert 1 / 3 == pytest.approx(0.3333333)\n"},
+     [STACK], [STACK.replace("d.pop()", "d.pop(0)"), STACK.replace("empty", "void")]),
+    ({"prompt": "Write two_fer", "canonical_solution": "def two_fer(name='you'): return f'One for {name}'",
+      "test": "import unittest\nfrom two_fer import two_fer\nclass TwoFerTest(unittest.TestCase):\n    def test_no(self):\n"
+      "        self.assertEqual(two_fer(), 'One for you')\nif __name__ == '__main__':\n    unittest.main()\n"},
+     ["def two_fer(name='you'): return f'One for {name}'"], ["def two_fer(name='me'): return f'One for {name}'"]),
+    ({"messages": [{"role": "user", "content": "Write f"}], "ground_truth": json.dumps(["assert f(1) == 2", "assert f(2) == 3"])},
+     ["def f(a): return a + 1"], ["def f(a): return 2"]),
+    ({"prompt": "p", "verification_info": json.dumps({"test_cases": [
+        {"type": "function_call", "fn_name": "f", "input": [1, 2], "output": [3]}]})},
+     ["def f(a, b): return a + b"], ["def f(a, b): return 4"]),
+    ({"description": "d", "input_format": "One n", "output_format": "n+1", "official_tests": [{"input": "1\n", "output": "2\n"}]},
+     ["print(int(input()) + 1)"], ["print(3)"]),
+    ({"question": "Implement `class Account:`", "test_list": ["a = Account(5)\na.deposit(3)\nassert a.balance == 8"]},
+     ["class Account:\n  def __init__(self, b): self.balance = b\n  def deposit(self, x): self.balance += x"],
+     ["class Account:\n  def __init__(self, b): self.balance = b\n  def deposit(self, x): pass"])]
+
+def test_rows_with_tests_of_every_kind_pay_right_programs_alone():
+    cases = [(block(program), row, score, program) for record, right, wrong in ROWS for row in [row_of(record)]
+             for programs, score in ((right, 1), (wrong, 0)) for program in programs]
+    completions, rows, scores, programs = zip(*cases)
+    assert [*zip(domains.reward("code", completions, rows), programs)] == [*zip(scores, programs)]
+
+def test_rows_that_the_sandbox_cannot_grade_are_refused_with_the_reason():
+    for record, why in (
+            ({"instruct_prompt": "x", "test": "import pandas as pd\nassert f(pd.DataFrame()) == 1", "entry_point": "f"}, "pandas"),
+            ({"question": "q", "test": "from solution import f\ndef test_a(capsys):\n    f()"}, "capsys"),
+            ({"question": "q", "test": "from solution import f\ndef test_a(somewhere):\n    f()"}, "fixture somewhere"),
+            ({"question": "q", "test": "from unittest.mock import patch\nfrom solution import f\nassert f()"}, "patch"),
+            ({"question": "q", "tests": ["assert 1 + 1 == 2"]}, "never ask"),
+            ({"question": "q", "tests": ["assert f(1 == 2"]}, "not Python"),
+            ({"question": "q", "input_output": json.dumps({"inputs": [], "outputs": []})}, "no tests"),
+            ({"description": "d", "official_tests": [{"input": "1", "output": "2"}], "generated_checker": "import sys"}, "checker")):
+        assert why in str(raised(lambda: row_of(record))), record
+
+def test_the_signature_reaches_the_prompt_and_programs_are_read_from_nested_fences():
+    row = row_of({"text": "t", "code": "def g(a, b=2):\n    return a + 41", "test_list": ["assert g(1) == 42"]})
+    assert "def g(a, b=2):" in row["prompt"] and "41" not in row["prompt"] and "42" not in row["prompt"]
+    for fence in ("````", "```", "~~~"):
+        text = f'So:\n{fence}python\ndef f(x):\n    """\n    ```\n    f(1)\n    ```\n    """\n    return x\n{fence}\nDone.'
+        assert code_.program(text, {"prompt": "p", "entry_point": "f"}).rstrip().endswith("return x"), text
+    assert domains.reward("code", ["\ufeff" + GOOD], [{"prompt": "p", "tests": ADD, "entry_point": "add"}]) == [1]
