@@ -17,25 +17,28 @@ underscore at the end (which math_.py has because math.py would hide Python's ow
 and may have
 
     row(record) -> row                     of a published record, a dict; ValueError says why there is none
-    FIELDS, OPTIONAL = {field: names}      `row` finds `field` in its record: what stands there under one of these names
+    FIELDS, OPTIONAL = {field: names}      `row` finds `field` in its record: what stands there under the first such name
+    meaning(records) -> {what: text}       what the records of a whole file have in common; `row` finds it in each, too
+    kind(row) -> text                      of its answer or tests: how many of each kind is said when rows are read
     HUB = "owner/name"                     the data set that `--data hub` stands for
     same_answer(one, other) -> bool        whether two answers are equal; then answers can be voted on (maj@k)
     WARMUP = {"rows": 32, "mislabelled": 0}    rows per step of grpo/warmup.py; the share of them that is noisy in the end
     WHOLE = True                           `reward` has a time limit of its own, and gets all completions at once
     AHEAD = True                           `reward` may run in another thread while a GPU still samples
 
-A row is a dict that its domain alone looks into. "id" is added here, and "terse" to synthetic rows: no instructions, because
-a tiny model reads none. Training and evaluation grade through the same `reward`.
+A row is a dict that its domain alone looks into. "id" is added here, and "terse" to synthetic rows and to rows of files that
+have a field "terse" that is true: no instructions, because a tiny model reads none; "reference" is what a record shows as a
+whole completion, for grpo/warmup.py. Training and evaluation grade through the same `reward`.
 """
 # Throughout: name, a domain; row, rows: its dicts; split: "train", "validation", "test" or "all", see in_split; source: the
 # path of a .jsonl, .json, .parquet or .csv file, or NAME[@CONFIG][:SPLIT] with the name of a data set on the hub or a local
 # directory of one (openai/gsm8k@main:test; the split is "train" unless named), or "hub" for the domain's own HUB; fields:
-# "question=NAME,answer=NAME" where a source has names of its own. A mistake of the user is a UserError.
+# "question=NAME,answer=OUTER.INNER" where a source has names of its own. A mistake of the user is a UserError.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import ctypes
-import glob
+import functools
 import hashlib
 import importlib
 import math
@@ -46,8 +49,10 @@ import sys
 import threading
 import types
 import warnings
+from collections import Counter
 from pathlib import Path
 
+from domains.records import at, bare, lookup, read_source
 from model import UserError
 
 DOMAINS = ("math", "code", "qa", "cw")  # those that are shipped, in the order of all tables
@@ -57,6 +62,7 @@ TAKEN = ("average", "all", "evaluated", "weights", "seed", "recipe", "training",
          "synthetic", "hub", "base", "kl", "ref", "ewc", "mix", "protected", "rollback", "merge", "start", "saved")
 HERE = Path(__file__).resolve().parent
 GRADING_SECONDS = 10  # for one completion, which takes a millisecond; programs have their own limit (sandbox.py)
+REFERENCES = ("reference", "solution", "canonical_solution", "code", "answer")  # where a record may show a whole completion
 PARTS = 10  # of rows, by the hash of their prompt: one is "test", one "validation", eight are "train"
 
 loaded = {}    # name: module
@@ -68,7 +74,7 @@ recorded = {}  # name: what a run.json says of its file, see `follow`
 def files():
     """{name: path} of the domain files in this folder, the shipped ones first."""
     found = {path.stem.rstrip("_"): path for path in sorted(HERE.glob("*.py"))
-             if path.stem not in ("__init__", "answers", "sandbox")}
+             if path.stem not in ("__init__", "answers", "harness", "records", "sandbox")}
     return {name: found[name] for name in (*DOMAINS, *found)}
 
 
@@ -173,7 +179,8 @@ def reward(name, completions, rows):
 
 def graded(grade, completions, rows):
     """Scores of completions that `grade`, a domain's reward, gets one by one: NaN and a warning where it raises, gives no
-    number in [0, 1] or takes longer than GRADING_SECONDS. That is its fault, not the completion's, and hurts no other.
+    number in [0, 1] or takes longer than GRADING_SECONDS. That is its fault, not the completion's, and hurts no other;
+    UserError where it does so with all, of several rows.
     A thread grades all; one from which nothing comes any more is asked to end and left behind: nothing can force it."""
     def work(todo, results):
         for completion, row in todo:
@@ -197,11 +204,13 @@ def graded(grade, completions, rows):
         if len(new) < len(todo):
             new.append(TimeoutError(f"no result after {GRADING_SECONDS} s"))
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-        for result in new:
-            if isinstance(result, Exception):
-                warnings.warn(f"a completion could not be graded, and counts as a verifier error: {result!r}", stacklevel=3)
-            scores.append(math.nan if isinstance(result, Exception) else result)
-    return scores
+        scores += new
+    failed = [score for score in scores if isinstance(score, Exception)]
+    if failed and len(failed) == len(rows) and len({*map(id, rows)}) > 1:      # and not for one odd row
+        raise UserError(f"the reward of {grade.__module__} grades none of {len(rows)} completions: {failed[0]!r}")
+    for error in failed:
+        warnings.warn(f"a completion could not be graded, and counts as a verifier error: {error!r}", stacklevel=3)
+    return [math.nan if isinstance(score, Exception) else score for score in scores]
 
 
 # ---- rows: synthetic ones, and their parts -----------------------------------------------------------------------
@@ -261,84 +270,75 @@ def sources(items, names):
 
 
 def load_rows(name, source, split="all", fields=""):
-    """The rows of a source that are in a split, in the form of a domain; how many cannot be is printed."""
-    from tqdm import tqdm
-    domain = get(name)
-    if not hasattr(domain, "row"):
-        raise UserError(f"{domain.__file__} has no row(record), so {name} has synthetic rows alone: leave out --data")
-    if source == "hub" and not getattr(domain, "HUB", None):
+    """The rows of a source that are in a split, in the form of a domain."""
+    if not hasattr(get(name), "row"):
+        raise UserError(f"{get(name).__file__} has no row(record), so {name} has synthetic rows alone: leave out --data")
+    if source == "hub" and not getattr(get(name), "HUB", None):
         raise UserError(f"there is no one set of {name} rows that `hub` could stand for: name one, as --data OWNER/NAME")
-    raw = read_source(domain.HUB if source == "hub" else source)
-    names = match_fields(name, source, raw[0], fields)
-    rows, skipped = [], []
-    for i, record in enumerate(tqdm(raw, desc=f"read {source}", leave=False, delay=3)):
+    source = get(name).HUB if source == "hub" else source
+    rows, left_out = read_rows(name, get(name), source, fields, os.path.isfile(source) and os.path.getmtime(source))
+    if some := [row for row in rows if in_split(row["id"], split)]:
+        return some
+    why = left_out[0][1] if left_out else "name other held-out rows with --eval-data"
+    raise UserError(f"{source}: none of its {len(rows) + len(left_out)} rows is a {name} row of the {split} part ({why})")
+
+
+@functools.cache
+def read_rows(name, domain, source, fields, version):
+    """All rows of a source, and of each that has to be left out (kind of reason, reason); read once, for all splits, and
+    said in a line. domain: the module; version: changes when the source does."""
+    from tqdm import tqdm
+    raw = read_source(source)
+    find, rows, used, kinds, left_out, meaning = finder(name, source, raw[0], fields), [], {}, Counter(), [], {}
+    if hasattr(domain, "meaning"):
         try:
-            row = domain.row({**record, **{field: record.get(column) for field, column in names.items()}})
-            row["id"] = row_id(name, row)
+            meaning = domain.meaning(find(record)[0] for record in raw)
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from error
+    for i, record in enumerate(tqdm(raw, desc=f"read {source}", leave=False, delay=3)):
+        record, columns = find(record)
+        try:
+            row = domain.row({**record, **meaning})
+            _, shown = lookup(record, REFERENCES)
+            row |= {"terse": True} if str(record.get("terse")).lower() in ("true", "1") else {}
+            rows.append({**({"reference": str(shown).replace("\r\n", "\n")} if shown else {}), **row, "id": row_id(name, row)})
         except Exception as error:                  # foreign data: a list of what can be wrong with it never ends
-            skipped.append(f"row {i}: {error}")
+            left_out.append((str(error).partition(":")[0], f"row {i}: {error}"))
         else:
-            rows += [row] if in_split(row["id"], split) else []
-    if skipped:
-        print(f"{source}: {len(skipped)} of {len(raw)} rows cannot be scored and are left out ({skipped[0]})")
-    if not rows:
-        why = skipped[0] if skipped else "name other held-out rows with --eval-data"
-        raise UserError(f"{source}: none of its {len(raw)} rows is a {name} row of the {split} part ({why})")
-    return rows
+            used |= columns
+            kinds.update([domain.kind(row)] if hasattr(domain, "kind") else [])
+    said = [f"{source}: {len(rows)} rows of {name}", ", ".join(f"{field} = {column}" for field, column in used.items()),
+            *(f"{what} {value}" for what, value in meaning.items()), *(f"{n} {kind}" for kind, n in kinds.items())]
+    if left_out:
+        alike = sum(why == left_out[0][0] for why, _ in left_out)
+        said.append(f"{len(left_out)} left out, {alike} of them like {left_out[0][1]}")
+    if rows and os.environ.get("RANK", "0") == "0":     # of the processes of torchrun one speaks
+        print("; ".join(filter(None, said)))
+    return rows, left_out
 
 
-def read_source(source):
-    """The raw records of a source: a `datasets` sequence of dicts, not empty."""
-    from datasets import disable_progress_bars, load_dataset  # here: --help need not wait for it
-    path = Path(source)
-    if path.suffix in (".jsonl", ".json", ".parquet", ".csv"):
-        if not path.is_file():
-            raise UserError(f"no data file at {source}")
-        if path.stat().st_size == 0:
-            raise UserError(f"{source} is empty")
-        if path.suffix == ".jsonl":                 # of which pyarrow would die without a word
-            with open(path, errors="replace") as file:
-                for i, line in enumerate(file, 1):
-                    line = line.lstrip("\ufeff \t")
-                    if line.strip() and line[0] != "{":
-                        raise UserError(f"cannot read {source} as rows: its line {i} is no JSON object")
-        where, arguments = path.suffix[1:].replace("jsonl", "json"), {"data_files": glob.escape(str(path)), "split": "train"}
-        disable_progress_bars()
-    elif path.is_file():
-        raise UserError(f"{source}: data files end in .jsonl, .json, .parquet or .csv")
-    else:
-        where, config, part = re.fullmatch(r"(.*?)(?:@([^@:]*))?(?::([^:]*))?", source, re.DOTALL).groups()
-        arguments = {"name": config, "split": part or "train"}
-    try:
-        raw = load_dataset(where, **arguments)
-    except Exception as error:  # pyarrow, json, the hub client: each raises types of its own
-        cause = error.__cause__ or error
-        raise UserError(f"cannot read {source} as rows: {(str(cause).strip() or repr(cause)).splitlines()[0]}") from error
-    if len(raw) == 0:
-        raise UserError(f"{source} has no rows")
-    return raw
+def finder(name, source, first, fields):
+    """A function of a record: that record with a domain's fields under their own names, and {field: its name in the source}.
 
-
-def match_fields(name, source, record, fields):
-    """{field of a domain: its name in the source, whose first record this is, or None}; names in `fields` come first."""
-    needed, optional = getattr(get(name), "FIELDS", {}), getattr(get(name), "OPTIONAL", {})
-    known, given = {**needed, **optional}, dict(item.partition("=")[::2] for item in fields.split(",") if item)
-    for field, column in given.items():
-        if known and field not in known or column not in record:
+    Of a field's names (FIELDS, OPTIONAL) the first is taken that stands for anything in this record, see records.lookup; of
+    one in `fields` no other. UserError if `first`, a record, has no such name for a field of FIELDS.
+    """
+    needed = getattr(get(name), "FIELDS", {})
+    known, given = {**needed, **getattr(get(name), "OPTIONAL", {})}, {}
+    for field, _, column in (item.partition("=") for item in fields.split(",") if item):
+        given[field] = column
+        if known and field not in known or not {column, column.partition(".")[0]} & {*first}:
             raise UserError(f"--fields {field}={column}: a {name} row has {', '.join(known) or 'any'}; {source} has "
-                            f"{', '.join(record)}")
-    names = {field: next(filter(record.__contains__, columns), None) for field, columns in known.items()} | given
-    if missing := [field for field in needed if names[field] is None]:
+                            f"{', '.join(first)}")
+    there = {bare(column) for column in first}
+    if missing := [field for field in needed if field not in given and not there & {*map(bare, needed[field])}]:
         accepted = "; ".join(f"{field}: {', '.join(needed[field])}" for field in missing)
-        raise UserError(f"{source} fits no {name} row: it has the fields {', '.join(record)}; accepted are {accepted}; "
-                        f"or name yours with --fields {missing[0]}=NAME")
-    return names
+        raise UserError(f"{source} fits no {name} row: it has the fields {', '.join(first)}; accepted are {accepted}; "
+                        f"or name yours with --fields {missing[0]}=NAME, or OUTER.INNER")
 
-
-def text_of(value):
-    """The text of a prompt: a string, or chat messages, of which the assistant's are left out. ValueError if empty."""
-    if isinstance(value, list):
-        value = "\n\n".join(message["content"] for message in value if message.get("role") in ("system", "user"))
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("its prompt is empty")
-    return value
+    def find(record):
+        found = {field: (given[field], at(record, given[field])) if field in given else lookup(record, known[field])
+                 for field in {**known, **given}}
+        return ({**record, **{field: value for field, (_, value) in found.items()}},
+                {field: column for field, (column, value) in found.items() if value is not None})
+    return find

@@ -15,11 +15,12 @@ if __name__ == "__main__":
 
 import re
 
-from domains import text_of
 from domains.answers import after_thinking
+from domains.records import CHAT, answer_of, text_of
 
-FIELDS = {"prompt": ("prompt", "instruction", "question", "text", "input")}      # the most specific name first
-OPTIONAL = {"keywords": ("keywords",), "reference": ("reference", "response", "output", "completion", "story")}
+FIELDS = {"prompt": ("writing_prompt", "prompt", "instruction", *CHAT, "chosen", "question", "query", "user", "text", "input")}
+OPTIONAL = {"keywords": ("keywords", "concepts"), "context": ("system", "system_prompt", "context"), "input": ("input",),
+            "reference": ("reference", "response", "output", "completion", "story", "assistant", *CHAT, "chosen")}
 WARMUP = {"rows": 14, "mislabelled": 0.25}
 WHOLE = True
 
@@ -67,11 +68,11 @@ def reward(completions, rows):
 
 def row(record):
     """{prompt}, and if there are any keywords (a list; in a record also one text with commas) and reference, a text."""
-    row = {"prompt": text_of(record["prompt"])}
+    row = {"prompt": text_of(record["prompt"], record.get("context"), record.get("input"))}
     if keywords := record.get("keywords"):
         row["keywords"] = [str(k).strip() for k in (keywords.split(",") if isinstance(keywords, str) else keywords) if k]
-    if record.get("reference"):
-        row["reference"] = record["reference"]
+    if reference := answer_of(record.get("reference")):
+        row["reference"] = str(reference)
     return row
 
 
@@ -112,7 +113,9 @@ def question(prompt, completion):
 
 
 def score(answer):
-    """0.0, 0.5 or 1.0 if the judge's answer is exactly that (after its thoughts, 'Score:' allowed), else NaN."""
-    answer = after_thinking(answer).strip().strip("*")
-    match = re.fullmatch(r"(?:score:?\s*)?(0|0\.0|0\.5|1|1\.0)\.?", answer, re.IGNORECASE)
+    """0.0, 0.5 or 1.0 if the judge's answer is that and no more, after its thoughts, however it is set: '**Score:** 0.50',
+    'The score is 1.', '{"score": 0}', '\\boxed{0.5}'. Else NaN."""
+    answer = re.sub(r"\\boxed|</?[a-z]+>|[*_`'\"{}\[\]()$]", "", after_thinking(answer).lower()).strip()
+    match = re.fullmatch(r"(?:(?:the |my |final |overall ){0,2}(?:score|rating|grade|answer)(?: is| of|\s*[:=])*\s*)?"
+                         r"(0|0?\.50?|0\.00?|1|1\.00?)\.?", answer)
     return float(match[1] if match else "nan")

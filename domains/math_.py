@@ -4,19 +4,25 @@ r"""Math: questions with one right answer, which may be written in many ways. A 
     answer   the last \boxed{} of a completion, or else its last number, after the thinking
     reward   1 if that is equivalent to the row's answer, as 1/2 and 0.5 are (answers.py); 0 if not
 
-The rows of the paper (arXiv 2606.02398) are those of HUB; GSM8K, MATH and AIME are read as they are published.
+The rows of the paper (arXiv 2606.02398) are those of HUB; GSM8K, MATH, AIME, NuminaMath, DAPO, Skywork-OR1 and Big-Math are
+read as they are published.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import math
+import re
 
-from domains import text_of
-from domains.answers import equivalent, final_answer
+from domains.answers import after_thinking, comparable, equivalent, final_answer
+from domains.records import CHAT, answer_of, text_of
 
 HUB = "open-r1/OpenR1-Math-220k"
-FIELDS = {"question": ("question", "problem", "prompt", "query"),    # the most specific name first
-          "answer": ("final_answer", "answer", "gold", "ground_truth", "solution")}
+FIELDS = {"question": ("question", "problem", "query", "prompt", "instruction", *CHAT, "input", "data"),   # the best first
+          "answer": ("final_answer", "expected_answer", "answer", "correct_answer", "gold", "gold_answer", "gt_answer",
+                     "ground_truth", "ground_truth_answer", "reference_answer", "answer_number", "label", "target",
+                     "reward_model", "verification_info", "data", "solution", "response", "output", "completion", *CHAT)}
+OPTIONAL = {"context": ("context", "passage", "body", "table"), "input": ("input",), "options": ("options", "choices")}
+NO_ANSWER = ("", "proof", "notfound", "not found", "none", "null", "nan", "inf", "-inf", "n/a", "unknown")
 WARMUP = {"rows": 192, "mislabelled": 0.2}
 
 
@@ -52,14 +58,23 @@ def same_answer(one, other):
 
 
 def row(record):
-    """{question, answer}; of a worked solution the answer is what follows the last '####', or its \\boxed one."""
-    answer = record["answer"]
-    if isinstance(answer, (list, dict)) or answer in (math.inf, -math.inf):
-        raise ValueError(f"its answer {str(answer)[:40]} is no text and no number")
-    solution = "" if answer is None else str(answer)
-    answer = solution.rpartition("####")[2]         # GSM8K: the solution, then '#### 72'
-    if answer == solution and "\\boxed" in solution:
-        answer = final_answer(solution)
-    if not answer.strip():
-        raise ValueError("it has no answer")
-    return {"question": text_of(record["question"]), "answer": answer.strip()}
+    r"""{question, answer}; of a worked solution the answer is all that is \boxed, or else what follows its last '####' (as in
+    GSM8K) or 'answer is'. ValueError if there is none, or none that other spellings can be compared with."""
+    value, boxes = answer_of(record["answer"]), []
+    solution = after_thinking("" if value is None else str(value))
+    for rest in solution.split("\\boxed")[1:]:
+        box = final_answer("\\boxed" + rest)
+        boxes += [box] if box and not any(same_answer(box, other) for other in boxes) else []
+    answer = ", ".join(boxes) or re.split(r"####|(?i:\banswer(?: is|:):?)", solution)[-1].strip()
+    if record.get("options"):
+        raise ValueError("its answer is one of several options: read it as qa")
+    if answer.lower() in NO_ANSWER:
+        raise ValueError(f"it has no answer, or several: {record['answer']}"[:90])
+    if not comparable(answer):
+        raise ValueError(f"its answer is an open text, or a formula that cannot be read: {answer}"[:150])
+    return {"question": text_of(record["question"], record.get("context"), record.get("input")), "answer": answer}
+
+
+def kind(row):
+    """Of its answer: a number, or something else."""
+    return "numbers" if re.fullmatch(r"[-+]?[0-9][0-9.,/]*", row["answer"]) else "formulas and words"

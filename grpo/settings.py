@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 
 import domains
-from model import BASE, UserError, check_directory, is_small, read_run
+from model import UserError, check_directory, is_small, read_run
 
 # of each objective: its defaults for --advantage-scale, and for --clip-low and --clip-high (drpo: none, it has --delta)
 LOSSES = {"grpo": {"scale": "group", "clip": {"clip_low": 0.2, "clip_high": 0.2}},
@@ -66,9 +66,8 @@ share = checked(float, lambda value: 0 < value <= 1, "above 0 and at most 1")
 
 
 def checkpoint(text):
-    """A model's directory that is whole, the default base, which is made when it is needed, or a hub name."""
-    if os.path.normpath(text) != BASE:
-        check_directory(text)
+    """A model's directory that is whole, or a hub name."""
+    check_directory(text)
     return text
 
 
@@ -133,6 +132,14 @@ def add_rows(made, title="rows, sampling and device"):
     group.add_argument("--judge", help="model that judges cw: a directory or hub name (default: a rubric)", type=checkpoint)
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     return group
+
+
+def check_rows(args, graded, more=()):
+    """UserError for options of `add_rows` that would do nothing. graded: the domains; args.data and more: {domain: source}."""
+    real = {domain for data in (args.data, dict(more)) for domain, source in data.items() if source != "synthetic"}
+    refuse((args.fields and len(real) != 1, "--fields names fields of --data, of one domain: name its rows, or rename the fields "
+            "of others"),
+           (args.judge and "cw" not in graded, "--judge is for creative writing: leave it out, or add the domain cw"))
 
 
 def check_places(writes, reads=()):
@@ -263,8 +270,6 @@ def check(args, out, rates):
            (args.mix and args.schedule == "alternating" and k > 1, "--mix puts other prompts into each batch, --schedule "
             "alternating wants whole batches: choose one"),
            (without, f"--data names no rows of {without}: write DOMAIN=SOURCE for each"),
-           (args.fields and len(args.data) > 1, "--fields names the fields of one domain's rows: train one domain, or "
-            "rename the fields"),
            (args.schedule == "alternating" and args.steps < k, f"--steps must be at least {k}: one step for each domain"),
            (args.schedule == "mixed" and own < k, f"--prompts-per-step must be at least {k + B - own}: one prompt of each "
             "domain"),
@@ -278,6 +283,7 @@ def check(args, out, rates):
            (args.overwrite and args.resume, "--overwrite starts anew and --resume goes on: choose one"),
            (args.offload and (processes > 1 or args.device == "cpu"), "--offload is for one GPU: on a CPU all is in main "
             "memory, and several processes share it out already"))
+    check_rows(args, [*trained, *args.eval_domains], args.eval_data)
     check_places({"--out": args.out}, [args.init, args.ref, args.ewc, args.protect, args.judge, *args.data.values(),
                                        *args.eval_data.values()])
     defaults = {"clip_low": 0.0, "clip_high": 0.0, **LOSSES[args.loss]["clip"], "delta": 0.2, "ewc_weight": 0.0,

@@ -11,6 +11,7 @@ Of a step's B prompts x G completions (log.jsonl; train_grpo.log_line):
     length                  tokens per completion
     truncated               share of completions that were cut off at the limit
     zero-variance groups    share of groups whose rewards are all equal, so that they teach nothing
+    verifier errors         completions that could not be graded
     gradient norm           before clipping
     KL                      to the reference, in nats per token, with --beta
     sampler gap             mean of |log-probability in the loss - while sampling| per token: rounding, if all is well
@@ -33,6 +34,7 @@ ROWS = 10
 # of each column its key in log.jsonl, and its format
 NUMBERS = {"reward": ("reward_mean", ".3f"), "entropy": ("entropy", ".3f"), "length": ("completion_length", ".1f"),
            "truncated": ("truncated", ".1%"), "zero-variance groups": ("zero_variance_groups", ".1%"),
+           "verifier errors": ("verifier_errors", ".0f"),
            "gradient norm": ("grad_norm", ".3g"), "KL": ("kl", ".2g"), "sampler gap": ("sampler_gap", ".1g")}
 
 

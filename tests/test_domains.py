@@ -1,4 +1,6 @@
 """Claims about domains/: domain files, rows, rewards, and what a completion is taken to say. Run by test_all.py."""
+import contextlib
+import io
 import itertools
 import json
 import math
@@ -90,8 +92,76 @@ CHOICES = [  # completion, number of options, letter or None
     ("E", 4, None), ("The answer is B/C", 4, None), ("(A) (B)", 4, None), ("A. B. C. D.", 4, None)]
 
 
+MORE_CHOICES = [  # completion, number of options, the letter that a careful reader takes, or None
+    # the choice first, then an explanation that names other options
+    ("C\n\nOption A is too small.", 4, "C"), ("(C)\n\nMany students pick A by mistake.", 4, "C"),
+    ("**B**\n\nA is wrong because it ignores friction.", 4, "B"), ("D\n\nWhile A and B are tempting, they ignore the sign.", 4, "D"),
+    ("B.\n\nOption C describes osmosis, and option D describes diffusion.", 4, "B"), ("A\n\nB has the wrong unit.", 4, "A"),
+    ("C) 42 m\n\nA) is too small, and B) ignores the angle.", 4, "C"), ("(b)\n\nThe others (a, c, d) do not hold.", 4, "B"),
+    ("Answer: D\n\nExplanation: A contradicts the passage. B and C are not mentioned.", 4, "D"),
+    ("E\n\nOne might pick A, which forgets the factor 2.", 5, "E"), ("C\n\nMany would think the answer is A.", 4, None),
+    ("The answer is C. Option A is a common mistake.", 4, "C"), ("The correct answer is B.\n\nA) Too early.\nC) Too late.", 4, "B"),
+    ("Option B.\n\nA confuses speed with velocity.", 4, "B"), ("B\n\nA: wrong unit\nC: wrong sign\nD: not asked", 4, "B"),
+    ("The best answer is (A), since B and C contradict each other.", 4, "A"), ("A\nThis is because of gravity.", 4, "A"),
+    ("C: the mitochondria\n\nA and B are organelles of plants.", 4, "C"), ("**Answer: C**\n\n- A: no\n- B: no\n- D: no", 4, "C"),
+    # the option's own text behind the letter
+    ("D) It is not possible", 4, "D"), ("The answer is (D) The gas is not ideal.", 4, "D"), ("D. None of the above", 4, "D"),
+    ("B) The statement is false", 4, "B"), ("The answer is C) It was not signed.", 4, "C"), ("(A) There is no such number.", 4, "A"),
+    ("Answer: B. She isn't late", 4, "B"), ("C) Not A", 4, "C"), ("D) Both A and B", 4, "D"), ("D) All of A, B and C", 4, "D"),
+    ("The answer is D) Neither A nor B.", 4, "D"), ("The correct answer is (D) Both A and B.", 4, "D"),
+    ("B) False, since not every prime is odd", 4, "B"), ("The answer is A: it does not converge", 4, "A"),
+    ("(C) A wrong turn", 4, "C"), ("B) A cat", 4, "B"), ("A) I and II only", 4, "A"), ("The answer is B) I and III", 4, "B"),
+    ("Answer: (C) I, II and III", 4, "C"), ("\\boxed{D) Both A and B}", 4, "D"), ("\\boxed{\\text{B) not rational}}", 4, "B"),
+    # denials
+    ("It is neither A nor B.", 4, None), ("The answer can't be A or B.", 4, None), ("Neither A nor B is right, so C.", 4, "C"),
+    ("The answer cannot be A, so it is D.", 4, "D"), ("A and B are both wrong. The answer is C.", 4, "C"),
+    ("We can eliminate A, B and D, which leaves C.", 4, "C"), ("I would rule out A and D.", 4, None), ("Not A or B.", 4, None),
+    ("B rather than A", 4, "B"), ("I choose B instead of C.", 4, "B"), ("The answer is B, not C.", 4, "B"),
+    ("It's not A but B.", 4, "B"), ("None of A, B, C or D.", 4, None), ("A is not correct; D is correct.", 4, "D"),
+    ("B is correct and A is wrong.", 4, "B"), ("Both A and B are wrong, therefore C.", 4, "C"), ("Never choose A.", 4, None),
+    ("All except B are mammals, so the answer is B.", 4, "B"), ("The answer is definitely not D.", 4, None),
+    ("I am not sure, but B.", 4, "B"), ("I don't know. Maybe it isn't B.", 4, None), ("C is unlikely, and D is impossible.", 4, None),
+    ("A would be correct if the mass were zero. The answer is B.", 4, "B"), ("A would be correct if the mass were zero.", 4, None),
+    ("Option A is too small.", 4, None), ("Many students pick A by mistake.", 4, None), ("A contradicts the premise.", 4, None),
+    # pronouns, articles and names beside nine or ten options
+    ("Answer: I think B", 9, "B"), ("I think the answer is B", 9, "B"), ("I believe it is H.", 10, "H"), ("I'd pick I.", 9, "I"),
+    ("The answer is I", 9, "I"), ("(I)", 9, "I"), ("I. Paris", 9, "I"), ("I believe so.", 9, None), ("So I choose G.", 10, "G"),
+    ("As I said, the answer is F.", 10, "F"), ("Answer: J", 10, "J"), ("I would say J", 10, "J"), ("I is correct.", 9, "I"),
+    ("The answer is (E), I am sure.", 9, "E"), ("A good guess would be D", 10, "D"), ("Answer: K", 10, None),
+    ("Vitamin C is essential.", 4, None), ("Plan B failed.", 4, None), ("Hepatitis B causes jaundice.", 4, None),
+    ("The answer is hepatitis B.", 4, None), ("The answer is vitamin C.", 4, None),
+    # boxes that hold no letter
+    ("We get \\boxed{42} grams.\n\nThe answer is (C).", 4, "C"), ("So $x = \\boxed{3}$, which is option B.", 4, "B"),
+    ("\\boxed{42}", 4, None), ("\\boxed{\\frac{1}{2}}\n\n(D)", 4, "D"), ("\\boxed{C}\n\nThe value is 42.", 4, "C"),
+    ("\\boxed{7}, so the answer is \\boxed{B}.", 4, "B"), ("\\boxed{\\textbf{(B)}\\ 40}", 5, "B"), ("\\boxed{A \\text{ and } B}", 4, None),
+    ("\\boxed{\\text{neither A nor B}}", 4, None), ("\\boxed{(A)}", 4, "A"), ("\\boxed{\\mathrm{E}}", 5, "E"), ("\\boxed{e}", 5, "E"),
+    ("\\boxed{5\\ \\mathrm{A}}\n\nAnswer: D", 4, "D"), ("\\boxed{42} \\text{ is (A)}", 4, "A"),
+    # the final statement
+    ("At first the answer seems to be A. Wait, the sign is wrong. The answer is B.", 4, "B"),
+    ("The answer is A. Actually, no: the answer is C.", 4, "C"), ("The answer is A. On second thought, the answer is D.", 4, "D"),
+    ("The answer might be A. Final answer: B", 4, "B"), ("A) 3\nB) 5\nC) 7\nD) 9\n\nThe sum is 5. The answer is B.", 4, "B"),
+    ("A) 3\nB) 5\nC) 7\nD) 9", 4, None), ("The answer is A. Therefore, the final answer is A.", 4, "A"),
+    ("Is it A? No. Is it B? Yes, the answer is B.", 4, "B"), ("Thus, the correct choice is\n\n**(D)**", 4, "D"),
+    ("Hence (C).", 4, "C"), ("So the answer is: $\\text{B}$", 4, "B"), ("Final Answer: The final answer is $(D)$. I hope it is correct.", 4, "D"),
+    ("The correct answer to this question is C.", 4, "C"), ("My final answer would be option (A).", 4, "A"), ("Correct option: B", 4, "B"),
+    ("ANSWER: C", 4, "C"), ("answer = D", 4, "D"), ("Ans: B", 4, "B"), ("The answer:\nC", 4, "C"), ("It has to be D.", 4, "D"),
+    ("Only B fits.", 4, "B"), ("D fits best.", 4, "D"), ("The statement that is true is C.", 4, "C"), ("Choice (B) is right.", 4, "B"),
+    ("Let's go with D", 4, "D"), ("The right one: A", 4, "A"), ("<answer>(C)</answer>", 4, "C"), ("{\"answer\": \"D\"}", 4, "D"),
+    # worked through
+    ("Let's think. A is a metal. B is a gas. C is a liquid. So the answer is (C).", 4, "C"), ("Group A did better than group B.", 4, None),
+    ("Out of B and D, D is better, so the answer is D.", 4, "D"), ("After step A we get 5, and after step B we get 7.", 4, None),
+    ("If A is true, then B is false. Hence D.", 4, "D"), ("Let A be the event. Then P(A) = 1/2.", 4, None), ("C = 2πr", 4, None),
+    ("Line AB is parallel to CD, so C.", 4, "C"), ("The answer is AB.", 4, None), ("Could the answer be A? I doubt it.", 4, None),
+    ("The answer is A. No wait, it's C.", 4, "C"), ("Most people answer A, which is a mistake.", 4, None),
+    # hedges
+    ("The answer is either A or B.", 4, None), ("A and B are both correct.", 4, None), ("The answer is B, or possibly C.", 4, None),
+    ("Answer: A/B", 4, None), ("It could be B. It could be C.", 4, None), ("I pick B and D.", 4, None), ("Answers: A, C", 4, None),
+    ("B (or C)", 4, None), ("The answer is C. The answer could also be D.", 4, None), ("Either (B) or (C)", 4, None),
+    ("The answer is B & C", 4, None), ("AB", 4, None), ("B? C?", 4, None), ("All of A, B, C and D", 4, None)]
+
+
 def test_option_letters_are_read_however_politely_and_two_letters_or_none_are_no_choice():
-    wrong = [(text, expected, qa.option_letter(text, n)) for text, n, expected in CHOICES
+    wrong = [(text, expected, qa.option_letter(text, n)) for text, n, expected in CHOICES + MORE_CHOICES
              if qa.option_letter(text, n) != expected]
     assert not wrong, wrong
 
@@ -171,7 +241,7 @@ ADAPTED = [  # domain, record as published, what its canonical row must hold
      {"entry_point": "g", "tests": ["import math\nassert g(1) == 1", "import math\nassert g(2) == 2"]}),
     ("code", {"prompt": "def f(x):\n", "entry_point": "f", "test": "def check(candidate):\n    assert candidate(1) == 2"},
      {"prompt": "def f(x):\n", "entry_point": "f",
-      "tests": ["def f(x):\n\ndef check(candidate):\n    assert candidate(1) == 2\ncheck(f)"]}),
+      "tests": ["def check(candidate):\n    assert candidate(1) == 2\ncheck(f)"]}),
     ("code", {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": json.dumps(
         {"inputs": ["1\n"], "outputs": ["2\n"]}), "style": "rule"}},
      {"prompt": "p", "tests": [{"stdin": "1\n", "stdout": "2\n"}]}),
@@ -180,7 +250,37 @@ ADAPTED = [  # domain, record as published, what its canonical row must hold
     ("code", {"question": "p", "tests": json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}])},
      {"tests": [{"stdin": "1", "stdout": "2"}]}),
     ("code", {"question": "p", "input_output": json.dumps({"fn_name": "f", "inputs": [[1, 2]], "outputs": [[3]]})},
-     {"entry_point": "f", "tests": ["assert f(*[1, 2]) in ([3], 3)"]}),
+     {"prompt": "p", "entry_point": "f"}),
+    # nested, in chats, in texts that spell lists
+    ("math", {"prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": "[\"[2, 5]\"]", "style": "rule"}},
+     {"question": "q", "answer": "[2, 5]"}),
+    ("math", {"prompt": "q", "verification_info": "{'ground_truth': '42'}"}, {"question": "q", "answer": "42"}),
+    ("math", {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"},
+                           {"role": "user", "content": "plus 3?"}, {"role": "assistant", "content": "<think>\\boxed{4}</think>"
+                            " \\boxed{5}"}]}, {"question": "1+1?\n\n2\n\nplus 3?", "answer": "5"}),
+    ("math", {"query": "q", "response": "so 110.\n#### 110\nThe answer is: 110"}, {"question": "q", "answer": "110"}),
+    ("math", {"problem": "q", "solution": "\\boxed{3} and \\boxed{5}, or \\boxed{5.0}"}, {"answer": "3, 5"}),
+    ("math", {"instruction": "Solve.", "input": "2+5?", "output": "7"}, {"question": "Solve.\n\n2+5?", "answer": "7"}),
+    ("math", {"question": "q", "answer": None, "answer_number": 18}, {"answer": "18"}),
+    ("qa", {"question": {"stem": "q", "choices": [{"label": "A", "text": "x"}, {"label": "B", "text": "y"}]}, "answerKey": "B"},
+     {"question": "q", "options": ["x", "y"], "answer": "B"}),
+    ("qa", {"data": {"Question": "q", "Options": {"A": "x", "B": "y"}, "Correct Option": "B"}}, {"question": "q", "answer": "B"}),
+    ("qa", {"question": "q", "choices": "{'text': array(['x', 'y'], dtype=object), 'label': array(['1', '2'], dtype=object)}",
+            "answerKey": "2"}, {"options": ["x", "y"], "answer": "B"}),
+    ("qa", {"question": "q", "options": "['x' \"y's\"\n 'z']", "answer": "(c)"}, {"options": ["x", "y's", "z"], "answer": "C"}),
+    ("qa", {"question": "q", "options": "a ) 38 , b ) 27.5 , c ) none of these", "correct": "b"},
+     {"options": ["38", "27.5", "none of these"], "answer": "B"}),
+    ("qa", {"question": "q", "options": ["A)21", "B)22"], "correct": "B"}, {"options": ["21", "22"], "answer": "B"}),
+    ("qa", {"question": "q", "opa": "x", "opb": "y", "cop": 0}, {"options": ["x", "y"], "answer": "A"}),
+    ("qa", {"question": "q", "distractor2": "z", "distractor1": "x", "correct_answer": "y"},
+     {"options": ["x", "y", "z"], "answer": "B"}),
+    ("qa", {"prompt": [{"role": "user", "content": "Which?\nA. red\nB. blue"}], "reward_model": {"ground_truth": "B"}},
+     {"question": "Which?\nA. red\nB. blue", "options": ["red", "blue"], "answer": "B", "listed": True}),
+    ("qa", {"context": "A passage.", "query": "q", "options": ["x", "y"], "correct_option": 1},
+     {"question": "A passage.\n\nq", "answer": "B"}),
+    ("cw", {"prompt": "p", "response": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]},
+     {"prompt": "p", "reference": "r"}),
+    ("cw", {"conversations": [{"from": "human", "value": "p"}, {"from": "gpt", "value": "r"}]}, {"prompt": "p", "reference": "r"}),
     ("cw", {"prompt": "p", "response": "r"}, {"prompt": "p", "reference": "r"}),
     ("cw", {"instruction": "p", "keywords": "a, b"}, {"prompt": "p", "keywords": ["a", "b"]})]
 
@@ -191,6 +291,56 @@ def test_published_rows_of_each_style_become_canonical_through_datasets():
         path.write_text(json.dumps(record) + "\n")
         row, = domains.load_rows(domain, str(path))
         assert {key: row[key] for key in expected} == expected, (record, row)
+
+
+def table(name, records):
+    path = WORK / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_layouts_of_published_sets_load_and_are_graded_as_they_should_be():
+    for layout in json.loads(shared("layouts/layouts.json").read_text()):
+        if layout["domain"] != "code":               # which test_sandbox.py reads
+            rows = domains.load_rows(layout["domain"], table(layout["name"], layout["rows"]), "all", layout["fields"])
+            assert len(rows) == len(layout["rows"]), layout["name"]
+            for right in layout["right"]:
+                assert domains.reward(layout["domain"], [right["completion"]], [rows[right["row"]]]) == [right["reward"]], \
+                    (layout["name"], right)
+
+
+def test_what_an_answer_column_means_is_decided_once_for_the_whole_file_or_refused():
+    letters = lambda name, answers, *options: [row["answer"] for row in domains.load_rows("qa", table(name, [
+        {"question": f"q{i}", "options": options[i % len(options)], "answer": answer} for i, answer in enumerate(answers)]))]
+    words, digits = ["w", "x", "y", "z"], ["1", "2", "3", "4"]
+    assert letters("from-0", [1, 2, 0, 3], words) == ["B", "C", "A", "D"]
+    assert letters("from-1", [1, 2, 4], words) == letters("from-1-text", ["1", "2", "4"], words) == ["A", "B", "D"]
+    assert letters("one-wrong", [0, 1, 4, 2], words) == ["A", "B", "C"]
+    assert letters("indices", [2, 0], digits, words) == ["C", "A"] and letters("values", [2, 1], [3, 2, 1, 0]) == ["B", "C"]
+    assert letters("texts", ["x", "W"], words) == ["B", "A"] and letters("more", ["A", "Vitamin B"], ["A", "Vitamin B"]) == ["A", "B"]
+    assert letters("said", ["The answer is (B).", "\\boxed{C}", "A"], words) == ["B", "C", "A"]
+    raises(lambda: letters("unclear", ["1", "2"], words), "count from 0 or from 1")
+    raises(lambda: letters("prose", ["because", "it is so", "x"], words), "neither letters nor numbers", "--fields answer=NAME")
+
+
+def test_rows_that_cannot_be_graded_are_left_out_counted_and_named_in_the_line_that_says_what_was_read():
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        rows = domains.load_rows("math", table("some", [
+            {"problem": "p", "answer": "1/2"}, {"problem": "p", "answer": "proof"}, {"problem": "p", "answer": "notfound"},
+            {"problem": "p", "answer": "It follows that all such triangles are similar, as was to be shown."},
+            {"problem": "p", "answer": "7"}, {"problem": "", "answer": "7"}, {"problem": "p", "answer": ["3", "4"]}]))
+        domains.load_rows("math", str(WORK / "some.jsonl"))         # and no second line
+    assert [row["answer"] for row in rows] == ["1/2", "7"]
+    said, = out.getvalue().splitlines()
+    for words in ("2 rows of math", "question = problem, answer = answer", "5 left out, 3 of them like row 1", "no answer", "proof"):
+        assert words in said, said
+    nested = table("nested", [{"a": {"b": '{"c": ["5"]}'}, "chat": [{"value": "q"}]}])
+    row, = domains.load_rows("math", nested, fields="question=chat.0.value,answer=a.b.c")
+    assert (row["question"], row["answer"]) == ("q", "5")
+    leaky = {"text": "Which of these is the largest? It is B.", "question": "Which of these is the largest?", "options": ["1", "2"],
+             "answer": "B"}
+    assert "It is B" not in domains.prompt("qa", domains.load_rows("qa", table("leaky", [leaky]))[0])
 
 
 def test_csv_parquet_and_named_fields_are_read():
@@ -246,9 +396,11 @@ def test_the_rubric_scores_what_its_lines_say():
 
 def test_the_judges_answer_is_parsed_strictly_and_nonsense_is_no_score():
     for answer, score in (("1", 1), ("0.5", 0.5), ("0", 0), (" Score: 1. ", 1), ("<think>well, 0?</think>\n0.5", 0.5),
-                          ("**1**", 1)):
+                          ("**1**", 1), ("**Score:** 0.5", 0.5), ("0.50", 0.5), ("The score is 0.5.", 0.5), ("1.0", 1),
+                          ("**Final score: 0**", 0), ('{"score": 0.5}', 0.5), ("\\boxed{0.5}", 0.5), ("<score>1</score>", 1)):
         assert cw.score(answer) == score, answer
-    for answer in ("", "2", "10", "0.7", "1 or 0", "I give it 1", "0.5/1", "one", "-1", "1e0", "nan"):
+    for answer in ("", "2", "10", "0.7", "1 or 0", "I give it 1", "0.5/1", "one", "-1", "1e0", "nan", "0.5 1", "1\n0", "Score: 2",
+                   "The score is not 1", "0.5\n\nIt is good.", "score", "Score: -0.5", "1/2", "0,1"):
         assert math.isnan(cw.score(answer)), answer
     scores = llm_judge(tiny()[0])(["p", "p"], ["a", "b"], [{}, {}])  # random weights answer nonsense
     assert len(scores) == 2 and all(math.isnan(s) for s in scores)
@@ -370,6 +522,9 @@ def test_a_reward_that_raises_or_leaves_its_range_hurts_no_other_completion():
         wild = domains.use(domain_file("own/wild.py", text))
         scores = domains.reward(wild, ["0.5", "2", "word", "nan", "-1", "1"], [{}] * 6)
     assert [score if score == score else None for score in scores] == [0.5, None, None, None, None, 1] and len(caught) == 3
+    with replaced(domains, loaded={}), warnings.catch_warnings(action="ignore"):
+        name = domains.use(domain_file("own/wild.py", text))
+        raises(lambda: domains.reward(name, ["word", "words"], [{}, {}]), "reward of domains.wild", "could not convert string")
 
 
 def test_no_file_hides_a_module_of_the_standard_library():
