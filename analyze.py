@@ -41,7 +41,7 @@ numbers of the run; report.py has it over several runs.
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, checkpoint, new_directory, new_file, parser, positive, share
+from grpo.settings import add_rows, at_least, check_rows, checkpoint, new_directory, new_file, parser, positive, share
 from model import UserError, cli, read_run
 from theory.lineage import displacements, refreshed, same, short, trained_on
 
@@ -94,6 +94,7 @@ def parse(argv=None):
         if not any(same(target, args.damaged) for _, _, target in moves):
             moves.append((f"{short(anchor)} -> {short(args.damaged)}", args.refreshed, args.damaged))
     args.data = domains.sources(args.data, [*dict.fromkeys([*domains.DOMAINS, *filter(None, args.domain.values())])])
+    check_rows(args, args.domain.values())
     return args
 
 
@@ -109,7 +110,8 @@ from tqdm import tqdm
 
 from grpo.judge import set_judge
 from grpo.scores import mean_ci, respond
-from model import load, write_json
+from grpo.startup import load
+from model import write_json
 from reports import analysis, claims
 from theory import curvature, edits
 from theory.curvature import nll, surrogate
@@ -189,9 +191,12 @@ def stand_at(args, name):
         graded=curvature.own_all(rollout, rewards))                                 # the parts of surrogate, maybe none
 
 
-def vector(args, name):
-    """The weights of a checkpoint, (n,) fp32."""
-    return curvature.flatten(load(name, args.device, torch.float32)[0].parameters()).detach()
+def vector(model, name):
+    """The weights of a checkpoint, (n,) fp32, in the order and on the device of a model."""
+    files = edits.tensor_files(name)
+    edits.check_names(model, name, files)
+    tensors = (edits.read_tensor(files[parameter], parameter) for parameter, _ in model.named_parameters())
+    return curvature.flatten(tensor.to(model.device, torch.float32) for tensor in tensors)
 
 
 def damage(at, deltas):
@@ -240,8 +245,8 @@ def subspace(at, directions, deltas, effects):
 
 def refresh(args, at, rate, values, S):
     """8. How a refresh goes in S and outside from theta_A + delta_B: as taken, and by the theorem's descent of this rate."""
-    kept, damaged = sorted(Path(args.refresh).glob("step-*")), vector(args, args.damaged)
-    steps = ((int(step.name.removeprefix("step-")), vector(args, str(step))) for step in kept)
+    kept, damaged = sorted(Path(args.refresh).glob("step-*")), vector(at.model, args.damaged)
+    steps = ((int(step.name.removeprefix("step-")), vector(at.model, step)) for step in kept)
     paths = {"taken": chain([(0, damaged)], steps),         # both as they go, because a path is many copies of a model
              "theorem": enumerate(curvature.descend(at.model, nll, at.correct, damaged, rate, DESCENT))}
     mu, start = values[-1].item(), curvature.value(at.model, nll, at.correct)
@@ -265,7 +270,7 @@ def around(args, anchor, report):
     if not at.correct:
         return print(f"{at.name}: of its {at.rewards.numel()} completions in {domain} none is correct: no loss to look at\n")
     for name, source, target in args.moves[anchor]:
-        delta = vector(args, target) - (at.theta if source == anchor else vector(args, source))
+        delta = vector(at.model, target) - (at.theta if source == anchor else vector(at.model, source))
         if delta.any():
             deltas[name, source, target] = delta
         else:
@@ -287,6 +292,7 @@ def main(args=None):
     args = args or parse()
     report = {"base": args.base, "experts": args.experts,
               "domains": {name: args.domain[name] or read_run(name).get("domain") for name in args.experts}}
+    edits.check_same_shape({name: edits.tensor_files(name) for name in (args.base, *args.experts, *args.later)})
     grams, layers = of_weights(args, report)
     names = [*dict.fromkeys(filter(None, map(args.domain.get, args.experts)))]
     without = [name for name in (args.base, *args.experts) if not any(Path(name).glob("tokenizer*"))]

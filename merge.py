@@ -25,8 +25,8 @@ part as --data path/to/sort.py=synthetic.
 The result is a checkpoint like any other, its lineage in run.json. It is computed tensor by tensor, in fp32 at least, and
 stored in the widest type that one of the checkpoints has: in that of a bf16 base the steps of experts stored in fp32 would
 be rounded away. Tensors of other numbers than floating-point ones are the base's (mean, interpolate: the first
-checkpoint's; negate: the damaged one's). Memory: a model, the whole result, and a few copies of the largest tensor per
-checkpoint. A sweep reads the files once per weight.
+checkpoint's; negate: the damaged one's). Memory: the whole result, and a few copies of the largest tensors per checkpoint;
+of a sweep, which reads the files once per weight, a model as well.
 """
 import argparse
 import math
@@ -35,8 +35,8 @@ from os.path import commonprefix, exists  # commonprefix: of lists too
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, check_places, checked, checkpoint, not_negative, parser, refuse, share
-from model import UserError, cli, load, read_run, save
+from grpo.settings import add_rows, at_least, check_places, check_rows, checked, checkpoint, not_negative, parser, refuse, share
+from model import UserError, cli, read_run, save
 
 # the options that a method has, besides the checkpoints, and those that a sweep has
 USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"], "negate": ["base", "damaged", "weight"],
@@ -94,6 +94,7 @@ def parse(argv=None):
     names = {word: domains.use(word) for word in words if word.endswith(".py") or word in known}
     args.data = domains.sources([item.replace(word, names.get(word, word), 1) for word, item in zip(words, args.data)],
                                 [*dict.fromkeys([*domains.DOMAINS, *names.values()])])
+    check_rows(args, args.data or domains.DOMAINS)
     check_places({"--out": args.out}, [*args.read, args.judge, *args.data.values()])
     replaces = args.out and args.overwrite and "merged" in read_run(args.out)
     refuse((args.out and (exists(args.out) and not replaces or Path(args.out).parent.is_file()),
@@ -109,6 +110,7 @@ from tqdm import tqdm
 from grpo.directory import alone
 from grpo.judge import set_judge
 from grpo.scores import average, evaluate
+from grpo.startup import load
 from reports.tables import mean_pm, show
 from theory import edits
 from theory.coordinates import highest, random
@@ -275,12 +277,13 @@ def main(args=None):
         files = {name: edits.tensor_files(name) for name in args.read}
         edits.check_same_shape(files)
         check_moved(args, files)
-        model, tokenizer = load(args.first, args.device)
+        swept = len(args.weight) > 1
+        model, tokenizer = load(args.first, args.device) if swept else edits.without_weights(args.first)
         edits.check_names(model, args.first, files[args.first])
-        weight, found = sweep(args, files, model, tokenizer) if len(args.weight) > 1 else (args.weight[0], None)
+        weight, found = sweep(args, files, model, tokenizer) if swept else (args.weight[0], None)
         if args.out:
-            names = tqdm(files[args.first], desc="merge", unit="tensor", leave=False, delay=3)
-            weights = {name: merged(args, files, weight, name) for name in names}
+            names = list(files[args.first])
+            weights = dict(zip(names, edits.in_threads(partial(merged, args, files, weight), names, "merge")))
             save(model, tokenizer, args.out, lineage(args, weight, found), weights)
             print(f"{args.out}: {args.method} of {len(args.checkpoints)}" + f", weight {weight:g}" * (args.method != "mean"))
 

@@ -30,6 +30,7 @@ rollback is the anchor itself, with B's gain gone as well.
 A set has at most the size that is asked for: a score of 0 is never picked, and the last two scores end when the damage
 is gone. Memory, in copies of the parameters in fp32 besides the model: one (fisher, gradient), two (fisher+sign), and
 three times as many as there are eigenpairs (curvature, as in analyze.py); and 12 bytes per coordinate of the largest set.
+The controls and --coordinates read nothing but files: without an evaluation, no model is loaded for them.
 """
 # theta: a function tensor name -> tensor, the weights of a checkpoint, as stored or in fp32. A set is {tensor name: flat
 # indices} (theory/coordinates.py). score, fraction: what picks a set, and its size, a share of all coordinates.
@@ -40,8 +41,8 @@ from itertools import product
 from pathlib import Path
 
 import domains
-from grpo.settings import (add_rows, at_least, check_places, checkpoint, domain_names, existing, new_file, parser, refuse,
-                           share)
+from grpo.settings import (add_rows, at_least, check_places, check_rows, checkpoint, domain_names, existing, new_file, parser,
+                           refuse, share)
 from model import UserError, cli, read_run
 from theory.lineage import is_ancestor, stage
 
@@ -99,6 +100,7 @@ def parse(argv=None):
            ("fisher+route" in args.score and not (args.later and {*args.later} <= {*args.domains}),
             "fisher+route needs the domains that were trained after the anchor, and rows of each: name them with --later "
             "where no run.json does, and the rows with --data"))
+    check_rows(args, args.domains)
     read = [args.anchor, args.damaged, args.judge, *dict(args.beside).values(), *args.data.values()]
     for place in [place_of(args, *which) for which in product(args.score, args.fraction)] if args.out else [None]:
         check_places({"--out": place, "--json": args.json, "--save-fisher": args.save_fisher}, read)
@@ -136,8 +138,6 @@ def label_of(score, fraction):
 
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
 
-import time
-
 import torch
 from tqdm import tqdm
 
@@ -145,7 +145,8 @@ from grpo.directory import alone
 from grpo.judge import set_judge
 from grpo.policy import read_coordinates
 from grpo.scores import evaluate, respond
-from model import check_equal, load, save, write_json
+from grpo.startup import load
+from model import check_equal, save, write_json
 from reports.recovery import FULL, tables
 from theory import coordinates, curvature, edits
 from theory.conflict import CONTROLS, SCORES, Case, fisher, left_in_s
@@ -174,12 +175,15 @@ def recover(args):
     files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *dict(args.beside).values())}
     edits.check_same_shape(files)
     saved = read_coordinates(args.coordinates) if args.coordinates else None
-    model, tokenizer = load(args.anchor, args.device, torch.float32,
-                            attention="eager" if "curvature" in args.score else "sdpa")
-    edits.check_names(model, args.anchor, files[args.anchor])
-    device, shapes = model.device, {name: p.shape for name, p in model.named_parameters()}
+    frame, tokenizer = edits.without_weights(args.anchor)
+    edits.check_names(frame, args.anchor, files[args.anchor])
+    shapes = {name: p.shape for name, p in frame.named_parameters()}
     if saved:
         check_equal(args.coordinates, saved[1]["shapes"], args.damaged, shapes)
+    asks = not saved and not {*args.score} <= {*CONTROLS}              # a score that is made of the anchor's answers
+    model = frame if not (asks or args.eval_prompts) else load(
+        args.anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else None)[0]
+    device = "cpu" if model is frame else model.device
     stored = lambda checkpoint, name: edits.read_tensor(files[checkpoint][name], name)
     exact = lambda checkpoint, name: stored(checkpoint, name).to(device, torch.float32)
     anchor, damaged = partial(exact, args.anchor), partial(exact, args.damaged)
@@ -191,20 +195,21 @@ def recover(args):
             coordinates.roll_back(tensor, stored(args.anchor, name), chosen[name], args.strength)
         return tensor
 
-    n, norm = sum(map(torch.Size.numel, shapes.values())), squared_distance(anchor, damaged, shapes)**0.5
-    if not norm:
+    if all(torch.equal(anchor(name), damaged(name)) for name in shapes):
         raise UserError(f"{args.damaged} has the weights of {args.anchor}: there is nothing to roll back")
     if (run := read_run(args.damaged)) and not is_ancestor(args.anchor, run):
         print(f"warning: by its run.json, {args.damaged} was not trained on from {args.anchor}: what is undone is a "
               "difference of two checkpoints, and not what a later training changed", file=sys.stderr)
 
     # 1. the anchor's answers: to pick by, and to other rows for the loss in the table
-    set_judge(args.judge, args.domains, args.device)
-    rollout, rewards = answers(args, model, tokenizer, args.domain, "train")
+    if model is not frame:
+        set_judge(args.judge, args.domains, args.device)
+    rollout, rewards = answers(args, model, tokenizer, args.domain, "train") if asks else (None, None)
     others = [answers(args, model, tokenizer, d, "train")[0] for d in args.later if "fisher+route" in args.score]
     unseen = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation")) if args.eval_prompts else []
 
     # 2. the sets
+    n = sum(map(torch.Size.numel, shapes.values()))
     counts = [max(1, round(fraction * n)) for fraction in args.fraction]
     case = Case(model, anchor, damaged, rollout, rewards, counts, others, run.get("seed") or 0)
     sets, seconds = pick(args, case) if not saved else (
@@ -212,22 +217,23 @@ def recover(args):
     spectrum, case, model = case.spectrum, None, None          # not two models at once
 
     # 3. the checkpoints, and their scores
-    model, tokenizer = load(args.anchor, args.device)
-    rows = [("damaged", damaged, {})]
+    rows, norm = [("damaged", damaged, {})], args.eval_prompts and squared_distance(anchor, damaged, shapes)**0.5
     for (score, fraction), chosen in sets.items():
         theta, k = partial(rolled, chosen), coordinates.size(chosen)
         if args.out and score in (*args.score, "saved"):
             out = place_of(args, score, fraction)
             about = {"anchor": args.anchor, "damaged": args.damaged, "score": score, "fraction": fraction}
-            save(model, tokenizer, out, lineage(args, score, fraction), {name: theta(name) for name in files[args.damaged]},
+            save(frame, tokenizer, out, lineage(args, score, fraction), {name: theta(name) for name in files[args.damaged]},
                  lambda place: coordinates.write(place / "coordinates.safetensors", chosen, shapes, about))
             print(f"{out}: {k} coordinates rolled back")
-        rows.append((label_of(score, fraction), theta, {
-            "score": score, "fraction": fraction, "seconds": seconds.get(score), "coordinates": k, "share": k / n,
-            "norm_share": squared_distance(theta, damaged, chosen)**0.5 / norm,
-            "in_S": spectrum and left_in_s(spectrum, theta, damaged, shapes)}))
+        if args.eval_prompts:
+            rows.append((label_of(score, fraction), theta, {
+                "score": score, "fraction": fraction, "seconds": seconds.get(score), "coordinates": k, "share": k / n,
+                "norm_share": squared_distance(theta, damaged, chosen)**0.5 / norm,
+                "in_S": spectrum and left_in_s(spectrum, theta, damaged, shapes)}))
     if not args.eval_prompts:
         return
+    model, tokenizer = load(args.anchor, args.device)
     rows += [(FULL, anchor, {"share": 1.0, "norm_share": 1.0}),
              *((label, partial(exact, name), {}) for label, name in args.beside)]
     test = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.eval_prompts, "test") for d in args.domains}
@@ -247,19 +253,15 @@ def recover(args):
 def pick(args, case):
     """The sets {(score, fraction): set} of all scores, and of the controls if there is an evaluation, and {score: seconds}.
 
-    In the order of SCORES; the seconds are those that a score costs alone.
+    In the order of SCORES.
     """
     sets, seconds = {}, {}
     for score, find in {**SCORES, **CONTROLS}.items():
         if score in args.score or score in CONTROLS and args.eval_prompts:
-            edits.put(case.model, case.anchor)            # the last score may have moved it
-            began = time.perf_counter()
-            found = find(case)
-            case.model.zero_grad()
+            if score in SCORES:
+                edits.put(case.model, case.anchor)        # the last score may have moved it
+            found, seconds[score] = case.sets(find)
             sets |= {(score, fraction): chosen for fraction, chosen in zip(args.fraction, found)}
-            seconds[score] = time.perf_counter() - began
-    for score in [score for score in seconds if "fisher" in score][1:]:
-        seconds[score] += case.cost                 # of F, which was computed for the first of them
     return sets, seconds
 
 
@@ -289,8 +291,10 @@ def lineage(args, score, fraction):
 
 def squared_distance(one, other, names):
     """|| one - other ||^2 over the tensors `names`, each of the two a function name -> tensor: a float."""
-    return sum((one(name).to(other(name)) - other(name)).double().square().sum().item()
-               for name in tqdm(names, desc="distance", unit="tensor", leave=False, delay=3))
+    def squared(name):
+        a, b = one(name), other(name)
+        return (a.to(b) - b).double().square().sum().item()
+    return sum(edits.in_threads(squared, list(names), "distance"))
 
 
 def save_fisher(args):

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from statistics import median_low
 
-from reports.claims import blocks
+from reports.claims import blocks, ratio
 from reports.tables import mean_pm, number, show
 from theory.edits import layer_of, type_of
 
@@ -116,7 +116,7 @@ def show_subspace(report):
     print("7. Conflict subspace (ours: leading eigenvectors of H_A, the same for every B), by Lanczos")
     K = len(next(iter(report["subspace"].values()))["eigenvalues"])
     show([[short(a), f"{s['eigenvalues'][0]:.1f}", f"{s['eigenvalues'][-1]:.2f}", f"{s['trace']:.0f}",
-           f"{s['orthonormality']:.0e}", f"{max(r / abs(v) for r, v in zip(s['residuals'], s['eigenvalues'])):.0e}"]
+           f"{s['orthonormality']:.0e}", number(max(map(ratio, s["residuals"], map(abs, s["eigenvalues"]))), ".0e")]
           for a, s in report["subspace"].items()],
          ["A", "largest", f"number {K}", "trace", "V'V - 1, largest", "Hv - lv over l, worst"])
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < K] + [K]

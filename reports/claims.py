@@ -22,7 +22,7 @@ import torch
 from grpo.scores import mean_ci, t_quantile
 from model import nan_for_null
 from reports.seeds import opened
-from reports.tables import draw, show
+from reports.tables import draw, number, show
 from theory.routes import PARTS
 
 HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
@@ -35,6 +35,7 @@ LEFT = {"damage": ("damage", "recovers", "below a fifth", -math.inf, 20),
         "outside": ("distance outside S", "stays", "above 90 %", 90, math.inf)}
 
 mean = lambda values: sum(values) / len(values)
+ratio = lambda a, b: a / b if b else math.nan
 median = lambda values: torch.tensor(values, dtype=torch.float64).quantile(0.5).item()
 
 
@@ -87,12 +88,12 @@ def of_damage(pairs):
     harmed = [d for d in pairs if d["measured"] > HARM]
     if not harmed:
         return
-    x = median([abs(d["first"] / d["second"]) for d in harmed])
+    x = median([abs(ratio(d["first"], d["second"])) for d in harmed])
     yield claim("damaged pairs: first-order over second-order term, median below 0.5", "small", x, x < 0.5)
     x = 100 * mean([d["reach"] == 1 for d in harmed])
     yield claim("damaged pairs predicted to 20 % of the terms' size all the way, over half", "all", x, x > 50, "%")
     worst = max(harmed, key=lambda d: d["measured"])
-    x = worst["measured"] / (worst["first"] + worst["second"])
+    x = ratio(worst["measured"], worst["first"] + worst["second"])
     yield claim("the largest damage over its prediction, within 20 %", "1", x, 1 / 1.2 < x < 1.2)
     x = worst["reach"]
     yield claim("the largest damage: part of the way on which the prediction is good to 20 %", "all", x, x == 1)
@@ -119,7 +120,7 @@ def of_refresh(paths):
     for name, words in (("taken", "refresh as taken"), ("theorem", "refresh by gradient descent")):
         path, steps = paths[name], paths[name]["step"][-1]
         for key, (what, paper, limit, above, below) in LEFT.items():
-            left = 100 * path[key][-1] / path[key][0]
+            left = ratio(100 * path[key][-1], path[key][0])
             yield claim(f"{words} ({steps} steps): {what} that is left, {limit}", paper, left, above < left < below, "%")
     for key in ("in_anchor", "in_minimum"):
         broken = [t for t in range(1, len(path["step"])) if path[key][t] > 1.001 * path["bound"][t] * path[key][0]]
@@ -136,14 +137,15 @@ def blocks(cells):
 # ---- over runs -----------------------------------------------------------------------------------------------------
 
 def read(files):
-    """Reports, what analyze.py wrote with --json: a list of dicts; UserError if a file holds something else."""
+    """Reports, what analyze.py wrote with --json: a list of dicts, equal ones once; UserError if a file holds other things."""
     reports = []
     for file in files:
         with opened(file, "analysis: write it with analyze.py --json") as value:
-            reports.append(nan_for_null(value))
-            claims(reports[-1])
-            if any(not DAMAGE <= d.keys() for d in reports[-1].get("damage", [])):
+            report = nan_for_null(value)
+            claims(report)
+            if any(not DAMAGE <= d.keys() for d in report.get("damage", [])):
                 raise ValueError
+            reports += [report] * (report not in reports)
     return reports
 
 
@@ -170,8 +172,8 @@ def tables(reports):
     rows = []
     for c in found:
         value, half = c["value"] if isinstance(c["value"], tuple) else (c["value"], math.nan)
-        number = f"{value:.3g}" + ("" if math.isnan(half) else f" ± {half:.2g}") + f" {c['unit']}".rstrip()
-        rows.append([c["claim"], c["paper"], number, {True: "yes", False: "no"}.get(c["holds"], c["holds"])])
+        here = number(value, ".3g") + ("" if math.isnan(half) else f" ± {half:.2g}") + f" {c['unit']}".rstrip()
+        rows.append([c["claim"], c["paper"], here, {True: "yes", False: "no"}.get(c["holds"], c["holds"])])
     show(rows, ["claim", "paper", "here", "holds"])
 
 

@@ -14,10 +14,10 @@ import torch
 import analyze
 import domains
 import model as models
-from grpo import rollout as rollouts
+from grpo import fast
 from reports import claims
 from theory import curvature, edits, routes
-from shared import (WORK, checkpoint, direct_nll, family, in_small_batches, raises, random_weights, run,
+from shared import (WORK, checkpoint, direct_nll, family, in_small_batches, raises, random_weights, replaced, run,
                     sequence_logps, small, talker, tiny, weights, whole_hessian)
 
 
@@ -234,6 +234,13 @@ def test_tensors_are_read_one_at_a_time_and_each_once():
     assert most[0] <= 2 * (torch.get_num_threads() + 1) + 2, most     # two checkpoints, a tensor a thread
 
 
+def test_tensors_come_in_order_from_threads_that_are_a_little_ahead():
+    started, most = [], 2 * min(8, torch.get_num_threads()) + 1
+    tensors = edits.in_threads(lambda name: started.append(name) or name**2, range(100), "x")
+    assert [next(tensors) for _ in range(3)] == [0, 1, 4] and len(started) <= most + 3
+    assert list(tensors) == [i**2 for i in range(3, 100)] and sorted(started) == list(range(100))
+
+
 def test_checkpoints_that_do_not_fit_are_an_error_that_names_the_first_difference():
     base = random_weights()
     b = checkpoint("base", base)
@@ -270,12 +277,9 @@ def test_gradients_and_hessian_products_are_those_of_the_whole_hessian_in_one_ba
         for _ in range(2):                          # a kept graph serves again
             assert torch.allclose(product(v).double(), H @ v.double(), atol=1e-4 * H.norm().item())
     assert len(parts) > 3
-    old, rollouts.LOGIT_ELEMENTS = rollouts.LOGIT_ELEMENTS, 40      # a large vocabulary: logits in chunks, recomputed backward
-    try:
+    with replaced(fast, LOGIT_ELEMENTS=40):         # a large vocabulary: logits in chunks, recomputed backward
         product = curvature.hessian(model, curvature.nll, curvature.own_correct(rollout, rewards.flatten()))
         assert torch.allclose(product(v).double(), H @ v.double(), atol=1e-4 * H.norm().item())
-    finally:
-        rollouts.LOGIT_ELEMENTS = old
 
 
 def test_hessian_products_agree_with_finite_differences_of_the_gradient():
@@ -571,6 +575,9 @@ def test_over_runs_claims_have_means_intervals_and_counts():
     assert base["holds"] == "yes (one base)" and isinstance(base["value"], float)       # one measurement, not three
     equal = claims.over_runs(runs)[1]                # of three experts that happen to agree
     assert equal["holds"] == "3 of 3" and equal["value"][1] == 0
+    for name in ("one", "twin"):
+        models.write_json(WORK / f"{name}.json", report(damage=[]))
+    assert len(claims.read([WORK / "one.json", WORK / "twin.json", WORK / "." / "one.json"])) == 1     # copies are no seeds
     (WORK / "nonsense.json").write_text("{}")
     raises(lambda: claims.read([WORK / "nonsense.json"]), "holds no analysis")
 
@@ -728,6 +735,9 @@ def test_analyze_says_in_one_line_what_is_wrong_before_it_works():
     shutil.copytree(f["math"], narrow)
     from safetensors.torch import save_file
     save_file(weights(narrow) | {"model.norm.weight": torch.zeros(3)}, narrow / "model.safetensors")
+    later = WORK / "narrow-later"
+    shutil.copytree(f["math-qa"], later)
+    shutil.copy(narrow / "model.safetensors", later)
     for argv, words in ((("--base", WORK / "nowhere", f["math"]), "no checkpoint"), ((*base, f["math"]), "twice"),
                         ((*base, "--prompts", routes.PARTS - 1), "--prompts"), ((*base, "--top", 0), "--top"),
                         ((*base, "--directions", 0), "--directions"), ((*base, "--domains", "math,qa"), "2 domains for 1"),
@@ -735,6 +745,7 @@ def test_analyze_says_in_one_line_what_is_wrong_before_it_works():
                         ((*base, "--json", WORK / "nowhere" / "x.json"), "cannot write"),
                         ((*base, "--refresh", f["math-qa"]), "--keep-every"), ((*base, "--later", f["qa"]), "ancestors"),
                         ((*base, "--data", "math"), "DOMAIN=SOURCE"), (("--base", f["base"], narrow), "model.norm.weight"),
+                        ((*base, "--later", later), "model.norm.weight"),
                         ((*base, "--threshold", -1), "--threshold")):
         code, _, err = run(analyze.main, *argv)
         assert code == 2 and words in err and err.strip().splitlines()[-1].startswith("error: "), (argv, err)

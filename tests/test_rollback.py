@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import shutil
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -67,9 +68,12 @@ def test_the_top_fraction_is_that_of_a_sort_of_all_scores_exactly_whatever_their
 
 
 def test_scores_that_are_no_scores_are_an_error_with_the_tensors_name():
-    for bad in (math.nan, math.inf, -1.0):
+    for bad, words in ((math.nan, "not all finite"), (math.inf, "not all finite"), (-1.0, "below 0")):
         raises(lambda: coordinates.top(["ok", "w"], lambda name: torch.tensor([1.0, bad if name == "w" else 2.0]), [1]),
-               "scores of w")
+               "scores of w", words)
+    model, rollout, rewards = small()
+    case = conflict.Case(model, None, None, rollout, rewards.flatten(), counts=[1])
+    raises(lambda: case.top(lambda name: torch.ones(3)), "model.embed_tokens.weight", "[3]", "[10, 4]")
 
 
 def test_scores_are_asked_for_a_tensor_at_a_time_and_never_all_held():
@@ -381,6 +385,22 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
     assert abs(rollback.squared_distance(rolled, B, shapes) - (moved.double() - kept).square().sum().item()) < 1e-9
 
 
+def test_every_score_that_uses_the_fisher_is_charged_for_it_and_no_other_is():
+    model, rollout, rewards = small()
+    anchor, original = {name: p.detach().clone() for name, p in model.named_parameters()}, conflict.fisher
+    args = rollback.parse(["--anchor", "a", "--damaged", "b", "--domain", "math", "--score", "fisher", "mine", "largest"])
+    case = conflict.Case(model, anchor.get, lambda name: anchor[name] + 0.01, rollout, rewards.flatten(), counts=[3])
+    conflict.SCORES["mine"] = lambda case: case.top(lambda name: case.F[name].sqrt())
+    calls = []
+    try:
+        with replaced(conflict, fisher=lambda *most: (calls.append(time.sleep(0.5)), original(*most))[1]):
+            sets, seconds = rollback.pick(args, case)
+    finally:
+        del conflict.SCORES["mine"]
+    assert len(calls) == 1 and min(seconds["fisher"], seconds["mine"]) >= case.cost >= 0.5 > seconds["largest"]
+    assert coordinates.size(sets["mine", 0.05]) == 3
+
+
 # ---- reports/recovery.py ---------------------------------------------------------------------------------
 
 def a_report(math_scores, qa_scores, later=("qa",)):
@@ -551,6 +571,23 @@ def test_the_default_is_the_method_that_the_readme_recommends_and_siblings_are_w
         code, text, err = run(rollback.main, *common, "--damaged", family()[name], "--out", WORK / f"warned-{name}")
         assert code == 0 and "coordinates rolled back" in text, err
         assert ("was not trained on from" in err) == warned and err.count("\n") == warned, err
+
+
+def test_controls_and_saved_sets_load_no_model_and_ask_for_no_answers():
+    def needless(*_, **__):
+        raise AssertionError("a model")
+    common = ("--fraction", 0.01, "--eval-prompts", 0)
+    with replaced(rollback, load=needless, respond=needless, set_judge=needless):
+        rolled_back(WORK / "controls", "--score", "largest", "random", *common)
+        rolled_back(WORK / "saved", "--coordinates", WORK / "controls/random-0.01/coordinates.safetensors", "--eval-prompts", 0)
+    rolled_back(WORK / "with-model", "--score", "largest", "fisher", *common)
+    for name in ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
+        assert (WORK / "controls/largest-0.01" / name).read_bytes() == (WORK / "with-model/largest-0.01" / name).read_bytes()
+    assert same_weights(WORK / "saved", WORK / "controls/random-0.01") and models.load(str(WORK / "saved"))
+    anchor, damaged, rolled = (weights(x) for x in (family()["math"], family()["math-qa"], WORK / "controls/largest-0.01"))
+    sizes = torch.cat([(damaged[name] - anchor[name]).abs().flatten() for name in damaged])
+    back = torch.cat([(damaged[name] != rolled[name]).flatten() for name in damaged])
+    assert back.sum() == round(0.01 * len(sizes)) and sizes[back].min() >= sizes[~back].max()
 
 
 def test_a_domain_of_ones_own_is_rolled_back_and_found_again_by_the_run():

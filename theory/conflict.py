@@ -17,15 +17,17 @@ So the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more t
 sums of its positive and of its negative terms, each many times their difference. Because g lies along the same steep v,
 the filter's set is one of the two: undone, it leaves -N, and the damage is (N / (P - N))^2 times its former size.
 
-A new score is a function of a Case that returns a set (see coordinates.py) for each of case.counts, and its line in SCORES.
+A new score is a function of a Case that returns a set (see coordinates.py) for each of case.counts, as case.top does of any
+function that gives a tensor of scores for each parameter; and its line in SCORES.
 """
 # theta, anchor, damaged: a function tensor name -> tensor, the weights of a checkpoint. n: of all parameters.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from threading import Lock
 
 import torch
 from tqdm import tqdm
@@ -42,7 +44,7 @@ ROUTE = 0.1        # of the neurons that are most active on a domain's tokens ar
 @dataclass
 class Case:
     """What a score is computed from. It starts with the model at theta_A, and may leave it elsewhere."""
-    model: object            # fp32
+    model: object            # fp32; for the controls one without weights will do, and no answers
     anchor: object           # theta_A, fp32 on the model's device
     damaged: object          # theta_B, likewise
     rollout: object          # A's own answers to training rows of the damaged domain, N of them
@@ -51,29 +53,53 @@ class Case:
     others: tuple = ()       # A's answers in the domains that were trained later, as rollouts: for fisher+route
     seed: int = 0            # of the random set
     spectrum: tuple = None   # see leading
+    information: dict = None                 # F, as soon as it is asked for
+    lock: object = field(default_factory=Lock)
 
-    def __post_init__(self):
-        self.parts = curvature.own_correct(self.rollout, self.rewards)
+    def sets(self, score):
+        """The sets of a score, and the seconds that it costs alone: those of F too, if it uses what another has computed."""
+        shared, self.used, began = self.cost if self.information else 0.0, False, time.perf_counter()
+        found = score(self)
+        self.model.zero_grad()
+        return found, time.perf_counter() - began + shared * self.used
 
     @cached_property
+    def parts(self):
+        """The correct answers among them."""
+        return curvature.own_correct(self.rollout, self.rewards)
+
+    @property
     def F(self):
-        """The Fisher information at theta_A, of which three scores are made; `cost` is the seconds that it took."""
-        began = time.perf_counter()
-        F = fisher(self.model, self.rollout, self.rewards)
-        self.cost = time.perf_counter() - began
-        return F
+        """The Fisher information at theta_A, {name: tensor}, computed once for all scores that are made of it."""
+        with self.lock:                             # `top` calls a score in several threads
+            self.used = True
+            if self.information is None:
+                began = time.perf_counter()
+                self.information = fisher(self.model, self.rollout, self.rewards)
+                self.cost = time.perf_counter() - began
+            return self.information
 
     def delta(self, name):
         """theta_B - theta_A of one tensor."""
         return self.damaged(name) - self.anchor(name)
 
     def top(self, score):
-        """The sets of the highest scores, of a function name -> tensor, 0 or more."""
-        return coordinates.top([name for name, _ in self.model.named_parameters()], score, self.counts)
+        """The sets of the highest scores, of a function name -> tensor of that parameter's shape, 0 or more.
+
+        It is called in several threads. UserError if the tensor is none such.
+        """
+        shapes = {name: p.shape for name, p in self.model.named_parameters()}
+
+        def checked(name):
+            if (scores := score(name)).shape != shapes[name]:
+                raise UserError(f"the scores of {name} have the shape {list(scores.shape)}: a score has that of the parameter, "
+                                f"{list(shapes[name])}")
+            return scores
+        return coordinates.top(list(shapes), checked, self.counts)
 
     def rescored(self, loss_and_slopes, goal):
         """The sets of `rescored` from theta_B on."""
-        vars(self).pop("F", None)                   # room for a gradient: the scores that need F come first in SCORES
+        self.information = None                     # room for a gradient: the scores that need F come first in SCORES
         edits.put(self.model, self.damaged)
         return rescored(self.model, loss_and_slopes, goal, self.anchor, self.counts)
 

@@ -20,6 +20,7 @@ if __name__ == "__main__":
 import json
 import math
 import re
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,11 +29,11 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from model import OURS, UserError, check_directory, check_equal, check_weights
+from model import UserError, check_directory, check_equal, check_weights
 
-BLOCK = 2**18          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
+BLOCK = 2**17          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
 PROBES = 8             # random directions that a large edit is multiplied with to learn about its rank
-EXACT_UP_TO = 768      # a matrix whose smaller side is at most this gets exact singular values
+EXACT_UP_TO = 768      # a matrix whose smaller side is at most this gets exact singular values; their time grows as its cube
 SHARES = ("unchanged", "abs_below_1e-7", "rel_below_1e-3", "abs_and_rel", "bf16_unchanged", "below_half_bf16_ulp")
 
 
@@ -80,10 +81,9 @@ def tensor_files(directory):
         if index.is_file():
             files = {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
         else:
-            for path in [single] if single.is_file() else sorted(directory.glob("*.safetensors")):
-                if path.name not in OURS:
-                    with safe_open(path, "pt") as file:
-                        files |= dict.fromkeys(file.keys(), path)
+            for path in [single] if single.is_file() else sorted(directory.glob("model*.safetensors")):
+                with safe_open(path, "pt") as file:
+                    files |= dict.fromkeys(file.keys(), path)
         tied = json.loads((directory / "config.json").read_text()).get("tie_word_embeddings", False)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{directory} is damaged: {error!r} in its config.json or its index of shards") from error
@@ -112,6 +112,22 @@ def check_names(model, name, files):
                         "it and save it again with save_pretrained")
 
 
+def without_weights(name):
+    """A checkpoint's model on the meta device, which has names and shapes but no numbers, and its tokenizer, for `save`.
+
+    UserError if transformers cannot make them.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig       # takes seconds
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        if (Path(name) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(name)
+        return model, AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{name} is no checkpoint that transformers knows: {error}") from error
+
+
 def put(model, weights):
     """Put weights(name), a tensor of any type on any device, into the model, parameter by parameter."""
     for name, p in model.named_parameters():
@@ -136,11 +152,26 @@ def measure(base, checkpoints, threshold=None):
     """
     files = {directory: tensor_files(directory) for directory in (base, *checkpoints)}
     check_same_shape(files)
-    names, each = list(files[base]), [files[directory] for directory in (base, *checkpoints)]
-    read = lambda name: (name, measure_tensor(name, [read_tensor(own[name], name) for own in each], threshold))
-    with ThreadPoolExecutor(min(8, torch.get_num_threads()), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        bar = tqdm(pool.map(read, names), total=len(names), desc="read weights", unit="tensor", leave=False, delay=3)
-        return {name: found for name, found in bar if found}
+    each = [files[directory] for directory in (base, *checkpoints)]
+    read = lambda name: measure_tensor(name, [read_tensor(own[name], name) for own in each], threshold)
+    shapes = check_weights(base)
+    largest_first = sorted(files[base], key=lambda name: -math.prod(shapes[name]))      # so that all threads end together
+    found = dict(zip(largest_first, in_threads(read, largest_first, "read weights")))
+    return {name: found[name] for name in files[base] if found[name]}
+
+
+def in_threads(work, names, what):
+    """work(name) of each tensor, one after the other as they are asked for, computed by a few threads that are a little ahead.
+
+    names: a sequence of them; what: the name of a bar.
+    """
+    threads, ahead = min(8, torch.get_num_threads()), deque()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name in tqdm(names, desc=what, unit="tensor", leave=False, delay=3):
+            ahead.append(pool.submit(work, name))
+            if len(ahead) > 2 * threads:            # no further, because what is done is held until it is asked for
+                yield ahead.popleft().result()
+        yield from (done.result() for done in ahead)
 
 
 def read_tensor(path, name):
@@ -169,11 +200,12 @@ def measure_tensor(name, tensors, threshold):
     probes = torch.randn(PROBES, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
     images = torch.zeros(E, PROBES, columns, dtype=torch.float64)
     buffer = torch.empty(E, rows if exact else min(rows, block), columns, dtype=dtype)  # once: new memory costs page faults
+    scratch = torch.empty(2, min(rows, block), columns, dtype=dtype)
     for i in range(0, rows, block):
         j = min(rows, i + block)
         deltas = buffer[:, i:j] if exact else buffer[:, :j - i]                                   # (E, r, C)
         for e, tensor in enumerate(edited):
-            held, total, largest = tally(base[i:j], tensor[i:j], deltas[e], threshold)
+            held, total, largest = tally(base[i:j], tensor[i:j], deltas[e], scratch[:, :j - i], threshold)
             counts[e] += held
             l1[e] += total
             linf[e] = max(linf[e], largest)
@@ -201,28 +233,33 @@ def measure_tensor(name, tensors, threshold):
                                                  sketched_spectrum(probes, images[e]) for e in range(E)]}
 
 
-def tally(a, b, delta, threshold):
+def tally(a, b, delta, scratch, threshold):
     """Write b - a, (r, C), to `delta`, fp32 or fp64; for how many parameters each of SHARES (and the threshold) holds.
 
-    Returns (list of counts, sum and max of |b - a|). NumPy compares and counts several times faster than torch on a CPU.
+    Returns (list of counts, sum and max of |b - a|). scratch: (2, r, C), of delta's type, is written over. NumPy compares
+    and counts several times faster than torch on a CPU.
     """
-    old = a.to(delta.dtype)
-    size = torch.sub(b.to(delta.dtype), old, out=delta).abs()
+    old, (size, limit) = a.to(delta.dtype), scratch
+    torch.abs(torch.sub(b.to(delta.dtype), old, out=delta), out=size)
     d = size.numpy()
     unchanged, tiny = d == 0, d < 1e-7
     if a.dtype == b.dtype == torch.bfloat16:        # here a change is none, or 2^-9 of the number and more: twice as fast
         held = [unchanged, tiny, unchanged, unchanged, unchanged, unchanged]
     else:
-        relative = (d < (old.abs() * 1e-3).numpy()) | unchanged
-        below = (d < (exponent(old) * 2.0**-8).numpy()) | unchanged
-        held = [unchanged, tiny, relative, tiny & relative, (a.bfloat16() == b.bfloat16()).numpy(), below]
+        relative = (d < torch.abs(old, out=limit).mul_(1e-3).numpy()) | unchanged
+        bits = lambda x: x.bfloat16().view(torch.int16).numpy()
+        rounded = (bits(a) == bits(b)) | unchanged  # the latter because 0 is -0
+        below = (d < exponent(old, out=limit.float()).mul_(2.0**-8).numpy()) | unchanged
+        held = [unchanged, tiny, relative, tiny & relative, rounded, below]
     held += [] if threshold is None else [d < threshold]
-    return [np.count_nonzero(one) for one in held], size.sum().item(), size.max().item()
+    return [np.count_nonzero(one) for one in held], size.sum().item(), d.max().item()
 
 
-def exponent(x):
-    """2^floor(log2 |x|), elementwise, as fp32: the bits of the exponent alone; 0 where x is 0."""
-    return (x.float().view(torch.int32) & 0x7F800000).view(torch.float32)
+def exponent(x, out=None):
+    """2^floor(log2 |x|), elementwise, as fp32 (to `out`, if given): the bits of the exponent alone; 0 where x is 0."""
+    out = torch.empty_like(x, dtype=torch.float32) if out is None else out
+    torch.bitwise_and(x.float().view(torch.int32), 0x7F800000, out=out.view(torch.int32))
+    return out
 
 
 def rounding_null(mean_size, sample, stored_in_bf16):
