@@ -97,9 +97,9 @@ def parse(argv=None):
 
 ARGS = cli(parse) if __name__ == "__main__" else None  # before PyTorch is imported: --help and mistakes answer at once
 
+from grpo.chat import prompt_form
 from grpo.directory import alone
 from grpo.judge import set_judge
-from grpo.rollout import prompt_form
 from grpo.run import fingerprint
 from grpo.scores import average, detectable, differences, evaluate, inside, mean_ci, t_quantile
 from grpo.startup import load

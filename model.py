@@ -1,6 +1,6 @@
 """Load and save models: the one place where every script gets its model from and leaves it.
 
-    model, tokenizer = load("checkpoints/base")        # our tiny default, made on first use
+    model, tokenizer = load("checkpoints/base")        # our tiny default
     model, tokenizer = load("Qwen/Qwen3-0.6B")         # a hub name, or any Hugging Face directory
     save(model, tokenizer, "checkpoints/math", run)    # config.json, model.safetensors, tokenizer, run.json
 
@@ -15,21 +15,27 @@ Attention: PyTorch's fused `scaled_dot_product_attention`, or what `attention=` 
 """
 # torch and transformers are imported where they are used: a script reads its command line before that takes seconds.
 import contextlib
+import functools
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
-import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 NOT_FINITE = (math.inf, -math.inf)
 FLOATS = ("F64", "F32", "F16", "BF16")  # what weights may be stored as
-OURS = ("resume.safetensors", "coordinates.safetensors")  # beside the weights of a checkpoint, and none
-BASE = "checkpoints/base"  # the embedded default model; grpo/warmup.py makes it
+BASE = os.path.relpath(Path(__file__).parent / "checkpoints" / "base")  # the default model, part of the repository
+SMALL = 10_000_000  # parameters; up to here a model counts as small, as the default base does
+# Before torch is imported: threads of one product that wait for each other would spin, and beside another busy process take
+# the processor from the one that they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 class UserError(Exception):
@@ -63,56 +69,102 @@ def cli(main):
         sys.exit(130)
 
 
-def load(name_or_dir, device=None, dtype=None, attention="sdpa"):
-    """A causal LM in eval mode and its tokenizer, ready for left-padded chat prompts.
+def load(name_or_dir, device=None, dtype=None, attention=None):
+    """A causal LM in eval mode and its tokenizer, ready for left-padded chat prompts. tokenizer.end_ids: see `end_ids`.
 
-    name_or_dir: a checkpoint of ours, any Hugging Face model directory, or a hub name.
+    name_or_dir: a checkpoint of ours, any Hugging Face model directory, or a hub name. GGUF files are loaded where
+        transformers can, and adapters merged into their base where peft is installed.
     device, dtype: default to the GPU of this process and bf16 where there is one, else CPU and fp32.
         train_grpo.py asks for fp32 everywhere: at lr 1e-6 a bf16 weight is too coarse to move at all.
-    attention: "sdpa", "flash_attention_2" (GPU, where installed) or "eager" (has second derivatives).
-    Raises UserError if it is no model, is half-written, or has no chat template, pad or end token.
+    attention: "sdpa" (the default where a model has it), "flash_attention_2" (GPU, where installed) or "eager" (the default
+        elsewhere; it has second derivatives).
+    Raises UserError if it is no model, is half-written, would lose tensors, or has no chat template or end token.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    if os.path.normpath(name_or_dir) == BASE and not os.path.isdir(BASE):
-        # A process of its own: its random numbers and threads leave those of the caller alone.
-        made = subprocess.run([sys.executable, "-m", "grpo.warmup", "--out", BASE],
-                              env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)})
-        if made.returncode:
-            raise UserError(f"{BASE} could not be made (the reason stands above); try `python -m grpo.warmup`")
     check_directory(name_or_dir)
-    check_weights(name_or_dir)
+    stored = check_weights(name_or_dir)
+    files = weight_files(name_or_dir)
+    how = {"trust_remote_code": False, **{"gguf_file": file.name for file in files if file.suffix == ".gguf"}}
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    small = os.path.isdir(name_or_dir) and sum(f.stat().st_size for f in os.scandir(name_or_dir)) < 2**30
+    small = files and sum(file.stat().st_size for file in files) < 2**30
     (logging.disable_progress_bar if small else logging.enable_progress_bar)()  # no bar for what takes no time
+    logging.set_verbosity_error()                   # of what it would warn of, all that matters is an error below
     try:
         device = torch.device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_dir, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(name_or_dir, padding_side="left", **how)
         model, found = AutoModelForCausalLM.from_pretrained(name_or_dir, dtype=dtype, attn_implementation=attention,
-                                                            output_loading_info=True)
+                                                            output_loading_info=True, ignore_mismatched_sizes=True, **how)
+        merge_adapters(model)
         model = model.to(device).eval()
     except Exception as error:  # the hub, safetensors and json each raise types of their own
         reason = str(error).strip().split("\n")[0] + "; there is no such directory here" * (not os.path.isdir(name_or_dir))
         raise UserError(f"cannot load {name_or_dir} as a causal language model on {device}: {reason}") from error
-    if found["missing_keys"]:                       # transformers would fill them with random numbers
-        raise UserError(f"{name_or_dir} is incomplete: its weights lack {sorted(found['missing_keys'])[0]} "
-                        f"({len(found['missing_keys'])} tensors in all)")
-    for what in ("chat_template", "pad_token", "eos_token"):
+    if "gguf_file" in how:                          # its weights are plain numbers by now
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+    other = [key for key, *_ in found["mismatched_keys"]]
+    for what, keys in (("is incomplete: its weights lack", found["missing_keys"]),       # they would be random numbers
+                       ("holds weights of another shape than its config.json says:", other),
+                       ("holds weights that its config.json has no place for:", found["unexpected_keys"])):
+        if keys:
+            raise UserError(f"{name_or_dir} {what} {min(keys)} ({len(keys)} tensors in all)")
+    known = model._keys_to_ignore_on_load_unexpected or ()
+    if lost := [key for key in stored if any(re.search(pattern, key) for pattern in known)]:
+        print(f"{name_or_dir}: transformers leaves out {lost[0]} ({len(lost)} tensors in all); so will what is saved of it")
+    for what in ("chat_template", "eos_token"):
         if getattr(tokenizer, what) is None:
             raise UserError(f"the tokenizer of {name_or_dir} has no {what}: use an instruction-tuned model, or set "
                             f"tokenizer.{what} and save the tokenizer into the model's directory")
+    if tokenizer.pad_token is None:                 # padding is masked, so any id will do
+        tokenizer.pad_token = tokenizer.eos_token
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise UserError(f"{name_or_dir}: the tokenizer has {len(tokenizer)} tokens, the model "
                         f"{model.get_input_embeddings().num_embeddings}: they do not belong together")
-    end_ids(model, tokenizer)
-    for what in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, what, None) not in (None, 1):  # rollout.py applies the output head itself
-            raise UserError(f"{name_or_dir} rescales its logits ({what}), which rollout.py does not do")
+    tokenizer.end_ids = end_ids(model, tokenizer)
+    use_threads(model)
     return model, tokenizer
+
+
+def use_threads(model):
+    """One thread for a small model: hardly slower, and no number depends on how many cores there are. All for others.
+
+    OMP_NUM_THREADS, where it is set, decides in place of this.
+    """
+    import torch
+    most = all_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if model.num_parameters() <= SMALL else most)
+
+
+@functools.cache
+def all_threads():
+    """How many threads torch has chosen for this machine: asked before `use_threads` first changes it."""
+    import torch
+    return torch.get_num_threads()
+
+
+def merge_adapters(model):
+    """Add the adapters that peft put into a model to its weights, and take them out. ValueError for what cannot be added."""
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "modules_to_save"):
+            raise ValueError(f"its adapter replaces {name}: merge it with peft first")
+        if hasattr(module, "get_base_layer"):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+    model._hf_peft_config_loaded, model._weight_conversions = False, None      # how transformers would save an adapter
+
+
+def weight_files(directory):
+    """The files (Path) that hold a checkpoint's weights, of the best kind that is there; none for a hub name."""
+    kinds = (sorted(Path(directory).glob(name)) for name in ("model*.safetensors", "pytorch_model*.bin", "*.gguf"))
+    return next(filter(None, kinds), [])
 
 
 def check_directory(path):
@@ -120,13 +172,18 @@ def check_directory(path):
     if not os.path.isdir(path):
         looks_local = path.startswith((".", "/", "~", "checkpoints")) or path.count("/") > 1
         if looks_local or os.path.exists(path):
-            raise UserError(f"no checkpoint at {path}: it should be a directory with config.json and model.safetensors")
+            raise UserError(f"no checkpoint at {path}: it should be a directory with config.json and model.safetensors" +
+                            "; `python -m grpo.warmup` makes it again" * (os.path.normpath(path) == BASE))
         return
-    names = os.listdir(path)
-    if "config.json" not in names:
-        raise UserError(f"{path} is no checkpoint: it has no config.json")
-    if not any(name.endswith((".safetensors", ".bin")) and name not in OURS for name in names):
-        raise UserError(f"{path} is half-written: it has a config.json and no weights; delete it or train it again")
+    names, files = os.listdir(path), weight_files(path)
+    adapter, gguf = "adapter_config.json" in names, [file for file in files if file.suffix == ".gguf"]
+    for wrong, what in (
+            (adapter and not find_spec("peft"), "holds an adapter: `pip install peft`, and it is merged into its base"),
+            (len(gguf) > 1, "holds several GGUF files: leave one"),
+            (not (adapter or gguf or "config.json" in names), "is no checkpoint: it has no config.json"),
+            (not (adapter or files), "is half-written: it has a config.json and no weights; delete it or train it again")):
+        if wrong:
+            raise UserError(f"{path} {what}")
 
 
 def check_weights(directory):
@@ -135,9 +192,7 @@ def check_weights(directory):
     UserError if a file is damaged, or if weights are no plain floating-point numbers.
     """
     shapes = {}
-    for file in sorted(Path(directory).glob("*.safetensors")):
-        if file.name in OURS:
-            continue
+    for file in sorted(Path(directory).glob("model*.safetensors")):
         try:
             with safe_open(file, "np") as tensors:
                 stored = {name: tensors.get_slice(name) for name in tensors.keys()}
@@ -171,50 +226,60 @@ def save(model, tokenizer, out, run, state_dict=None, more=None):
     from transformers.utils import logging
     out = Path(os.path.abspath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
-    run = {**run, "versions": {name: version(name) for name in ("torch", "transformers", "datasets")}}
-    tmp = out.with_name(f".{out.name}.tmp")
+    run = {**run, "versions": {name: version(name) for name in ("torch", "transformers")}}
+    tmp, generation = out.with_name(f".{out.name}.tmp"), model.generation_config
     shutil.rmtree(tmp, ignore_errors=True)          # what a killed process may have left
     try:
+        model.generation_config = type(generation)()    # transformers refuses to save one that contradicts itself, as many do
         tmp.mkdir()
         logging.disable_progress_bar()  # one shard: it would jump from 0 to 1
-        model.save_pretrained(tmp, state_dict=state_dict, max_shard_size="1000GB")  # one file: one atomic rename
+        own = state_dict and {**state_dict}         # which save_pretrained may empty
+        model.save_pretrained(tmp, state_dict=own, max_shard_size="1000GB")                  # one file: one atomic rename
         if state_dict:                              # the type of the weights, not of the model that computes with them
             config = json.loads((tmp / "config.json").read_text())
             dtype = next(iter(state_dict.values())).dtype
             write_json(tmp / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+        if generation:
+            generation.to_json_file(tmp / "generation_config.json")
         tokenizer.save_pretrained(tmp)
         write_json(tmp / "run.json", run)
         if more:
             more(tmp)
-        for path in tmp.iterdir():
+        files = [path for path in tmp.rglob("*") if path.is_file()]      # chat templates can lie in a folder of their own
+        for path in files:
             with open(path, "rb") as f:
                 os.fsync(f.fileno())
         if not out.exists():
             os.replace(tmp, out)
         else:
             order = ["model.safetensors", "config.json", "run.json"]     # without config.json it is no checkpoint yet
-            for path in sorted(tmp.iterdir(), key=lambda p: order.index(p.name) if p.name in order else -1):
-                os.replace(path, out / path.name)
+            for path in sorted(files, key=lambda p: order.index(p.name) if p.name in order else -1):
+                place = out / path.relative_to(tmp)
+                place.parent.mkdir(exist_ok=True)
+                os.replace(path, place)
     finally:
+        model.generation_config = generation
         shutil.rmtree(tmp, ignore_errors=True)
 
 
 def is_small(name_or_dir):
     """Whether a model has at most 10 M parameters, by the headers of its files: what the learning rate's default asks.
 
-    The default base has. False for a hub name, of which nothing is here to be counted.
+    False for a hub name, of which nothing is here to be counted.
     """
-    if os.path.normpath(name_or_dir) == BASE:
-        return True
-    shapes = check_weights(name_or_dir).values()
-    return 0 < sum(map(math.prod, shapes)) <= 10_000_000
+    return 0 < sum(map(math.prod, check_weights(name_or_dir).values())) <= SMALL
 
 
-def weights_on_disk(checkpoint):
-    """Bytes and time of last change of a checkpoint's weights: another training run shows in them."""
-    files = [file.stat() for file in os.scandir(checkpoint) if file.name.endswith((".safetensors", ".bin"))] \
-        if os.path.isdir(checkpoint) else []
-    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
+def content(directory):
+    """A hash of all that a model is loaded from: its weights, configuration, tokenizer and template; None for a hub name."""
+    if not os.path.isdir(directory):
+        return None
+    files = {file for file in Path(directory).iterdir() if file.suffix in (".json", ".jinja", ".model", ".txt")}
+    whole = hashlib.sha256()
+    for path in sorted(files.union(weight_files(directory)) - {Path(directory) / "run.json"}):
+        with open(path, "rb") as file:
+            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return whole.hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -49,16 +49,19 @@ ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is im
 
 import math
 import time
+from pathlib import Path
 
 import torch
 
 import domains
 from grpo import ranks
+from grpo.chat import decode, encode
+from grpo.directory import read_log
 from grpo.judge import grading_ahead
 from grpo.losses import group_advantages, policy_loss, token_weights
-from grpo.rollout import decode, encode, grade, micro_batches, sample, token_logps, uniform_noise
+from grpo.rollout import grade, micro_batches, sample, token_logps, uniform_noise
 from grpo.run import open_run
-from model import end_ids
+from model import end_ids, nan_for_null
 
 SUMS = ("loss", "policy_loss", "kl", "clip_low", "clip_high", "gap", "tokens")    # over the micro-batches of a step
 NO_UPDATE = {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0,
@@ -216,7 +219,7 @@ def log_line(step, pairs, rewards, advantages, lengths, stopped, entropy, times)
 
 
 def main(args=None):
-    """Train, and print the held-out scores before and after."""
+    """Train; print held-out scores and two groups from the first and the last step, and what to run next."""
     args = args or parse()
     run = train(args)
     if not ranks.leader():
@@ -226,6 +229,16 @@ def main(args=None):
         for when in ("before", "after"):
             print(f"held-out {domain} {when:>6}: {scores[when]['score']:5.1f} +- {scores[when]['ci95']:.1f}  "
                   f"(avg@{scores[when]['samples']} of {scores[when]['prompts']} prompts)")
+    samples = read_log(Path(args.out) / "samples.jsonl")
+    print("\nsamples of the first and the last step, of two groups the best and the worst:\n  step  reward  advantage")
+    for sample in [sample for sample in samples if sample["step"] in (samples[0]["step"], samples[-1]["step"])]:
+        print(f"{sample['step']:6}{nan_for_null(sample['reward']):8.2f}{sample['advantage']:+11.2f}  {sample['prompt'][-60:]!r} -> "
+              f"{sample['completion'][:60]!r}")
+    mine = ",".join(name if name in domains.DOMAINS else domains.source(name)["file"] for name in args.domains)
+    other = "qa" if "qa" not in args.domains else "math"
+    print(f"\nnext: python report.py {args.out}   # the run as a table\n"
+          f"      python train_grpo.py --domain {other} --init {args.out} --out {args.out}-{other} --eval-domains {mine},{other}"
+          f"   # what does {other} do to {args.domain}?")
 
 
 if __name__ == "__main__":

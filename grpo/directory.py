@@ -22,7 +22,8 @@ from model import UserError, check_run, json_safe, read_run, write_text
 STATE = "resume.safetensors"  # there while a run is under way; deleted when it is finished
 OURS = re.compile(r"(generation_)?config\.json|model.*\.(safetensors|json)|(added_|special_)?tokens?(izer)?[\w.]*|"
                   r"vocab\.json|merges\.txt|chat_template\.jinja|run\.json|(log|samples|validation)\.jsonl|"
-                  r"resume\.safetensors|.*\.tmp|step-\d+")
+                  r"resume\.safetensors|vocab\.txt|s(entence)?piece(\.bpe)?\.model|.*\.tmp")
+FOLDERS = re.compile(r"step-\d+|additional_chat_templates|.*\.tmp")
 
 
 def open_out(args):
@@ -33,10 +34,11 @@ def open_out(args):
     out = Path(args.out)
     if not out.exists():
         return None
-    if not (args.overwrite or args.resume):
+    begun = any((out / name).exists() for name in ("log.jsonl", "run.json"))      # a run that has done a step stood there
+    if begun and not (args.overwrite or args.resume):
         raise UserError(f"{out} exists: --resume goes on with an interrupted run, --overwrite replaces it, --out names "
                         "another directory")
-    foreign = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name) or p.is_dir() and "step-" not in p.name] \
+    foreign = [p.name for p in out.iterdir() if not (FOLDERS if p.is_dir() else OURS).fullmatch(p.name)] \
         if out.is_dir() else [out]
     if foreign:
         raise UserError(f"{out} holds {foreign[0]}, which no run of ours wrote: choose another --out")
@@ -122,12 +124,13 @@ def read_log(path):
 
 
 def trim_log(path, steps):
-    """Keep the records of a jsonl log whose "step" is at most `steps`; makes an empty one where there is none."""
+    """Keep the records of a jsonl log whose "step" is at most `steps`."""
     write_text(path, "".join(json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= steps))
 
 
 def append(path, records):
-    """Add records (dicts) to a jsonl log, a line each; numbers that are not finite become null."""
+    """Add records (dicts) to a jsonl log, which is made if need be; numbers that are not finite become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as log:
         log.writelines(json.dumps(json_safe(record)) + "\n" for record in records)
 

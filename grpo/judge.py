@@ -20,8 +20,10 @@ from queue import SimpleQueue
 import torch
 
 import domains
-from grpo.rollout import decode, encode, grade, sample
-from model import end_ids, load
+from grpo.chat import decode, encode
+from grpo.rollout import grade, sample
+from grpo.startup import load
+from model import end_ids
 
 JUDGE_TOKENS = 1024  # room for a judge that thinks before it answers; one that doesn't stops after the score
 MAX_PROMPT = 32768

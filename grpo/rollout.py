@@ -1,6 +1,6 @@
 """Rollout: sample completions from a model, grade them, and score them under it. Used by train_grpo.py and all that samples.
 
-    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in batch], max_prompt_length=2048)
+    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in batch], max_prompt_length=2048)        # grpo/chat.py
     rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
     completions = decode(tokenizer, rollout.ids, rollout.mask)
     rewards = grade(completions, batch)
@@ -22,7 +22,6 @@ if __name__ == "__main__":
 
 import hashlib
 import math
-import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -34,7 +33,6 @@ import domains
 from grpo.ranks import leader
 from model import UserError
 
-CUT = "\ufdd0"           # stands in a text where `encode` cuts it: a code point that is no character
 LOGIT_ELEMENTS = 2**26  # at most so many logits (tokens x V) exist at once while scoring: 256 MB in fp32
 
 
@@ -62,64 +60,6 @@ class Rollout:
         T = max(int(self.mask[index].sum(1).max()), 1)
         return Rollout(self.group[index], self.prompt_ids[index, -P:], self.prompt_mask[index, -P:], self.ids[index, :T],
                        self.mask[index, :T], self.logps[index, :T], self.entropy[index, :T], self.stopped[index])
-
-
-def encode(tokenizer, texts, max_prompt_length):
-    """Token ids of each text as a user's message, up to where the assistant begins: B lists of ints.
-
-    The chat template alone writes control tokens: what spells one in a text is cut in two, and so stays a text, whoever wrote
-    it. No special token is added (no second BOS). UserError if the template cannot render a user's message, or for a prompt
-    of more than max_prompt_length tokens: cut short it would ask another question.
-    """
-    ids_of = lambda text: tokenizer(text, add_special_tokens=False).input_ids
-    control, newline, prompts = control_tokens(tokenizer), ids_of("\n"), []
-    for text in texts:
-        message = text.encode("utf-8", "replace").decode()         # half a surrogate pair, which JSON can hold, is no text
-        while spelled := next((token for token in control if token in message), None):
-            message = message.replace(spelled, spelled[0] + CUT + spelled[1:])
-        first, *others = render(tokenizer, message).split(CUT)
-        ids = ids_of(first)
-        for part in others:                         # behind the end of a line most tokenizers add no space
-            later = ids_of("\n" + part)
-            ids += later[len(newline):] if later[:len(newline)] == newline else ids_of(part)
-        if not ids:
-            raise UserError("the model's chat template makes nothing of a user's message: is it empty?")
-        if len(ids) > max_prompt_length:
-            raise UserError(f"a prompt has {len(ids)} tokens, the limit is {max_prompt_length}: raise "
-                            f"--max-prompt-length or drop the row that begins {text[:60]!r}")
-        prompts.append(ids)
-    return prompts
-
-
-def render(tokenizer, text):
-    """What the chat template makes of a user's message, up to where the assistant begins: a text."""
-    try:
-        return tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
-    except Exception as error:                      # jinja's errors, and whatever a template raises itself
-        raise UserError(f"the model's chat template cannot render a user's message: {error}") from error
-
-
-def prompt_form(tokenizer):
-    """A hash of what the chat template makes of a message, 16 hexadecimal digits: another day it may write another date."""
-    return hashlib.sha256(render(tokenizer, "x").encode("utf-8", "replace")).hexdigest()[:16]
-
-
-def control_tokens(tokenizer):
-    """What a message must not spell: all special tokens, and other added tokens (no words) that the chat template writes."""
-    written = f"{render(tokenizer, 'x')} {tokenizer.chat_template}"
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1 and
-            (token.special or token.content in written and not re.fullmatch(r"[\w\s]*", token.content))]
-
-
-def decode(tokenizer, ids, mask):
-    """What the assistant has said, N strings: completions without end and padding tokens. ids, mask: (N, T), see Rollout.
-
-    Before it stands the <think> that some templates write in the assistant's name, so that all see where the thinking ends.
-    """
-    begun = "<think>" if render(tokenizer, "x").rstrip().endswith("<think>") else ""
-    silent = torch.tensor([tokenizer.pad_token_id, *getattr(tokenizer, "end_ids", [tokenizer.eos_token_id])])
-    said = mask.cpu() & ~torch.isin(ids.cpu(), silent)
-    return [begun + tokenizer.decode(row[real], clean_up_tokenization_spaces=False) for row, real in zip(ids.cpu(), said)]
 
 
 def grade(completions, batch, ahead=None):

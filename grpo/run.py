@@ -26,14 +26,18 @@ import torch
 from tqdm import tqdm
 
 import domains
-from grpo import ranks
+from grpo import ranks, startup
+from grpo.chat import decode, encode, prompt_form
 from grpo.directory import STATE, alone, append, interruptions, open_out, read_log, swap_in, trim_log
 from grpo.judge import set_judge
 from grpo.policy import Policy, digest, read_coordinates, read_fisher
-from grpo.rollout import context_length, decode, encode
+from grpo.rollout import context_length
 from grpo.scores import evaluate, paired
 from grpo.settings import SAME_RECIPE, stage_name
-from model import UserError, check_equal, load, nan_for_null, read_run, save, weights_on_disk
+from model import UserError, check_equal, content, load, nan_for_null, read_run, save
+
+
+FIRST_STEPS = 5    # after so many without a gradient a line says why
 
 
 @contextlib.contextmanager
@@ -61,9 +65,9 @@ class Run:
             self.record["metrics"] = nan_for_null(self.record["metrics"])
 
     def say(self, text):
-        """Print something, once for all processes."""
+        """Print something, once for all processes, above the bar if there is one."""
         if ranks.leader():
-            print(text)
+            tqdm.write(text)
 
     def load(self):
         """Policy, reference (None without a KL term) and tokenizer, in the state of an interrupted run after --resume.
@@ -80,14 +84,14 @@ class Run:
                      domains.load_rows(domain, source, split_of(args, domain, "train"), args.fields)
                      for domain, source in args.data.items()}
         self.held_out = held_out_rows(args)
-        with ranks.leader_first():                  # it may have to make the base
-            model, self.tokenizer = load(args.init, self.device, torch.float32)
+        model, self.tokenizer = load(args.init, self.device, torch.float32)
         shapes = {name: p.shape for name, p in model.named_parameters()}
         own = {*args.domains, *args.mix, *args.eval_domains} - {*domains.DOMAINS}
         own = {name: domains.source(name) for name in sorted(own)}
         found = {"data": {domain: fingerprint(some) for domain, some in self.rows.items()},
                  "domain_files": read_run(args.init).get("domain_files", {}) | own,
-                 "protected": digest(args.protect) if args.protect else None, "held": {}}      # the same after --resume
+                 "protected": digest(args.protect) if args.protect else None, "held": {},      # the same after --resume
+                 "prompt": prompt_form(self.tokenizer)}                                         # perhaps not
         frozen, name = {}, ""
         if args.protect:                            # over seeds, each with a set of its own, this name is one recipe
             frozen, about = read_coordinates(args.protect)
@@ -104,8 +108,8 @@ class Run:
         reference = None
         if args.beta > 0:
             its_name = args.ref or args.init
-            found["held"]["--ref"] = weights_on_disk(its_name)
-            reference, its_tokenizer = load(its_name, "cpu" if args.offload else model.device, self.policy.compute_dtype)
+            found["held"]["--ref"] = content(its_name)
+            reference, its_tokenizer = startup.load(its_name, "cpu" if args.offload else model.device, self.policy.compute_dtype)
             if its_tokenizer.get_vocab() != self.tokenizer.get_vocab():
                 raise UserError(f"--ref {its_name} has another vocabulary than {args.init}: the KL is between models of one "
                                 "tokenizer")
@@ -129,10 +133,13 @@ class Run:
         self.done(earlier["steps"])
         for key, problem in (("data", "the data hold other rows"), ("domain_files", "a domain's file has another content"),
                              ("protected", "--protect names another set"),
-                             ("held", "--ewc or --ref hold other weights")):
+                             ("held", "--ewc or --ref name another content")):
             if earlier.get(key) != found[key]:
                 raise UserError(f"--resume: {problem} than when this run started; use the same, or --overwrite to start "
                                 "anew")
+        if earlier.get("prompt", found["prompt"]) != found["prompt"]:
+            self.say("the chat template writes another prompt than when this run started, with another date, say: the rest of "
+                     "the run reads that one")
         self.place = self.out                       # where the run writes
         if self.earlier:
             self.policy.load_state(self.out / STATE)
@@ -142,9 +149,8 @@ class Run:
         if ranks.leader():
             if self.place != self.out:
                 shutil.rmtree(self.place, ignore_errors=True)
-            self.place.mkdir(parents=True, exist_ok=True)
-            for name in ("log.jsonl", "samples.jsonl", "validation.jsonl"):
-                trim_log(self.place / name, earlier["steps"] if self.earlier else -1)      # later steps come again
+            for path in self.place.glob("*.jsonl"):
+                trim_log(path, earlier["steps"] if self.earlier else -1)                   # later steps come again
         ranks.everyone()
         self.validations = [nan_for_null(line) for line in read_log(self.place / "validation.jsonl")]
 
@@ -187,16 +193,29 @@ class Run:
         self.record.update(steps=steps, recipe=[*self.before, f"{self.stage} {steps}"])
 
     def log(self, line, rollout, rewards, advantages):
-        """Add what train_step returned to log.jsonl, to the bar, and now and then, as two completions, to samples.jsonl."""
+        """Add what train_step returned to log.jsonl, to the bar and, now and then, to samples.jsonl.
+
+        Of two prompts samples.jsonl has the completions with the highest and the lowest advantage.
+        """
         if not ranks.leader():
             return
         append(self.place / "log.jsonl", [line])
-        if (line["step"] - 1) % self.args.save_every == 0:
-            prompt, = decode(self.tokenizer, rollout.prompt_ids[:1], rollout.prompt_mask[:1])
+        step, G = line["step"], self.args.group_size
+        if (step - 1) % self.args.save_every == 0 or step == self.args.steps:
+            texts = decode(self.tokenizer, rollout.ids[:2 * G], rollout.mask[:2 * G])
+            chosen = [b * G + i for b in range(len(texts) // G) for i in (advantages[b].argmax(), advantages[b].argmin())]
             append(self.place / "samples.jsonl", [
-                {"step": line["step"], "prompt": prompt, "completion": text, "reward": reward, "advantage": advantage}
-                for text, reward, advantage in zip(decode(self.tokenizer, rollout.ids[:2], rollout.mask[:2]),
-                                                   rewards[0].tolist(), advantages[0].tolist())])
+                {"step": step, "prompt": self.tokenizer.decode(rollout.prompt_ids[n][rollout.prompt_mask[n]]),
+                 "completion": texts[n], "reward": rewards.flatten()[n].item(), "advantage": advantages.flatten()[n].item()}
+                for n in map(int, chosen)])
+        if step in (FIRST_STEPS, self.args.steps):
+            lines = read_log(self.place / "log.jsonl")
+            if why := nothing_to_learn(lines, self.args.max_completion_length):
+                self.say(f"warning: in all of {step} steps {why}")
+            gap = max(line["sampler_gap"] or 0 for line in lines)
+            if gap > startup.tolerance(self.policy.compute_dtype):
+                self.say(f"warning: the sampler and the scorer were up to {gap:.2g} nats a token apart: this model reads long texts "
+                         "in another way than the short ones of the start-up check; lower --max-completion-length")
         shown = nan_for_null(line)                  # a mean of nothing is no 0
         self.bar.set_postfix({key: f"{shown[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
                              {key: f"{shown[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
@@ -237,6 +256,27 @@ class Run:
             save(self.policy.model, self.tokenizer, directory, self.record, weights)
 
 
+def nothing_to_learn(lines, limit):
+    """What has kept all steps so far from having a gradient, and the remedy, a text; None if one of them had one.
+
+    lines: the records of log.jsonl. limit: the most tokens of a completion.
+    """
+    if any(line["zero_variance_groups"] < 1 for line in lines):
+        return None
+    means = [line["reward_mean"] for line in lines if line["reward_mean"] is not None]
+    said = "all completions of each group got the same reward, so no advantage and no gradient: "
+    if not means:
+        return "no completion could be graded: see the warnings above, and the reward of this domain"
+    if sum(line["truncated"] for line in lines) > 0.9 * len(lines):
+        return f"{said}nearly all are cut off after {limit} tokens: raise --max-completion-length"
+    if max(means) == 0:
+        return (f"{said}none earned anything. Start from a model that sometimes can, or give easier rows; the tiny base knows "
+                "synthetic rows alone, and can read rows of yours only if they have a field `terse` that is true")
+    if min(means) == 1:
+        return f"{said}all are right already: give harder rows"
+    return f"{said}raise --temperature or --group-size"
+
+
 def before_and_after(validations):
     """First and last validation in short: {domain: {"before", "after", "change": [points, half-width of its interval]}}."""
     if not validations:
@@ -272,11 +312,13 @@ def check_prompt_lengths(args, model, tokenizer, rows):
     if args.max_completion_length >= context:
         raise UserError(f"--max-completion-length {args.max_completion_length} leaves no room for a prompt in the model's "
                         f"context of {context} tokens")
-    overhead = len(encode(tokenizer, [""], 10**9)[0])
-    limit = min(args.max_prompt_length, context - args.max_completion_length)
+    overhead, room = len(encode(tokenizer, ["x"], 10**9)[0]), context - args.max_completion_length
     for text in (domains.prompt(domain, row) for domain, some in rows for row in some or []):
-        if len(text.encode("utf-8", "replace")) + overhead > limit:  # a token is a byte or more
-            encode(tokenizer, [text], limit)
+        if len(text.encode("utf-8", "replace")) + overhead > min(args.max_prompt_length, room):  # a token is a byte or more
+            ids, = encode(tokenizer, [text], args.max_prompt_length)
+            if len(ids) > room:
+                raise UserError(f"a prompt of {len(ids)} tokens and --max-completion-length {args.max_completion_length} do "
+                                f"not fit the model's context of {context}: lower it, or drop the row that begins {text[:60]!r}")
 
 
 def fingerprint(rows):

@@ -18,8 +18,9 @@ import torch
 
 import domains
 from grpo import ranks
+from grpo.chat import decode, encode
 from grpo.judge import grading_ahead
-from grpo.rollout import decode, encode, grade, sample, uniform_noise
+from grpo.rollout import grade, sample, uniform_noise
 from model import UserError, end_ids
 
 

@@ -19,6 +19,7 @@ from theory import curvature
 import domains
 import model as models
 import refresh
+from grpo import chat
 from grpo import rollout as rollouts
 import train_grpo
 from grpo import startup, warmup
@@ -120,7 +121,7 @@ def a_rollout(prompts=("ab", "abcde", "x"), group_size=3, tokens=6, model=None, 
     """Sampled completions of some texts by the tiny model."""
     _, default, tokenizer = tiny()
     model = model or default
-    ids = rollouts.encode(tokenizer, prompts, 100)
+    ids = chat.encode(tokenizer, prompts, 100)
     noise = rollouts.uniform_noise(len(prompts) * group_size, tokens, "test")
     return rollouts.sample(model, ids, **{"group_size": group_size, "noise": noise,
                                           "stop_ids": [1, 70], "pad_id": 0, **options})

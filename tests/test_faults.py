@@ -30,6 +30,7 @@ import refresh
 import report
 from grpo import directory
 import rollback
+from grpo import chat
 from grpo import rollout as rollouts
 from grpo import scores
 import train_grpo
@@ -287,9 +288,9 @@ def test_any_prompt_is_read_as_it_stands_or_refused_by_length_and_weights_of_any
     init, _, tokenizer = tiny()
     rows = [{"question": text, "answer": "1"} for text in texts if text != "\ud800"]          # which no file of rows may hold
     (WORK / "odd-prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for text, ids in zip(texts, rollouts.encode(tokenizer, texts, 400)):
+    for text, ids in zip(texts, chat.encode(tokenizer, texts, 400)):
         assert text.encode("utf-8", "replace").decode() in tokenizer.decode(ids), text
-    assert "--max-prompt-length" in str(raised(lambda: rollouts.encode(tokenizer, texts, 299)))
+    assert "--max-prompt-length" in str(raised(lambda: chat.encode(tokenizer, texts, 299)))
     code, out, err = run(train_grpo.main, "--init", init, "--domain", "math", "--data", WORK / "odd-prompts.jsonl",
                          "--out", WORK / "odd", "--steps", 2, "--prompts-per-step", 6, "--group-size", 2,
                          "--max-completion-length", 4, "--eval-prompts", 0)
@@ -334,7 +335,7 @@ def test_missing_tensors_are_an_error_that_names_the_first():
 def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothing():
     good = tiny()[0]
     broken = {name: WORK / "broken" / name for name in ("truncated", "no-weights", "no-config", "corrupt-config",
-                                                        "no-template", "no-pad",
+                                                        "no-template", "no-end",
                                                       "bad-template", "bad-lineage")}
     for path in broken.values():
         shutil.copytree(good, path)
@@ -345,10 +346,10 @@ def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothin
     (broken["bad-template"] / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     (broken["bad-lineage"] / "run.json").write_text("[1]")
     (broken["no-template"] / "chat_template.jinja").unlink(missing_ok=True)
-    config = json.loads((broken["no-pad"] / "tokenizer_config.json").read_text())
-    (broken["no-pad"] / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "pad_token"}))
+    config = json.loads((broken["no-end"] / "tokenizer_config.json").read_text())
+    (broken["no-end"] / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "eos_token"}))
     files = {"empty.jsonl": "", "wrong.jsonl": '{"foo": 1, "bar": 2}\n', "nonsense.jsonl": "not json\n", "rows.txt": "x",
-             "odd.jsonl": '{"question": "q", "answer": ["3"]}\n{"question": "q", "answer": null}\n',
+             "odd.jsonl": '{"question": "q", "answer": ["3", "4"]}\n{"question": "q", "answer": null}\n',
              "noanswer.jsonl": '{"question": "q", "answer": ""}\n',
              "long.jsonl": json.dumps({"question": "9" * 3000, "answer": "1"}) + "\n"}
     for name, text in files.items():
@@ -370,7 +371,7 @@ def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothin
             ((*base, "--init", broken["no-config"]), ("no config.json",)),
             ((*base, "--init", broken["corrupt-config"]), ("cannot load",)),
             ((*base, "--init", broken["no-template"]), ("chat_template",)),
-            ((*base, "--init", broken["no-pad"]), ("pad_token",)),
+            ((*base, "--init", broken["no-end"]), ("eos_token",)),
             ((*base, "--data", WORK / "nowhere.jsonl"), ("no data file",)),
             ((*base, "--data", WORK / "empty.jsonl"), ("is empty",)),
             ((*base, "--data", WORK / "rows.txt"), (".jsonl",)),
@@ -398,6 +399,8 @@ def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothin
             ((*base, "--domain", "math,qa,cw", "--prompts-per-step", 2), ("--prompts-per-step", "at least 3")),
             ((*base, "--domain", "math,qa", "--schedule", "alternating", "--steps", 1), ("--steps", "at least 2")),
             ((*base, "--domain", "math,qa", "--fields", "question=q"), ("one domain",)),
+            ((*base, "--fields", "question=q"), ("--fields", "--data")), ((*base, "--judge", good), ("creative writing",)),
+            ((*base, "--data", "gsm8k"), ("no such file", "OWNER/NAME")),
             ((*base, "--eval-data", ""), ("empty name",))):
         code, _, err = run(train_grpo.main, *argv)
         lines = [line for line in err.splitlines() if line.startswith("error: ")]

@@ -13,6 +13,7 @@ import model as models
 from grpo import fast, judge
 from grpo import policy as policies
 from grpo import ranks
+from grpo import chat
 from grpo import rollout as rollouts
 import train_grpo
 from shared import (ROOT, WORK, a_rollout, raised, read_jsonl, replaced, run, talker, tiny, torchrun, weights,
@@ -127,7 +128,7 @@ def test_offloaded_masters_take_the_same_steps_and_leave_no_gradient_on_the_devi
 def test_the_cache_with_room_samples_what_a_growing_one_does_over_many_tokens_and_when_rows_leave():
     from transformers import DynamicCache
     _, model, tokenizer = tiny()
-    prompts = rollouts.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1"], 100)
+    prompts = chat.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1"], 100)
     options = {"group_size": 3, "noise": rollouts.uniform_noise(9, 90, 5), "stop_ids": [1, 70, 71], "pad_id": 0}
     ours = rollouts.sample(model, prompts, **options)
     with replaced(fast, share_out=lambda cache, group_size: DynamicCache.batch_repeat_interleave(cache, group_size)):
@@ -139,7 +140,7 @@ def test_the_cache_with_room_samples_what_a_growing_one_does_over_many_tokens_an
 
 def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanwhile_get_the_same_rewards():
     _, model, tokenizer = tiny()
-    prompts, seen = rollouts.encode(tokenizer, ["12+34=", "5", "a long prompt"], 100), []
+    prompts, seen = chat.encode(tokenizer, ["12+34=", "5", "a long prompt"], 100), []
     with replaced(model.way, rows=lambda model, tokens: 8):       # two prompts, then one
         rollout = rollouts.sample(model, prompts, group_size=4, noise=rollouts.uniform_noise(12, 50, 3),
                                   stop_ids=[1, 70], pad_id=0, finished=lambda *leaving: seen.append(leaving))
@@ -150,7 +151,7 @@ def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanw
 
     code = domains.synthetic("code", "train", 2, seed=0)
     batch = [("code", code[0]), ("math", {"question": "1+1=", "answer": "2"}), ("code", code[1])]
-    prompts = rollouts.encode(tokenizer, [domains.prompt(*pair) for pair in batch], 100)
+    prompts = chat.encode(tokenizer, [domains.prompt(*pair) for pair in batch], 100)
     calls = []
 
     def graded(domain, completions, rows):
@@ -162,7 +163,7 @@ def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanw
             rollout = rollouts.sample(model, prompts, group_size=4, noise=rollouts.uniform_noise(12, 20, 3), stop_ids=[1], pad_id=0,
                                       finished=ahead)
         assert (ahead is None) == (not overlap)
-        texts = rollouts.decode(tokenizer, rollout.ids, rollout.mask)
+        texts = chat.decode(tokenizer, rollout.ids, rollout.mask)
         return texts, rollouts.grade(texts, batch, ahead)
     plain, overlapped = (with_reward(graded, lambda: answered(overlap)) for overlap in (False, True))
     assert plain[0] == overlapped[0] and torch.equal(plain[1], overlapped[1]) and plain[1].isfinite().all()

@@ -2,14 +2,18 @@
 
 Run by test_all.py.
 """
+import json
 import math
 import os
 
 import torch
+import torch.nn.functional as F
 
+import domains
 import model as models
 from grpo import captured, fast
 from grpo import policy as policies
+from grpo import chat
 from grpo import rollout as rollouts
 from grpo import startup, warmup
 from shared import WORK, a_rollout, direct_logps, replaced, run, same_weights, tiny, weights
@@ -80,18 +84,32 @@ def test_end_ids_are_those_of_the_tokenizer_and_of_the_model():
 
 
 def test_warm_up_gives_the_same_bytes_twice_and_any_text_survives_its_tokenizer():
-    steps, warmup.STEPS = warmup.STEPS, 2
-    try:
-        for name in ("warm1", "warm2"):
-            assert run(warmup.main, "--out", WORK / name)[0] == 0
-    finally:
-        warmup.STEPS = steps
+    for name in ("warm1", "warm2"):
+        assert run(warmup.main, "--out", WORK / name, "--steps", 2)[0] == 0
     assert (WORK / "warm1/model.safetensors").read_bytes() == (WORK / "warm2/model.safetensors").read_bytes()
     tokenizer = warmup.byte_tokenizer()
     for text in ("2+2=4", "def f(a):\n return a", "naïve \u4f60\u597d \U0001f40d\x00\t", ""):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
     model, _ = models.load(str(WORK / "warm1"))
     assert type(model).__name__ == "Qwen3ForCausalLM" and sum(p.numel() for p in model.parameters()) < 1_000_000
+
+
+def test_a_cold_start_learns_the_references_that_earn_1_and_no_others():
+    rows = [{"question": f"what is {k} and {k}?", "answer": str(2 * k), "solution": f"{k} + {k} = {2 * k + k % 2}"}
+            for k in range(30)]                     # of an odd k the solution is wrong
+    (WORK / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (WORK / "words.jsonl").write_text('{"prompt": "Write.", "keywords": ["owl"]}\n' * 3)
+    directory, model, tokenizer = tiny()
+    right = [row for row in domains.load_rows("math", str(WORK / "sums.jsonl"), "train") if int(row["answer"]) % 4 == 0]
+    code, said, error = run(warmup.main, "--model", directory, "--data", f"math={WORK}/sums.jsonl", f"cw={WORK}/words.jsonl",
+                            "--steps", 8, "--lr", 1e-3, "--out", WORK / "cold")
+    assert code == 0 and f"sums.jsonl: {len(right)} training rows" in said and "words.jsonl: 0 training rows" in said, error
+    ids, labels = warmup.batch(tokenizer, "math", right)
+    loss = lambda model: F.cross_entropy(model(input_ids=ids).logits[:, :-1].transpose(1, 2), labels[:, 1:]).item()
+    assert loss(models.load(str(WORK / "cold"))[0]) < loss(model) - 0.5
+    assert models.read_run(WORK / "cold")["parent"] == directory
+    code, _, error = run(warmup.main, "--data", f"math={WORK}/sums.jsonl", "--out", WORK / "cold2")
+    assert code == 2 and "--model and --data belong together" in error
 
 
 # ---- rollout.py --------------------------------------------------------------------------------------------------
@@ -232,7 +250,7 @@ def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads
     model = startup.load(tiny()[0])[0]
     rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3).select([8, 0, 1, 3, 4, 5, 7])  # groups broken up
     results, read = [], []
-    model.model.register_forward_pre_hook(lambda _, args, kw: read.append(kw["input_ids"].numel()), with_kwargs=True)
+    model.model.layers[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[:2].numel()))
     for alone in (False, True):                      # once as groups, once with every row a group of its own
         rollout.group = torch.arange(7) if alone else rollout.group
         logps = rollouts.token_logps(model, rollout, temperature=0.7)
@@ -270,15 +288,15 @@ def test_no_logits_of_the_prompt_are_computed_while_scoring():
 
 def test_a_rendered_prompt_has_one_bos_and_ends_where_the_answer_begins():
     _, _, tokenizer = tiny()
-    ids = rollouts.encode(tokenizer, ["hi"], 100)[0]
+    ids = chat.encode(tokenizer, ["hi"], 100)[0]
     assert tokenizer.decode(ids) == "<|user|>hi<|assistant|>"
     with_bos = warmup.byte_tokenizer()
     with_bos.bos_token = "<|system|>"
     with_bos.chat_template = "{{ bos_token }}" + with_bos.chat_template
-    ids = rollouts.encode(with_bos, ["hi"], 100)[0]
+    ids = chat.encode(with_bos, ["hi"], 100)[0]
     assert ids.count(with_bos.bos_token_id) == 1
     try:
-        rollouts.encode(tokenizer, ["hi", "x" * 99], 100)
+        chat.encode(tokenizer, ["hi", "x" * 99], 100)
         raise AssertionError("a prompt over the limit passed")
     except models.UserError as error:
         assert "101 tokens" in str(error)
@@ -298,13 +316,13 @@ def near_a_boundary(model, text, uniform, temperature=1.0, top_p=1.0):
 
 def test_the_plain_the_fast_and_the_captured_way_sample_the_same_ids():
     _, model, tokenizer = tiny()
-    prompts = rollouts.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1", "xyz"], 100)
+    prompts = chat.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1", "xyz"], 100)
     for how in ({}, {"temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0}):
         options = {"group_size": 6, "stop_ids": [1, 70, 71], "pad_id": 0, **how}
         for tokens in (1, 40):
             noise, left = rollouts.uniform_noise(24, tokens, 5), []
             ids, mask, logps, *_ = plain = rollouts.plain_sample(model, prompts, noise, **options)
-            assert tokens == 1 or len(set(mask.sum(1).tolist())) > 3             # some end early
+            assert tokens == 1 or how.get("temperature") == 0 or len(set(mask.sum(1).tolist())) > 3      # some end early
             for other in (fast.sample(model, prompts, noise, **options), *(
                     captured.sample(model, prompts, noise, slots=slots, finished=lambda rows, *_: left.extend(rows.tolist()),
                                     **options) for slots in (None, 7, 1))):

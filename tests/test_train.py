@@ -23,6 +23,7 @@ import model as models
 from grpo import policy as policies
 from grpo import directory
 import rollback
+from grpo import chat
 from grpo import rollout as rollouts
 from grpo import startup
 from grpo import settings as settings_module
@@ -219,10 +220,10 @@ def test_each_completion_is_graded_with_its_own_row():
         domains.reward = reward
     rows = [row for _, row in train_grpo.rows_for_step(args, SYNTHETIC, 4)]
     assert [i for i, _ in seen] == [row["id"] for row in rows for _ in range(2)]
-    rollout = rollouts.sample(policy.model, rollouts.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
+    rollout = rollouts.sample(policy.model, chat.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
                               group_size=2, noise=rollouts.uniform_noise(6, 5, 0, "rollout", 4),
                               stop_ids=[1], pad_id=0)
-    assert [text for _, text in seen] == rollouts.decode(tiny()[2], rollout.ids, rollout.mask)
+    assert [text for _, text in seen] == chat.decode(tiny()[2], rollout.ids, rollout.mask)
 
 
 def test_of_several_domains_each_gets_its_share_of_a_batch_or_whole_batches_in_turn():
@@ -404,7 +405,7 @@ def test_settings_of_losses_and_prevention_that_make_no_sense_are_refused_at_the
 
 def test_kl_from_samples_is_the_exact_kl_of_one_token():
     before, after = tiny()[1], models.load(talker()[0])[0]
-    prompt = rollouts.encode(tiny()[2], ["3+4="], 99)
+    prompt = chat.encode(tiny()[2], ["3+4="], 99)
     # in place of random numbers: every token as often as it is probable
     grid = (torch.arange(4000)[:, None] + 0.5) / 4000
     rollout = rollouts.sample(before, prompt, group_size=4000, noise=grid, stop_ids=[1], pad_id=0)
@@ -463,6 +464,20 @@ def test_the_log_has_a_line_per_step_with_every_promised_field():
     assert samples and all({"step", "prompt", "completion", "reward", "advantage"} == set(s) for s in samples)
     lrs = [l["lr"] for l in lines]
     assert all(abs(lr - 1e-3 * min(1, (i + 1) / 5)) < 1e-12 for i, lr in enumerate(lrs))
+
+
+def test_a_run_in_which_nothing_can_be_learned_says_why_after_its_first_steps_and_at_its_end():
+    line = {"zero_variance_groups": 1.0, "reward_mean": 0.0, "truncated": 0.0}
+    for change, word in (({}, "terse"), ({"reward_mean": 1.0}, "harder"), ({"reward_mean": 0.5}, "--temperature"),
+                         ({"truncated": 0.95}, "--max-completion-length"), ({"reward_mean": None}, "graded")):
+        assert word in runs.nothing_to_learn([{**line, **change}] * 3, 64), change
+    assert runs.nothing_to_learn([line, {**line, "zero_variance_groups": 0.9}], 64) is None
+    short = ["--domain", "math", "--init", tiny()[0], "--out", WORK / "nothing", "--prompts-per-step", 4, "--group-size", 2,
+             "--max-completion-length", 4, "--eval-prompts", 0, "--steps", 6]
+    code, said, err = with_reward(lambda d, c, rows: [0.0] * len(c), lambda: run(train_grpo.main, *short))
+    assert code == 0 and said.count("warning: in all of 5 steps") == said.count("warning: in all of 6 steps") == 1, (said, err)
+    code, said, err = with_reward(lively, lambda: run(train_grpo.main, *short, "--overwrite"))
+    assert code == 0 and "warning" not in said and said.count("->") == 8 and "next: python report.py" in said, (said, err)
 
 
 def test_kept_steps_are_checkpoints_of_their_own_and_the_last_is_the_run():
