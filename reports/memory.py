@@ -9,13 +9,14 @@ equal full rows (one by default), V the vocabulary and R processes, the peak is 
                                             left with --offload; in fp32 on one process the weights are their own masters
     layers     L S m                        S: bytes a token that autograd keeps of a layer, counted here on a real one
                L C b m + S m                with --gradient-checkpointing: each layer's input, and one layer at a time
-    masks      m^2 / rows (1 + b)           who may look at whom (padding, a shared prompt); each layer keeps its own
-    logits     min(m V, 2^26) (2 b + 12)    (16 in fp32) a chunk at a time: token_logps recomputes it in the backward pass
+    masks      m^2 / rows (1 + L b)         who may look at whom behind a shared prompt, each layer its own; none with
+                                            --gradient-checkpointing, where every row is read whole
+    logits     min(t V, 2^26) (2 b + 12)    (16 in fp32) of t completion tokens, a chunk at a time, recomputed backwards
     in flight  the gradient of a layer's widest tensors, and that of one weight on its way to its master
     cache      2 L K b per token            K: width of the keys; the rows that fast.rows lets in, or a group
 
-Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge, and the copies of keys and values that a layer
-makes behind a shared prompt (15 % of S in Qwen3). Sequences are taken to be full; real ones are shorter.
+Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge, and each row's copy of the keys and values of
+a shared prompt (5 to 10 % of S in Qwen3). Sequences are taken to be full; real ones are shorter.
 """
 # config: the transformers config of a text model. dtype: of the computation. device: "cpu" or "cuda".
 if __name__ == "__main__":
@@ -81,8 +82,8 @@ def predict(config, S, *, prompt, completion, rows=1, group_size=8, checkpointin
             dtype=torch.bfloat16, device_bytes=80 * GB):
     """Bytes of one process's device, {"update": {use: bytes}, "rollout": {use: bytes}}: the formulas above.
 
-    prompt, completion: tokens. rows: in a micro-batch. checkpointing, offload: is the flag set? device_bytes: what the device
-    has, for the rollout.
+    prompt, completion: tokens. rows: in a micro-batch. checkpointing, offload: is the flag set? device_bytes: what the
+    device has, for the rollout.
     """
     model = build(config, dtype, "meta")
     b, L, C, V = dtype.itemsize, config.num_hidden_layers, config.hidden_size, config.vocab_size
@@ -96,11 +97,12 @@ def predict(config, S, *, prompt, completion, rows=1, group_size=8, checkpointin
     update = {"weights": n * b if R == 1 else (n - (L - 2) * layer) * b,
               "optimizer": states + 4 * n / R,
               "layers": m * (L * C * b + S) if checkpointing else m * L * S,
-              "masks": m * length * (1 + b * (1 if checkpointing else L)),
-              "logits": min(m * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
+              "masks": 0 if checkpointing else m * length * (1 + b * L),
+              "logits": min(rows * completion * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
               "in flight": 2 * m * max(config.intermediate_size, config.num_attention_heads * head) * b + handed_over}
     N = max(1, rows_that_fit(config, b, length, device_bytes - n * b - states) // group_size) * group_size   # whole groups
-    rollout = {"weights": n * b, "optimizer": states, "cache": 1.25 * N * length * cache_bytes(config, b), "logits": 16 * N * V}
+    rollout = {"weights": n * b, "optimizer": states, "cache": 1.25 * N * length * cache_bytes(config, b),
+               "logits": 16 * N * V}
     return {"update": update, "rollout": rollout}
 
 

@@ -1,16 +1,23 @@
 """Claims about bench.py, reports/memory.py and reports/roofline.py. Run by test_all.py."""
+import json
 import math
+import os
 import subprocess
 import sys
 
 import torch
 
 import bench
+import domains
+import model as models
+import train_grpo
+from grpo import chat
 from grpo import rollout as rollouts
+from grpo.policy import Policy
 from reports import memory, roofline
-from shared import ROOT, replaced, run, tiny
+from shared import ROOT, WORK, replaced, run, tiny
 
-SMALL = {"B": 2, "G": 3, "T": 5, "warmup": 1, "steps": 1, "warmup_T": 5}
+SMALL = {"model": tiny()[0], "domain": "cw", "B": 2, "G": 3, "T": 5, "warmup": 1, "steps": 1, "warmup_T": 5}
 
 
 def test_predicted_memory_counts_parameters_and_what_autograd_keeps_and_is_near_what_is_measured():
@@ -22,7 +29,7 @@ def test_predicted_memory_counts_parameters_and_what_autograd_keeps_and_is_near_
     assert uses["update"]["weights"] == 2 * n and uses["update"]["layers"] == 28 * 1e4 * 10240
     assert uses["update"]["optimizer"] == 16 * n and uses["rollout"]["optimizer"] == 12 * n
     light = memory.predict(config, 1e4, checkpointing=True, offload=True, **lengths)
-    assert light["update"]["layers"] == 10240 * (28 * 1024 * 2 + 1e4) and light["update"]["optimizer"] == 0
+    assert light["update"]["layers"] == 10240 * (28 * 1024 * 2 + 1e4) and light["update"]["optimizer"] == 4 * n
     assert memory.predict(config, 1e4, processes=4, **lengths)["update"]["optimizer"] == 4 * n
     code, out, err = run(bench.main, "--memory", tiny()[0], "--prompt", 64, "--completion", 64)
     assert code == 0 and len(out.splitlines()) == 6, (out, err)
@@ -34,30 +41,65 @@ def test_predicted_memory_counts_parameters_and_what_autograd_keeps_and_is_near_
 
 def test_the_benchmark_does_the_same_work_by_each_method():
     for method in ("ours", "generate"):
-        of = bench.fresh(method, tiny()[0], "cpu", SMALL)
+        of = bench.fresh(method, SMALL, "cpu")
         # samples differ, their number does not: 6 completions of 1 to 5 tokens
-        assert 6 <= of["tokens_per_step"] <= 30 and len(of["step_seconds"]) == 1
-        assert 0 < of["growth_bytes"] < of["peak_bytes"]
-        assert math.isclose(sum(of["phases"].values()), of["seconds_per_step"])
-        assert all(of["phases"][phase] > 0 for phase in ("rollout", "reward", "log-probs", "backward"))
+        assert 6 <= of["tokens_per_step"] <= 30 and 0 < of["growth_bytes"] < of["peak_bytes"] and of["threads"] == 1
+        for clock in ("seconds", "cpu_seconds"):
+            assert math.isclose(sum(of["phases"][clock].values()), of[f"{clock}_per_step"])
+            assert all(of["phases"][clock][phase] > 0 for phase in ("rollout", "reward", "log-probs", "backward"))
     ratio = bench.ratio([{"x": 4.0}, {"x": 9.0}, {"x": 2.0}], [{"x": 2.0}, {"x": 3.0}, {"x": 2.0}], "x")
     assert ratio == {"median": 2.0, "min": 1.0, "max": 3.0}
 
 
+def test_one_gpu_is_measured_part_by_part_and_what_fails_is_a_line():
+    def broken(*args):
+        raise RuntimeError("no such\nkernel")
+    here = lambda owner, *names: replaced(owner, **{name: getattr(owner, name) for name in names})     # clocks end with it
+    with here(domains, "reward"), here(train_grpo, "encode", "sample", "decode", "grade"), \
+            replaced(bench, kept_by_autograd=broken, fresh=bench.worker, Policy=type("Clocked", (Policy,), {})):
+        code, out, err = run(bench.main, "--gpu", "--device", "cpu", "--json", WORK / "gpu.json")
+    assert code in (0, None) and "predicted GB: failed, RuntimeError: no such kernel" in out, (out, err)
+    report = json.loads((WORK / "gpu.json").read_text())
+    phases = ("rollout", "reward", "log-probs", "backward", "other")
+    assert math.isclose(report["step"]["seconds"], sum(report["step"][phase] for phase in phases))
+    assert report["step"]["sampler_gap"] < 1e-5
+    ways = {f"{way}, {rows} rows" for way in ("eager", "captured", "model.generate") for rows in (8, 32)}
+    assert report["ms per decoded token"].keys() == ways and report["predicted GB"].startswith("failed")
+
+
+def test_a_small_model_computes_with_one_thread_a_large_one_with_all_unless_the_user_says_how_many():
+    large = memory.build(bench.config_of("14m"), torch.float32, "meta")
+    before, said = torch.get_num_threads(), dict(os.environ)
+    try:
+        os.environ.pop("OMP_NUM_THREADS", None)
+        with replaced(models, all_threads=lambda: 2):
+            for model, threads in ((tiny()[1], 1), (large, 2), (tiny()[1], 1)):
+                models.use_threads(model)
+                assert torch.get_num_threads() == threads
+            os.environ["OMP_NUM_THREADS"] = "1"
+            models.use_threads(large)
+            assert torch.get_num_threads() == 1
+    finally:
+        os.environ.clear()
+        os.environ.update(said)
+        torch.set_num_threads(before)
+
+
 def test_mistakes_in_the_command_line_of_the_benchmark_are_one_line():
-    for argv in (("--models", "big"), ("--models", "tiny,tiny"), ("--repeats", 0), ("--json", "./nowhere/bench.json"),
-                 ("--memory", "Qwen3-4B", "--prompt", 0), ("--memory", "./nothing-here"), ("--measure",),
-                 ("--memory", "Qwen3-0.6B", "Qwen3-4B", "--measure"), ("--memory", "Qwen3-4B", "--gradient-checkpointing")):
+    for argv in (("--work", "big"), ("--work",), ("--repeats", 0), ("--memory", "Qwen3-4B", "--gpu"),
+                 ("--json", "./nowhere/bench.json"), ("--memory", "Qwen3-4B", "--prompt", 0), ("--memory", "./nothing-here"),
+                 ("--measure",), ("--memory", "Qwen3-0.6B", "Qwen3-4B", "--measure"),
+                 ("--memory", "Qwen3-4B", "--gradient-checkpointing")):
         code, _, err = run(bench.main, *argv)
         assert code == 2 and err.count("\n") == 1, err
 
 
 def test_the_roofline_counts_the_operations_that_the_mathematics_needs():
     with replaced(roofline, machine=lambda *_: (1e12, 1e10)):
-        found = bench.worker("limits", tiny()[0], "cpu", SMALL)
+        found = bench.worker("limits", SMALL, "cpu")
     _, model, tokenizer = tiny()
-    config, texts = model.config, [row["prompt"] for row in bench.long_rows(2)["cw"]]
-    lengths = [len(ids) for ids in rollouts.encode(tokenizer, texts, 2048)]
+    config, texts = model.config, bench.texts_of(bench.settings(SMALL), {"cw": None}, 0)
+    lengths = [len(ids) for ids in chat.encode(tokenizer, texts, 2048)]
     n = sum(p.numel() for p in model.parameters())
     head = config.vocab_size * config.hidden_size
     attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
