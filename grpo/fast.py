@@ -1,8 +1,8 @@
 """The fast way to sample and to score: each prompt is read once for its whole group, and nothing is computed twice.
 
-What grpo/rollout.py does plainly, for models that keep keys and values in an ordinary cache and whose logits are their last
-hidden states times their output head: grpo/startup.py tries on each model whether that holds, for train_grpo.py and all that
-samples. The distribution is the same, and so are the ids, up to rounding.
+What grpo/rollout.py does plainly, for models that keep keys and values in an ordinary cache and compute logits from the last
+hidden states of their decoder: grpo/startup.py tries on each model whether that holds, for train_grpo.py and all that samples.
+The distribution is the same, and so are the ids, up to rounding.
 
     sample    reads a prompt once, shares its keys and values out to the group's completions, feeds one token at a time,
               and drops rows that have ended
@@ -24,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from grpo.rollout import LOGIT_ELEMENTS, draw, left_padded, scaled_logits, sequences
 
@@ -104,7 +105,7 @@ class Roomy(DynamicLayer):
 
     def batch_select_indices(self, indices):
         super().batch_select_indices(indices)
-        self.buffers = [self.keys, self.values]     # full: the next token copies them, unless more rows leave
+        self.buffers = [self.keys, self.values]     # no room is left: the next token makes some, unless rows leave first
 
 
 def share_out(cache, group_size):
@@ -211,18 +212,34 @@ def shared_prompts(decoder, rollout):
 
 
 def score(model, rollout, states, temperature, top_p):
-    """Log-probabilities (N, T) fp32 of completion tokens by the output head, from the states before them, (N, T, D)."""
+    """Log-probabilities (N, T) fp32 of completion tokens, from the decoder's states before them, (N, T, D)."""
     states, targets = states[rollout.mask], rollout.ids[rollout.mask]                             # (M, D), (M,): real tokens
-    head = model.get_output_embeddings()
 
     def chunk(states, targets):
-        logits = scaled_logits(head(states), temperature, top_p, chosen=targets)                  # (m, V)
+        logits = scaled_logits(logits_of(model, states), temperature, top_p, chosen=targets)      # (m, V)
         return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)                      # (m,)
 
-    size = max(1, LOGIT_ELEMENTS // head.weight.shape[0])
+    size = max(1, LOGIT_ELEMENTS // model.config.get_text_config().vocab_size)
     if len(targets) <= size:
         found = chunk(states, targets)                                                            # (M,)
     else:
         found = torch.cat([checkpoint(chunk, h, y, use_reentrant=False)
                            for h, y in zip(states.split(size), targets.split(size))])
     return torch.zeros(rollout.mask.shape, device=states.device).masked_scatter(rollout.mask, found)
+
+
+class Decoded(BaseModelOutputWithPast):
+    """What a decoder returns, as far as logits depend on it: its last hidden states (N, T, D). The rest is None."""
+
+    def __getattr__(self, name):
+        return None
+
+
+def logits_of(model, states):
+    """Logits (m, V) by the model's own forward pass, in which its decoder only returns states (m, D): many scale or cap logits."""
+    decoder, ids = model.get_decoder(), torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+    decoder.forward = lambda *args, **kwargs: Decoded(last_hidden_state=states[None])
+    try:
+        return model.forward(input_ids=ids, use_cache=False).logits[0]          # not model(): FSDP's hooks have run
+    finally:
+        del decoder.forward                         # that of its class is left

@@ -49,20 +49,23 @@ class Policy:
         model.eval()                                # always: dropout would sample from one policy and score another
         if gradient_checkpointing:
             recompute_layers(model)
-        choose_way(model, gradient_checkpointing)
-        model.token_logps = types.MethodType(token_logps, model)     # beside forward: the head is not part of that
+        way = choose_way(model, gradient_checkpointing)
+        model.token_logps = types.MethodType(token_logps, model)     # a method, so that `shard` can register it
         if ranks.world() > 1:
             shard(model, compute_dtype)
         self.parameters = self.masters = list(model.parameters())            # tied weights come once
         if ranks.world() == 1 and (offload or compute_dtype != torch.float32):
             self.masters = [p.detach().to("cpu" if offload else p.device) for p in self.parameters]
-            for p, master in zip(self.parameters, self.masters):
-                p.data = p.data.to(compute_dtype, copy=True)     # not model.to(): rotary frequencies have to stay fp32
+            wide = model._keep_in_fp32_modules_strict or ()      # routers, say, which compute in fp32
+            for name, p in model.named_parameters():
+                if not any(part in name for part in wide):
+                    p.data = p.data.to(compute_dtype, copy=True)                # not model.to(): rotary frequencies stay fp32
                 if p.requires_grad:
                     p.register_post_accumulate_grad_hook(self.take)
+            choose_way(model, gradient_checkpointing, way)
         self.named = dict(zip((name for name, _ in model.named_parameters()), self.masters))
         self.frozen = [(self.named[name], frozen_mask(self.named[name], index)) for name, index in (frozen or {}).items()]
-        self.taken = {}                             # gradients of this step that are not yet their masters', see `take`
+        self.taken = {}                             # gradients of this step, until `hand_over`; see `take`
         self.regularisers = []                      # see `add_regulariser`
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
@@ -153,7 +156,7 @@ class Policy:
         return norm
 
     def finite(self):
-        """Whether all weights are numbers: a step that is far too large leaves others, and a loss that was still finite."""
+        """Whether all weights are numbers: after a step far too large they may not be, though its loss was."""
         return all(ranks.everyone(all(local(m.detach()).isfinite().all().item() for m in self.masters)))
 
     def state_dict(self):
@@ -215,7 +218,7 @@ def shard(model, compute_dtype):
     register_fsdp_forward_method(model, "token_logps")           # a way in of its own
 
 
-# A tensor that is cut over the ranks is a DTensor, which is asked without importing what takes a second.
+# A tensor that is cut over the ranks is a DTensor. These ask by attribute, because importing that class takes a second.
 
 def whole(tensor):
     """A tensor with the parts of all ranks in it."""
@@ -249,7 +252,7 @@ def frozen_mask(master, index):
     return local(part_of(mask.view(master.shape), master))
 
 
-# ---- files that rollback.py writes, by which a run is held ---------------------------------------------------------
+# ---- files of rollback.py that hold weights in their place ---------------------------------------------------------
 
 def read_coordinates(path):
     """A set of coordinates, {tensor name: flat indices (m,)}, and what it says about itself, as theory/coordinates.py wrote

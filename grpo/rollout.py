@@ -1,9 +1,9 @@
 """Rollout: sample completions from a model, grade them, and score them under it. Used by train_grpo.py and all that samples.
 
-    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in batch], max_prompt_length=2048)        # grpo/chat.py
+    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in pairs], max_prompt_length=2048)        # grpo/chat.py
     rollout = sample(model, prompts, group_size=8, noise=uniform_noise(8 * len(prompts), 64, seed), ...)
     completions = decode(tokenizer, rollout.ids, rollout.mask)
-    rewards = grade(completions, batch)
+    rewards = grade(completions, pairs)
     for rows in micro_batches(rollout, range(len(rollout.ids)), budget=16384):
         logps = token_logps(model, rollout.select(rows), temperature=1.0)
 
@@ -16,7 +16,8 @@ noise[n, t], a uniform number drawn beforehand. A completion is thus a function 
 alone: not of the other rows in the batch, of the moment they finish, or of the number of processes.
 """
 # B prompts x G completions = N rows, P prompt tokens, T completion tokens, V vocabulary, D width of the model. prompts: B
-# lists of token ids. batch: B (domain, row) pairs; completion n belongs to pair n // G. config: of the text model.
+# lists of token ids. pairs: B of (domain, row), a row being a dict that its domain reads; completion n, row n of all tensors
+# below, belongs to pair n // G. config: of the text model.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -62,17 +63,17 @@ class Rollout:
                        self.mask[index, :T], self.logps[index, :T], self.entropy[index, :T], self.stopped[index])
 
 
-def grade(completions, batch, ahead=None):
+def grade(completions, pairs, ahead=None):
     """Grade each of N completions with the row of its own prompt, by that row's domain: rewards (N,) fp64 on the CPU.
 
-    A reward is NaN where grading failed; it does not depend on the company that a completion is graded in. ahead: of
-    judge.grading_ahead, or None.
+    A reward is NaN where grading failed; it does not depend on what else is graded with it. ahead: of judge.grading_ahead,
+    or None.
     """
-    rewards, G = dict(ahead.rewards) if ahead else {}, len(completions) // len(batch)
-    for domain in dict.fromkeys(domain for domain, _ in batch):
-        own = [n for n in range(len(completions)) if batch[n // G][0] == domain and n not in rewards]
+    rewards, G = dict(ahead.rewards) if ahead else {}, len(completions) // len(pairs)
+    for domain in dict.fromkeys(domain for domain, _ in pairs):
+        own = [n for n in range(len(completions)) if pairs[n // G][0] == domain and n not in rewards]
         if own:
-            scores = domains.reward(domain, [completions[n] for n in own], [batch[n // G][1] for n in own])
+            scores = domains.reward(domain, [completions[n] for n in own], [pairs[n // G][1] for n in own])
             rewards.update(zip(own, scores))
     return torch.tensor([rewards[n] for n in range(len(completions))], dtype=torch.float64)
 
@@ -87,7 +88,7 @@ def scaled_logits(logits, temperature, top_p, chosen=None):
     """fp32 logits (..., V) of the distribution that is sampled: divided by temperature, -inf outside the top-p nucleus.
 
     The nucleus is the smallest set of most probable ids with total probability >= top_p, in (0, 1]. temperature: above 0.
-    chosen: (...,) ids that stay in it whatever happened since they were sampled.
+    chosen: (...,) ids that count as inside: they were when they were sampled, and the weights may have moved since.
     """
     logits = logits.float()
     if temperature != 1:
@@ -104,8 +105,13 @@ def scaled_logits(logits, temperature, top_p, chosen=None):
 
 
 def context_length(model):
-    """The most tokens that the model can read at once; infinity where its configuration does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    """The most tokens that the model can read at once, all by one rule of positions; infinity if unknown."""
+    config = model.config.get_text_config()
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions")]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":         # beyond it one text changes its whole batch's positions
+        limits.append(rope["original_max_position_embeddings"])
+    return min((limit for limit in limits if limit and limit > 0), default=math.inf)
 
 
 def left_padded(prompts, pad_id, device):
@@ -125,9 +131,9 @@ def draw(logits, uniform, temperature, top_p):
     ids = logits.argmax(-1)                                                                               # (n,)
     if temperature > 0:
         cumulative = probs.cumsum(-1)
-        target = uniform[:, None] * cumulative[:, -1:]        # times the total, because rounding leaves it beside 1
+        target = uniform[:, None] * cumulative[:, -1:]        # times the total, which rounding leaves near 1
         found = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[1] - 1)
-        # Sums taken in parallel need not rise everywhere: an id that has no probability is not drawn.
+        # Summed in parallel, the total may dip a little, and an id of probability 0 be found: then take the likeliest one.
         ids = torch.where(probs.gather(1, found) > 0, found, ids[:, None]).squeeze(1)
     logps = logprobs.gather(1, ids[:, None]).squeeze(1)
     entropy = -(probs * logprobs.clamp(min=-1e4)).sum(-1)     # 0 * log 0 = 0 for ids outside the nucleus
@@ -140,8 +146,8 @@ def draw(logits, uniform, temperature, top_p):
 def plain_sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
     """Sample in one batch: ids, mask, logps, entropy, stopped of a Rollout, and nothing is remembered between tokens.
 
-    Sequences begin in column 0, and what is behind their end is never seen by a causal model: so no mask is needed, and
-    this is right for whatever transformers can run. See `sample`.
+    Sequences begin in column 0, and a causal model never sees what is behind their end: so no mask is needed, and this
+    is right for every causal model that transformers can run. See `sample`.
     """
     device, (N, T) = model.device, noise.shape
     texts = [torch.tensor(prompt + [pad_id] * T) for prompt in prompts for _ in range(group_size)]
@@ -177,7 +183,7 @@ def plain_logps(model, rollout, *, temperature=1.0, top_p=1.0):
 
 
 def sequences(rollout):
-    """Prompts and completions without padding between them: ids (N, L), and the position before each token, (N, T)."""
+    """Prompts and completions without padding between: ids (N, L), and the column before each completion token, (N, T)."""
     ids = torch.cat([rollout.prompt_ids, rollout.ids], 1)                                                 # (N, P + T)
     real = torch.cat([rollout.prompt_mask, rollout.mask], 1)
     ids = ids.gather(1, (~real).long().argsort(dim=1, stable=True))[:, :int(real.sum(1).max())]               # (N, L)
@@ -186,7 +192,7 @@ def sequences(rollout):
 
 
 def plain_rows(model, tokens):
-    """How many rows of so many tokens are sampled at once: their logits are all in memory."""
+    """How many rows of so many tokens to sample at once: the logits of all of them are in memory."""
     return LOGIT_ELEMENTS // (model.config.get_text_config().vocab_size * tokens)
 
 
@@ -197,11 +203,11 @@ PLAIN = SimpleNamespace(sample=plain_sample, logps=plain_logps, rows=plain_rows)
 # grpo/startup.py tries faster ways (grpo/fast.py) on a model, and sets `model.way` to the first that agrees with the plain one.
 
 def sample(model, prompts, *, group_size, noise, pad_id, finished=None, progress=None, **settings):
-    """Sample group_size completions of each prompt; returns one Rollout. A batch is as many groups as memory allows.
+    """Sample group_size completions of each prompt; returns one Rollout. Batches of as many groups as memory allows.
 
     noise: (N, T) uniform in [0, 1), T the most tokens a completion may have. pad_id: what stands in ids where no token
-    does. finished: called with rows (n,), indices of N, and ids and mask (n, T) of completions that have left the batch,
-    each row once, so that they can be graded while others are sampled. progress: the name of the bar if it takes long.
+    does. finished: called with the indices (n,) among all N, ids and mask (n, T) of completions that have left the batch,
+    once for each, so that they can be graded while others are sampled. progress: the name of the bar if it takes long.
     settings: stop_ids, which end a completion; temperature (default 1, 0 is greedy); top_p (default 1, see scaled_logits).
     The model's own generation_config plays no part. Because a completion depends on its own noise alone, the batches change
     nothing but rounding. UserError if a prompt and T exceed the model's context, or if its probabilities are not finite.
@@ -226,7 +232,7 @@ def sample(model, prompts, *, group_size, noise, pad_id, finished=None, progress
 
 
 def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
-    """Log-probability of each completion token under the model, differentiable in its weights: (N, T) fp32, 0 off the mask.
+    """Log-probability of each completion token under the model, with gradients: (N, T) fp32, 0 where the mask is False.
 
     temperature, top_p: those of the sampler, the former above 0.
     """
@@ -236,8 +242,8 @@ def token_logps(model, rollout, *, temperature=1.0, top_p=1.0):
 def micro_batches(rollout, rows, budget):
     """Cut `rows` (indices of N) into lists of at most `budget` padded tokens each (or one row), with little padding.
 
-    Rows are sorted by their completion's length, and cut where the tokens to compute are fewest in all, if one more batch
-    costs as much as budget / 64 tokens: by dynamic programming over the places where the length changes.
+    Rows are sorted by the length of their completion. Dynamic programming over the places where that length changes finds
+    the cuts with the fewest tokens to compute, where each batch costs budget / 64 tokens more.
     """
     prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
     rows = sorted(rows, key=lambda row: (completion[row], prompt[row]))
