@@ -5,7 +5,7 @@
         checkpoints/s0-code-math --refresh checkpoints/s0-refreshed --json analysis-s0.json --plot pictures
     python analyze.py --base some/model another/model             # weights alone: any two models of one architecture
 
-The claims of arXiv 2606.02398 in its order. From the weights alone, delta_A = theta_A - theta_base being A's edit:
+The claims stand in the order of arXiv 2606.02398. From the weights alone, delta_A = theta_A - theta_base being A's edit:
 
     1  it is sparse         share of |delta_i| < 1e-7 and < 1e-3 |theta_i|; norms               edits.sparsity
                             rank (sum s^2)^2 / sum s^4, s the singular values of a matrix       edits.matrix_ranks
@@ -16,27 +16,27 @@ The claims of arXiv 2606.02398 in its order. From the weights alone, delta_A = t
 From the base model, g_A being A's policy gradient at theta_base:
 
     4  on shared routes     the index of 2, of the neurons with the largest mean |act(gate) up| routes.activity
-    5  with conflict in     cos(g_A, g_B), of all and by module, beside the highest that        routes.gradient_cosines
-       single modules       so many samples could show
+    5  with conflict in     cos(g_A, g_B), of all and by module, beside the highest cosine      routes.gradient_cosines
+       single modules       that so many samples could show
 
-From theta_A and what was trained after it. Later training on B that adds delta_B changes A's loss by
+From theta_A and the checkpoints trained after it: later training on B, which adds delta_B, changes A's loss by
 
     6  damage               L_A(theta_A + delta_B) - L_A(theta_A)                               curvature.along
                             = g_A . delta_B + 1/2 delta_B' H_A delta_B + higher orders          curvature.expansion
 
-of which, the paper says, the first is small near A's optimum, and the second lies in a few directions S of high curvature
-that both domains use; a refresh contracts what of delta_B lies in S and leaves the rest. S is here (ours) the span of the
-leading eigenvectors v_i of H_A, lambda_i their eigenvalues:
+where, the paper says, the first term is small near A's optimum, and the second lies in a few directions S of high curvature
+that both domains use; a refresh contracts the part of delta_B in S and leaves the rest. Here S is (our choice) the span of
+the leading eigenvectors v_i of H_A, lambda_i their eigenvalues:
 
     7  conflict subspace    sum_i lambda_i (v_i . delta_B)^2 / delta_B' H_A delta_B             curvature.eigen_shares
     8  refresh              || P_S (theta_t - theta_A) || <= (1 - alpha mu)^t || P_S delta_B || curvature.distances
 
-delta_B: with --later, what training on B really added to an expert; for pairs without such a checkpoint theta_B -
+With --later, delta_B is what training on B really added to an expert; for pairs without such a checkpoint theta_B -
 theta_base stands in, as if B's edit did not depend on where it starts. The last table has the paper's claims beside the
-numbers of the run; report.py has it over several runs.
+numbers of the run; report.py makes it over several runs.
 """
-# grams, layers: the inner products of the experts' edits in each of n neurons, (E, E, n), and the layer of each, (n,). A
-# move is what was added to an anchor theta_A: (name, source, target), delta = theta_target - theta_source; the source is the
+# grams, layers: the inner products of the experts' edits in each of M neurons, (E, E, M), and the layer of each, (M,). A
+# move is a displacement of an anchor theta_A: (name, source, target), delta = theta_target - theta_source; the source is the
 # anchor if target was trained from it. report: what --json writes, a dict; "a|b" is its key for two experts or domains.
 from pathlib import Path
 
@@ -49,17 +49,17 @@ from theory.lineage import displacements, refreshed, same, short, trained_on
 def parse(argv=None):
     """The command line; UserError for what cannot be analyzed.
 
-    Then domain is {checkpoint: the one it was trained on, or None}, moves {anchor: its moves}, and with --refresh refreshed
-    and damaged are theta_A and theta_A + delta_B.
+    In it domain is {checkpoint: the one it was trained on, or None}, moves {anchor: its moves}; with --refresh, refreshed
+    and damaged are the checkpoints of theta_A and theta_A + delta_B.
     """
     made = parser(__doc__)
     made.add_argument("experts", nargs="+", type=checkpoint, help="checkpoints, each trained from --base on one domain")
     made.add_argument("--base", required=True, type=checkpoint, help="the checkpoint that all experts started from")
-    made.add_argument("--later", nargs="+", default=[], type=checkpoint, metavar="CKPT", help="trained on from an expert")
+    made.add_argument("--later", nargs="+", default=[], type=checkpoint, metavar="CKPT", help="trained further from an expert")
     made.add_argument("--refresh", type=checkpoint, metavar="CKPT", help="made by refresh.py --keep-every 1")
     made.add_argument("--domains", help="domains of the experts, names or files, in their order (default: as trained)")
     group = made.add_argument_group("weights")
-    group.add_argument("--weights-only", action="store_true", help="nothing that needs rows")
+    group.add_argument("--weights-only", action="store_true", help="leave out all that needs rows")
     group.add_argument("--threshold", type=positive, help="also count |delta| below this")
     group.add_argument("--top", type=share, default=0.1, help="share of the neurons that counts as most changed, and as a "
                        "route (default 0.1)")
@@ -84,7 +84,7 @@ def parse(argv=None):
     args.domain = {name: given.get(name) or trained_on(name) for name in names[1:]}
     for name in args.experts:
         if not (args.domain[name] or args.weights_only) and read_run(name).get("domain") in domains.recorded:
-            domains.use(read_run(name)["domain"])   # an error that says which file --domains has to name
+            domains.use(read_run(name)["domain"])   # fails, and says which file --domains has to name
     args.moves = displacements(args.base, args.experts, args.later, args.domain)
     if args.refresh:
         anchor, args.damaged = refreshed(args.refresh)
@@ -124,7 +124,7 @@ DESCENT = 50                            # steps of gradient descent on L_A
 # ---- 1 to 3: from the weights alone --------------------------------------------------------------------------------
 
 def of_weights(args, report):
-    """1 to 3, added to the report; returns grams, None for a model without such neurons, and layers."""
+    """Add claims 1 to 3 to the report; returns grams (None for a model without such neurons) and layers."""
     found, experts = edits.measure(args.base, args.experts, args.threshold), list(enumerate(args.experts))
     report["sparsity"] = {name: edits.sparsity(found, e, args.threshold) for e, name in experts}
     report["rank"] = {name: edits.matrix_ranks(found, e) for e, name in experts}
@@ -132,7 +132,7 @@ def of_weights(args, report):
 
     grams, neurons = edits.neuron_grams(found)
     layers = torch.tensor([edits.layer_of(f"{mlp}.") or 0 for mlp, _ in neurons])
-    most = [top_neurons(grams[e, e], args.top) for e, _ in experts] if neurons else []                    # (n,) bool each
+    most = [top_neurons(grams[e, e], args.top) for e, _ in experts] if neurons else []                    # (M,) bool each
     null = {f"{a}|{b}": overlap(one, other, layers) for (a, one), (b, other) in combinations(zip(args.experts, most), 2)}
     report |= {"neuron_jaccard": {pair: o["jaccard"] for pair, o in null.items()}, "neuron_null": null}
     analysis.show_neurons(report, args.top, len(layers))
@@ -149,14 +149,14 @@ def of_weights(args, report):
 # ---- 4 and 5: from the base and some rows --------------------------------------------------------------------------
 
 def answering(args, model, tokenizer, domain, times=1):
-    """A function () -> Rollout, completions, rewards (B, G) of the model as it then stands, on training rows alone."""
+    """A function () -> Rollout, completions, rewards (B, G) of the model, as it is when called, on training rows alone."""
     rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, times * args.prompts, "train")
     return partial(respond, model, tokenizer, domain, rows, samples=times * args.samples, temperature=1.0,
                    max_completion_length=args.max_completion_length)
 
 
 def of_base(args, names, grams, layers, report):
-    """4 and 5 for the domains `names`, added to the report; no 4 where the model does not show its neurons."""
+    """Add claims 4 and 5, of the domains `names`, to the report; not 4 if the model does not show its neurons."""
     model, tokenizer = load(args.base, args.device, torch.float32, attention="eager")
     answers = {domain: answering(args, model, tokenizer, domain, times=2)()[::2] for domain in names}
     active = {domain: activity(model, rollout) for domain, (rollout, _) in answers.items()}
@@ -164,7 +164,7 @@ def of_base(args, names, grams, layers, report):
         trained, index, cosines = [args.domain[name] for name in args.experts], {}, {}
         for a, b in combinations(names, 2):
             i, j = trained.index(a), trained.index(b)
-            one, other = top_neurons(active[a], args.top), top_neurons(active[b], args.top)              # (n,) bool
+            one, other = top_neurons(active[a], args.top), top_neurons(active[b], args.top)              # (M,) bool
             index[f"{a}|{b}"] = {**overlap(one, other, layers),
                                  "edits": report["neuron_jaccard"][f"{args.experts[i]}|{args.experts[j]}"]}
             cosines[f"{a}|{b}"] = {"all": edits.cosine_on(grams, one & other, i, j), "by_layer": {
@@ -200,7 +200,7 @@ def vector(model, name):
 
 
 def damage(at, deltas):
-    """6. What each delta (n,) does to L_A, to minus the expected reward and to the score (points), and the expansions."""
+    """6. The change of L_A, of minus the expected reward and of the score (points) by each delta (n,), and the expansions."""
     found, start = [], curvature.value(at.model, surrogate, at.graded)
     local = curvature.expansion(at.model, nll, at.correct, deltas)
     of_reward = curvature.expansion(at.model, surrogate, at.graded, deltas)
@@ -219,7 +219,7 @@ def damage(at, deltas):
 
 
 def subspace(at, directions, deltas, effects):
-    """7. The leading eigenvectors of H_A; what share of each delta's second-order damage they carry is added to its effect.
+    """7. The leading eigenvectors of H_A; the share of a delta's second-order damage that they carry is added to its effect.
 
     Returns the spectrum, a dict, and the eigenvalues (k,) and eigenvectors (k, n) that are curved for sure.
     """
@@ -232,7 +232,7 @@ def subspace(at, directions, deltas, effects):
                 "orthonormality": (gram - torch.eye(k, device=device)).abs().max().item(),
                 "gradient_norm": curvature.gradient(at.model, nll, at.correct).norm().item()}
     for delta, effect in zip(deltas, effects):
-        second = effect["second"] if effect["second"] > 0 else math.nan      # of a second-order gain nothing is a share
+        second = effect["second"] if effect["second"] > 0 else math.nan      # a gain has no shares
         shares = curvature.eigen_shares(values, vectors, delta, second)
         inside = curvature.inner(vectors, delta).square().sum().item()
         needed = {f"k_for_{p}": next((i for i, x in enumerate(shares, 1) if x >= p / 100), None) for p in (50, 90)}
@@ -244,10 +244,10 @@ def subspace(at, directions, deltas, effects):
 
 
 def refresh(args, at, rate, values, S):
-    """8. How a refresh goes in S and outside from theta_A + delta_B: as taken, and by the theorem's descent of this rate."""
+    """8. How far from theta_A a refresh is, in S and outside, step by step: as taken, and by the theorem's own descent."""
     kept, damaged = sorted(Path(args.refresh).glob("step-*")), vector(at.model, args.damaged)
     steps = ((int(step.name.removeprefix("step-")), vector(at.model, step)) for step in kept)
-    paths = {"taken": chain([(0, damaged)], steps),         # both as they go, because a path is many copies of a model
+    paths = {"taken": chain([(0, damaged)], steps),         # one point at a time: a path is many copies of a model
              "theorem": enumerate(curvature.descend(at.model, nll, at.correct, damaged, rate, DESCENT))}
     mu, start = values[-1].item(), curvature.value(at.model, nll, at.correct)
     shift = curvature.bottom(values, S, curvature.gradient(at.model, nll, at.correct))
@@ -265,7 +265,7 @@ def refresh(args, at, rate, values, S):
 
 
 def around(args, anchor, report):
-    """6 to 8 for one anchor and its moves, added to `report`; a line where there is nothing to measure."""
+    """Add claims 6 to 8, for one anchor and its moves, to the report; print a line where there is nothing to measure."""
     at, domain, deltas = stand_at(args, anchor), args.domain[anchor], {}
     if not at.correct:
         return print(f"{at.name}: of its {at.rewards.numel()} completions in {domain} none is correct: no loss to look at\n")
@@ -305,7 +305,7 @@ def main(args=None):
         if len(names) > 1:
             of_base(args, names, grams, layers, report)
         else:
-            print(f"4, 5. Routes and gradients compare domains, and here is {names[0]} alone\n")
+            print(f"4, 5. Routes and gradients compare domains, and {names[0]} is the only one\n")
         for anchor in args.moves:
             around(args, anchor, report)
         if not args.moves:

@@ -1,6 +1,6 @@
 """Evaluate checkpoints: one row per checkpoint, one column per domain, every score with its 95 % interval.
 
-    python evaluate.py checkpoints/s0-* --json scores.json     # what report.py makes its tables of
+    python evaluate.py checkpoints/s0-* --json scores.json     # report.py makes its tables of this file
     python evaluate.py --compare checkpoints/base checkpoints/math --json scores.json      # B - A, prompt by prompt
     python evaluate.py --compare scores.json:checkpoints/base other.json:checkpoints/math  # as the files have them
     python evaluate.py Qwen/Qwen3-0.6B --domains math --data math=math500.jsonl --max-completion-length 2048
@@ -10,7 +10,7 @@ functions on the right are those of grpo/scores.py:
 
     avg@k  = mean over prompts i of  m_i = mean over j of r_ij             shown times 100: summary
     ci95   = t_{0.975, n-1} * std(m_1 .. m_n) / sqrt(n)                    the prompt is the unit: mean_ci; at least
-                                            what n prompts leave unknown of others, also where all score 0: unseen
+                                            `unseen`, because n scores of 0 do not show a mean of 0
     paired = the same two lines for d_i = m_i(B) - m_i(A)                  much narrower: differences, and compare below
     p      = P(|T| > |mean(d)| / se), se = std(d) / sqrt(n), T ~ t_{n-1}   two-sided paired t-test: p_value below
     pass@j = mean over prompts of  1 - C(k - c, j) / C(k, j)               c of k correct, arXiv 2107.03374: pass_at
@@ -19,15 +19,15 @@ functions on the right are those of grpo/scores.py:
                                             samples show at the 5 % level, Miller, arXiv 2411.00640: detectable
 
 Below a score, `detectable` is for a second checkpoint of equal spread on prompts of its own: sqrt(2) times that, with
-the se of the m_i. On the same prompts, with --compare, less will usually do. Of all n * k completions, in %: cut,
-those that reached the limit of length; unparsable, those graded that hold no answer (see `domains.answer`); error,
-those that were not graded.
+the se of the m_i. On the same prompts, with --compare, less will usually do. Another line has shares of all n * k
+completions, in %: cut, those that reached the limit of length; unparsable, those graded that hold no answer (see
+`domains.answer`); error, those that were not graded.
 
 Every checkpoint gets the same prompts and the same sampling noise. The interval is about new prompts and new
 samples, not about another training seed: for that, train several, and see report.py.
 """
-# An entry is what --json holds of a checkpoint: a `summary` per domain, "average", "evaluated" and "weights" (which rows,
-# settings and content of the checkpoint they belong to), and of its run.json "seed", "recipe" and, as "training", "settings".
+# An entry is what --json holds of a checkpoint: a `summary` per domain, "average", "evaluated" and "weights" (the rows and
+# settings, and the checkpoint's content, behind it), and from its run.json "seed", "recipe" and "settings" (as "training").
 import json
 import math
 import os
@@ -42,7 +42,7 @@ from model import UserError, cli, content, read_run, write_json, write_text
 def parse(argv=None):
     """The command line, its defaults settled; UserError for what cannot be evaluated.
 
-    Then domains is a list of names (None: those that two files compared have), data {domain: source}, and checkpoints has
+    In it domains is a list of names (None: those that both compared files have), data {domain: source}, and checkpoints has
     those of --compare too.
     """
     made = parser(__doc__)
@@ -59,14 +59,14 @@ def parse(argv=None):
                        help="of --data, only the tenth that train_grpo.py keeps as the test split")
     group.add_argument("--prompts", type=at_least(1), default=200, help="prompts per domain, at most (default 200)")
     group.add_argument("--samples", type=at_least(1), help="completions per prompt, k (default 4)")
-    group.add_argument("--greedy", action="store_true", help="most probable token always, so one completion per prompt")
-    group.add_argument("--temperature", type=not_negative, help="(default 1.0)")
+    group.add_argument("--greedy", action="store_true", help="always the most probable token, so one completion per prompt")
+    group.add_argument("--temperature", type=not_negative, help="of sampling (default 1.0)")
     group.add_argument("--top-p", type=share, default=1.0, help="nucleus sampling (default 1.0: off)")
-    group.add_argument("--max-prompt-length", type=at_least(1), default=2048, help="tokens (default 2048)")
+    group.add_argument("--max-prompt-length", type=at_least(1), default=2048, help="tokens at most (default 2048)")
     group.add_argument("--seed", type=int, default=0, help="of the sampling noise (default 0)")
     group = made.add_argument_group("output")
-    group.add_argument("--json", metavar="FILE", type=new_file, help="write all numbers; what stands there of checkpoints "
-                       "that have not changed, with the same settings, is not evaluated again")
+    group.add_argument("--json", metavar="FILE", type=new_file, help="write all numbers; checkpoints whose scores "
+                       "already stand there, unchanged and with the same settings, are not evaluated again")
     group.add_argument("--samples-file", metavar="FILE", type=new_file,
                        help="write every completion with its reward, as jsonl")
     args = made.parse_args(argv)
@@ -107,9 +107,9 @@ from reports.seeds import columns, read_scores
 
 
 def evaluate_all(args):
-    """Evaluate what --json does not have as it is now; print and write the scores. args: of `parse`.
+    """Evaluate the checkpoints of which --json has no scores, or old ones; print and write all scores.
 
-    Returns {checkpoint: entry}, of all that --json has too.
+    Returns {checkpoint: entry}, with those that --json already has.
     """
     set_judge(args.judge, args.domains, args.device)
     rows = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.prompts, "test" if args.held_out or
@@ -128,19 +128,18 @@ def evaluate_all(args):
     print(f"{'':{width}}" + "".join(f"{d:>16}" for d in [*args.domains, "average"]))
     for name in args.checkpoints:
         model = None                                # not two models at once
-        weights, entry = content(name), report.get(name, {})
+        run, weights, entry = read_run(name), content(name), report.get(name, {})
         complete = all("unparsable" in entry.get(d, {}) for d in args.domains)  # older versions wrote less
         if args.samples_file or not complete or (entry["evaluated"], entry.get("weights")) != (evaluated, weights):
             model, tokenizer = load(name, args.device)
-            if read_run(name).get("prompt") not in (None, prompt_form(tokenizer)):
-                print(f"{name}: its chat template writes another prompt than in training, with another date, say")
+            if run.get("prompt") not in (None, prompt_form(tokenizer)):
+                print(f"{name}: its chat template writes another prompt than in training, perhaps with another date")
             kept = []
             entry = evaluate(model, tokenizer, rows, keep=kept, **settings) | {"evaluated": evaluated, "weights": weights}
             completions += [{"checkpoint": name, **one} for one in kept]
-            for other in report.values():           # what was compared with its former scores
+            for other in report.values():           # comparisons with its former scores go
                 other.get("compared_to", {}).pop(name, None)
-        run, pairs = read_run(name), [(entry[d]["score"], entry[d]["ci95"]) for d in args.domains]
-        score, half = average(pairs)
+        score, half = average([(entry[d]["score"], entry[d]["ci95"]) for d in args.domains])
         fewest = min(len(entry[d]["prompt_scores"]) for d in args.domains)
         report[name] = entry | {"seed": run.get("seed"), "recipe": run.get("recipe", [Path(name).name]),
                                 "training": run.get("settings", []),
@@ -162,10 +161,7 @@ def evaluate_all(args):
 
 
 def lines(name, entry, names, k):
-    """The table's lines of a checkpoint, (label, a cell per domain): scores, maj@k, shares of completions, detectable.
-
-    names: of the domains.
-    """
+    """The table's lines of a checkpoint, (label, a cell per domain of `names`): scores, maj@k, shares in %, detectable."""
     ones = [entry[d] for d in names]
     shares = [(one["truncated"], one["unparsable"], one["verifier_errors"] / (one["prompts"] * k)) for one in ones]
     return [(name, [f"{one['score']:.1f} +-{one['ci95']:4.1f}" for one in [*ones, entry["average"]]]),
@@ -208,10 +204,7 @@ def compare(entry, reference, names):
 
 
 def print_comparison(names, entries, found):
-    """Print the table of `compare`, `found`; above it, what else than the checkpoint differs between the two.
-
-    names, entries: of A and B.
-    """
+    """Print `found`, the result of `compare` for A and B (names, entries), under a list of their unlike settings and rows."""
     a, b = (entry["evaluated"] for entry in entries)
     other = [key for key in a | b if key not in ("data", "rows") and a.get(key) != b.get(key)]
     rows = [entry.get("rows", {}) for entry in (a, b)]
@@ -227,7 +220,7 @@ def print_comparison(names, entries, found):
 def main(args=None):
     """Print the table of scores, and with --compare that of differences; write --json and --samples-file."""
     args = args or parse()
-    with alone(args.json):                          # two runs would each write their own scores alone
+    with alone(args.json):                          # each of two runs would write its own scores alone
         entries = {name: stored(name) for name in args.compare if ".json:" in name}     # before the long work
         report = evaluate_all(args) if args.checkpoints else {}
         if args.compare:

@@ -24,9 +24,9 @@ part as --data path/to/sort.py=synthetic.
 
 The result is a checkpoint like any other, its lineage in run.json. It is computed tensor by tensor, in fp32 at least, and
 stored in the widest type that one of the checkpoints has: in that of a bf16 base the steps of experts stored in fp32 would
-be rounded away. Tensors of other numbers than floating-point ones are the base's (mean, interpolate: the first
-checkpoint's; negate: the damaged one's). Memory: the whole result, and a few copies of the largest tensors per checkpoint;
-of a sweep, which reads the files once per weight, a model as well.
+be rounded away. Tensors that are not floating-point are the base's (mean, interpolate: the first checkpoint's; negate:
+the damaged one's). Memory holds the whole result, and a few copies of the largest tensors per checkpoint; in a
+sweep, which reads the files once per weight, a model as well.
 """
 import argparse
 import math
@@ -54,15 +54,15 @@ def parse(argv=None):
     made.add_argument("method", choices=USES, metavar="METHOD", help=", ".join(USES))
     made.add_argument("checkpoints", nargs="+", type=checkpoint, metavar="CKPT", help="theta_1 .. theta_E: two for "
                       "interpolate, at least two for mean, ties and ram, at least one for the others")
-    made.add_argument("--base", type=checkpoint, help="where task vectors start, for all but interpolate and mean")
-    made.add_argument("--damaged", type=checkpoint, help="negate: what they are taken from")
+    made.add_argument("--base", type=checkpoint, help="where task vectors start: for all except interpolate and mean")
+    made.add_argument("--damaged", type=checkpoint, help="negate: the checkpoint that task vectors are taken from")
     made.add_argument("--weight", nargs="+", type=checked(float, math.isfinite, "finite"),
                       help="lambda; several for a sweep (default 1; interpolate: 0.5)")
     made.add_argument("--density", type=share, default=0.2, help="ties: share of each tensor that is kept (default 0.2)")
     made.add_argument("--drop", type=checked(float, lambda value: 0 <= value < 1, "at least 0 and below 1"), default=0.9,
                       help="dare: share that is dropped (default 0.9)")
-    made.add_argument("--seed", type=int, default=0, help="dare: of the masks (default 0)")
-    made.add_argument("--threshold", type=not_negative, default=1e-5, help="ram: more than that is a change (default 1e-5)")
+    made.add_argument("--seed", type=int, default=0, help="dare: seed of the masks (default 0)")
+    made.add_argument("--threshold", type=not_negative, default=1e-5, help="ram: smaller changes do not count (default 1e-5)")
     made.add_argument("--out", metavar="DIR", help="write the checkpoint here; a sweep may do without")
     made.add_argument("--overwrite", action="store_true", help="replace a merge that stands in --out")
     group = add_rows(made, "of a sweep: rows, sampling and device")
@@ -120,7 +120,7 @@ from theory.coordinates import highest, random
 # thetas, deltas: theta_e or tau_e of all E checkpoints, stacked, (E, ...) in fp32 or fp64, the type of the (...) returned.
 
 def interpolate(one, other, weight):
-    """(1 - lambda) theta_1 + lambda theta_2: at 0 and at 1 one of them exactly; outside it goes on along the line."""
+    """(1 - lambda) theta_1 + lambda theta_2: exactly theta_1 at 0 and theta_2 at 1; beyond, it extrapolates."""
     return torch.lerp(one, other, weight)
 
 
@@ -135,9 +135,9 @@ def arithmetic(deltas):
 
 
 def ties(deltas, density):
-    """Trim, elect a sign, average what has it. (Algorithm 1 of Yadav et al.)
+    """Trim, elect a sign, average the numbers that have it (Algorithm 1 of Yadav et al.).
 
-        tau'_e = tau_e where |tau_e| is among the k largest of the tensor, else 0;   k = density * n, rounded, at least 1
+        tau'_e = tau_e where |tau_e| is among the k largest of the tensor's n, else 0;   k = density * n, rounded, at least 1
         gamma  = sign(sum_e tau'_e)
         tau    = mean of the tau'_e whose sign is gamma;   0 where gamma is 0: a draw, or nothing kept
 
@@ -170,7 +170,7 @@ def ram(deltas, threshold):
     """sum_e c_e tau_e / sum_e c_e,  c_e = 1 where |tau_e| > threshold, else 0: 0 where none changed.
 
     A number that one checkpoint alone changed is kept whole (a mean over all would divide it by E); one that several
-    changed is averaged over those. Without the rescaling of the paper's RAM+. The default threshold, 1e-5, is that of the
+    changed is averaged over those. The rescaling of the paper's RAM+ is left out. The default threshold, 1e-5, is that of the
     authors' code, for weights in bf16. Where steps of 1e-6 were taken and are stored in fp32, lower it.
     """
     changed = deltas.abs() > threshold
@@ -220,9 +220,9 @@ def check_moved(args, files):
 
 
 def sweep(args, files, model, tokenizer):
-    """Evaluate each weight on training rows, print a table: the best weight, {weight: {domain or "average": points, half}}.
+    """Evaluate each weight on training rows and print a table; `model` is overwritten. UserError if an average is NaN.
 
-    model gets the weights one after the other. UserError if an average is NaN.
+    Returns the best weight, and {weight: {domain or "average": (points, half-width of the interval)}}.
     """
     rows = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.prompts, "train")
             for d in args.data or domains.DOMAINS}

@@ -4,21 +4,21 @@
     python refresh.py checkpoints/code-math-qa-cw --domain math --steps 40 --until-recovered checkpoints/code-math
     python refresh.py checkpoints/code-math-qa-cw --domains math,code --steps 20      # alternating refresh
 
-Training on A ended at theta_A; training on B has since added delta_B and damaged A. Refresh goes back to A's loss,
+Training on A ended at theta_A; training on B has since added delta_B and damaged A. Refresh descends A's loss L_A again,
 
-    theta_0 = theta_A + delta_B,    theta_{t+1} = theta_t - alpha g_A(theta_t),
+    theta_0 = theta_A + delta_B,    theta_{t+1} = theta_t - alpha g_A(theta_t),    g_A its gradient,
 
 and contracts what delta_B did in the shared conflict subspace S, where A's loss has curvature mu_A or more, while the
 rest of delta_B, in which the later domains' gains lie, hardly moves (arXiv 2606.02398, its theory section):
 
     || P_S (theta_t - theta_A) ||  <=  (1 - alpha mu_A)^t || P_S delta_B ||.
 
-The contraction is geometric, so a tenth of the original steps is a lot. Two domains refreshed in turn, a step each,
+The contraction is geometric, so a tenth of the original steps goes far. Two domains refreshed in turn, a step each,
 come close to descent on the sum of their losses. The loop is that of train_grpo.py, and so are all its settings, with
-three other defaults, as few steps have to count: twice the rate (a larger alpha contracts faster), no warm-up of it, and
-twice the prompts (noise in g_A is not contracted). Where the theorem and this script differ: it steps with AdamW along
-sampled, clipped GRPO gradients, with fresh moments; with --keep-every 1, analyze.py measures what contracts and what
-stays, beside the theorem's own steps. What is added here: when to stop, and the report over all domains.
+three other defaults, because few steps have to count: twice the rate (a larger alpha contracts faster), no warm-up, and
+twice the prompts (noise in g_A is not contracted). Unlike the theorem, this script steps with AdamW, with fresh moments,
+along sampled, clipped GRPO gradients; with --keep-every 1, analyze.py measures what contracts and what stays, beside the
+theorem's own steps. This file adds the rule that says when to stop, and the report over all domains.
 """
 import domains
 from grpo.settings import add_settings, check, check_places, checkpoint, domain_names, parser
@@ -26,7 +26,7 @@ from model import UserError, cli, read_run
 
 
 def parse(argv=None):
-    """The settings of a refresh; UserError too where --until-recovered has no rows to watch, or is what --out replaces."""
+    """The settings of a refresh; UserError also if --until-recovered has no rows to watch, or names what --out replaces."""
     made = parser(__doc__, usage="%(prog)s CKPT --domain DOMAIN [options]")
     made.add_argument("init", type=checkpoint, metavar="CKPT", help="the damaged checkpoint")
     made.add_argument("--until-recovered", type=checkpoint, metavar="REF", help="stop as soon as every refreshed domain is "
@@ -56,10 +56,10 @@ from train_grpo import train
 def recovery(args):
     """A stopping rule for `train`: a text once every refreshed domain is back within its interval of the reference.
 
-    Back means no longer distinguishable on so many prompts: the fewer, the sooner. Validation rows decide, on which
-    evaluate.py never scores, as the score that ends a run is a lucky one. UserError if the reference is no model.
+    Back means no longer distinguishable on so many prompts: the fewer they are, the sooner. Validation rows decide, which
+    evaluate.py never uses, because the score that ends a run is a lucky one. UserError if the reference is no model.
     """
-    waiting, reference = [load(args.until_recovered, args.device)], {}    # now: with a wrong name, nothing is started
+    waiting, reference = [load(args.until_recovered, args.device)], {}    # loaded first: a wrong name starts nothing
 
     def stop(validations, scores_of):
         if not reference:
@@ -85,7 +85,7 @@ def main(args=None):
         print(f"{domain:10}{scores['before']['score']:8.1f}{scores['after']['score']:8.1f}"
               + "{:+14.1f} +-{:5.1f}".format(*scores["change"]) + "  refreshed" * (domain in args.domains))
     if run.get("stopped"):
-        print("these rows decided when to stop: evaluate.py scores others")
+        print("These validation rows decided when to stop: run evaluate.py for scores on other rows.")
 
 
 if __name__ == "__main__":

@@ -8,32 +8,32 @@
 
 Training on A ended at theta_A (the anchor); training on B added delta and damaged A. A set C of coordinates is undone,
 
-    theta_i <- theta_i - beta delta_i     for i in C,     C the share rho of all coordinates with the highest score s_i,
+    theta_i <- theta_i - beta delta_i     for i in C,     C the share rho of all coordinates with the highest score s_i.
 
-copied from the anchor if beta = 1. L_A is minus the mean log-probability of A's own correct answers to training rows
-(theory/curvature.py: nll). The scores, each a function of theory/conflict.py, which says why:
+With beta = 1 the anchor's numbers are copied. L_A is minus the mean log-probability of A's own correct answers to training
+rows (theory/curvature.py: nll). Each score is a function of theory/conflict.py, which says why:
 
     fisher        s_i = F_i delta_i^2,     F_i = mean over correct answers o_k of (d/dtheta_i log pi(o_k))^2 at theta_A
-    fisher+route  ... in neurons that are among a tenth most active on both domains' tokens, and nowhere else
-    fisher+sign   ... where the first-order sign is harmful: g_i delta_i > 0, g the gradient of L_A at theta_A
-    gradient      s_i = g_i(theta) (theta - theta_A)_i, g(theta) the gradient of L_A where the weights now are: a twentieth
-                  of a percent of the coordinates goes back, then all are scored anew, until L_A is back at the anchor's
-    curvature     likewise, with g(theta) = g + sum_j lambda_j v_j v_j' (theta - theta_A): 48 eigenpairs of H_A, as in
-                  analyze.py
+    fisher+route  F_i delta_i^2 in neurons that are among the most active tenth on both domains' tokens, and 0 elsewhere
+    fisher+sign   F_i delta_i^2 where g_i delta_i > 0 (harmful to first order), 0 elsewhere; g the gradient of L_A at theta_A
+    gradient      s_i = g_i(theta) (theta - theta_A)_i, g(theta) the gradient of L_A where the weights now are: 0.05 % of
+                  the coordinates go back, then all are scored anew, until L_A is back at the anchor's
+    curvature     the same with g(theta) = g + sum_j lambda_j v_j v_j' (theta - theta_A), from the 48 leading eigenpairs
+                  (lambda_j, v_j) of L_A's Hessian H_A at theta_A, as in analyze.py
 
 The first is the paper's proxy of its conflict coordinates (arXiv 2606.02398; how it is built is not in the public text,
 so this is ours): the diagonal of the second-order damage 1/2 delta' H_A delta, the empirical Fisher in place of H_A.
 Gradients are squared answer by answer, then averaged: the square of the mean gradient would be near 0 where A has
-converged. Controls of each size: `random`, a random set of those that moved, and `largest`, the largest |delta|. Full
-rollback is the anchor itself, with B's gain gone as well.
+converged. There are two controls of each size: `random`, a random set of those that moved, and `largest`, the largest
+|delta|. Full rollback is the anchor itself, with B's gain gone as well.
 
 A set has at most the size that is asked for: a score of 0 is never picked, and the last two scores end when the damage
-is gone. Memory, in copies of the parameters in fp32 besides the model: one (fisher, gradient), two (fisher+sign), and
-three times as many as there are eigenpairs (curvature, as in analyze.py); and 12 bytes per coordinate of the largest set.
-The controls and --coordinates read nothing but files: without an evaluation, no model is loaded for them.
+is gone. Besides the model, memory holds one copy of the parameters in fp32 (fisher, gradient), two (fisher+sign), or three
+times as many as there are eigenpairs (curvature, as in analyze.py), and 12 bytes per coordinate of the largest set.
+The controls and --coordinates read only files: without an evaluation, no model is loaded for them.
 """
 # theta: a function tensor name -> tensor, the weights of a checkpoint, as stored or in fp32. A set is {tensor name: flat
-# indices} (theory/coordinates.py). score, fraction: what picks a set, and its size, a share of all coordinates.
+# indices} (theory/coordinates.py). score: the rule that picks a set; fraction: its size, as a share of all coordinates.
 import sys
 from collections import Counter
 from functools import partial
@@ -54,20 +54,20 @@ def parse(argv=None):
     """
     made = parser(__doc__)
     made.add_argument("--anchor", required=True, type=checkpoint, metavar="CKPT", help="theta_A, trained on the domain")
-    made.add_argument("--damaged", type=checkpoint, metavar="CKPT", help="trained on from it")
-    made.add_argument("--domain", required=True, help=f"that is damaged: {', '.join(domains.DOMAINS)} or your own file")
+    made.add_argument("--damaged", type=checkpoint, metavar="CKPT", help="a checkpoint trained further from it")
+    made.add_argument("--domain", required=True, help=f"the damaged one: {', '.join(domains.DOMAINS)} or your own file")
     group = made.add_argument_group("the set")
-    group.add_argument("--score", nargs="+", help="one or several; controls are in every table (default gradient)")
-    group.add_argument("--fraction", nargs="+", type=share, help="of the parameters, at most (default 0.05)")
+    group.add_argument("--score", nargs="+", help="one or several; both controls are in every table (default gradient)")
+    group.add_argument("--fraction", nargs="+", type=share, help="share of all parameters, at most (default 0.05)")
     group.add_argument("--strength", type=share, default=1.0, help="beta; sets are picked as if it were 1 (default 1)")
-    group.add_argument("--coordinates", type=existing, metavar="FILE", help="a set that another run wrote, not a score")
-    group.add_argument("--prompts", type=at_least(1), default=256, help="training rows to pick by (default 256)")
-    group.add_argument("--samples", type=at_least(1), default=4, help="answers to each (default 4)")
-    group.add_argument("--later", metavar="DOMAINS", help="what was trained after the anchor (default: by run.json)")
+    group.add_argument("--coordinates", type=existing, metavar="FILE", help="roll back the set that another run wrote")
+    group.add_argument("--prompts", type=at_least(1), default=256, help="training rows that it is picked by (default 256)")
+    group.add_argument("--samples", type=at_least(1), default=4, help="answers to each row (default 4)")
+    group.add_argument("--later", metavar="DOMAINS", help="those trained after the anchor (default: from run.json)")
     add_rows(made)
     group = made.add_argument_group("evaluation")
-    group.add_argument("--eval-prompts", type=at_least(0), default=200, help="per domain, 0 for none (default 200)")
-    group.add_argument("--beside", nargs="+", type=labelled, default=[], metavar="LABEL=CKPT", help="also score these")
+    group.add_argument("--eval-prompts", type=at_least(0), default=200, help="rows per domain, 0 for none (default 200)")
+    group.add_argument("--beside", nargs="+", type=labelled, default=[], metavar="LABEL=CKPT", help="also evaluate these")
     group = made.add_argument_group("output")
     group.add_argument("--out", metavar="DIR", help="write the checkpoint and its coordinates.safetensors; of several "
                        "scores or fractions, each to DIR/SCORE-FRACTION")
@@ -80,7 +80,7 @@ def parse(argv=None):
     refuse(((args.damaged is None) != (args.save_fisher is not None),
             "give --damaged, which is to be rolled back, or --save-fisher: one of the two"),
            (args.save_fisher and (picks or args.out or args.json or args.beside or args.coordinates),
-            "--save-fisher writes nothing but the Fisher information: leave the options of a set and of its evaluation out"),
+            "--save-fisher writes only the Fisher information: leave the options of a set and of its evaluation out"),
            (args.coordinates and picks, "--coordinates is a set in place of a --score and a --fraction"),
            (not args.eval_prompts and (args.json or args.beside),
             "--json and --beside are about the evaluation: give --eval-prompts a number above 0"),
@@ -119,7 +119,7 @@ def labelled(text):
 
 
 def trained_between(before, after):
-    """The domains that one recipe has stages of beyond another, [] if it does not begin with it. before: or None."""
+    """The domains of the stages by which recipe `after` goes on from `before` (or None): [] if it does not begin with it."""
     before = before or after[:1]                    # the first names the model that all began with
     stages = after[len(before):] if after[:len(before)] == before else []
     known = {*domains.files(), *domains.loaded}     # a stage can also be a merge or a rollback
@@ -198,10 +198,10 @@ def recover(args):
     if all(torch.equal(anchor(name), damaged(name)) for name in shapes):
         raise UserError(f"{args.damaged} has the weights of {args.anchor}: there is nothing to roll back")
     if (run := read_run(args.damaged)) and not is_ancestor(args.anchor, run):
-        print(f"warning: by its run.json, {args.damaged} was not trained on from {args.anchor}: what is undone is a "
+        print(f"warning: by its run.json, {args.damaged} was not trained on from {args.anchor}: this undoes a "
               "difference of two checkpoints, and not what a later training changed", file=sys.stderr)
 
-    # 1. the anchor's answers: to pick by, and to other rows for the loss in the table
+    # 1. the anchor's answers to training rows, to pick by, and to validation rows, for the loss in the table
     if model is not frame:
         set_judge(args.judge, args.domains, args.device)
     rollout, rewards = answers(args, model, tokenizer, args.domain, "train") if asks else (None, None)
@@ -235,7 +235,7 @@ def recover(args):
         return
     model, tokenizer = load(args.anchor, args.device)
     rows += [(FULL, anchor, {"share": 1.0, "norm_share": 1.0}),
-             *((label, partial(exact, name), {}) for label, name in args.beside)]
+             *((label, partial(exact, other), {}) for label, other in args.beside)]
     test = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.eval_prompts, "test") for d in args.domains}
     settings = ("prompts", "samples", "strength", "data", "eval_prompts", "max_completion_length")
     report = {"anchor": args.anchor, "damaged": args.damaged, "domain": args.domain, "later": args.later, "rows": [],
@@ -251,10 +251,7 @@ def recover(args):
 
 
 def pick(args, case):
-    """The sets {(score, fraction): set} of all scores, and of the controls if there is an evaluation, and {score: seconds}.
-
-    In the order of SCORES.
-    """
+    """{(score, fraction): set}, in the order of SCORES, with the controls if there is an evaluation; and {score: seconds}."""
     sets, seconds = {}, {}
     for score, find in {**SCORES, **CONTROLS}.items():
         if score in args.score or score in CONTROLS and args.eval_prompts:
@@ -266,15 +263,15 @@ def pick(args, case):
 
 
 def answers(args, model, tokenizer, domain, split):
-    """The answers of the anchor, `model`, to rows that no score of the table is made of: a Rollout, rewards (N,).
+    """The answers of the anchor, `model`, to rows on which nothing is evaluated: a Rollout, rewards (N,).
 
-    split: "train", to pick by, or "validation", for the loss in the table. UserError if none to pick by is correct.
+    split: "train", to pick by, or "validation", for the loss in the table. UserError if no answer to pick by is correct.
     """
     rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, args.prompts, split)
     rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, temperature=1.0,
                                   max_completion_length=args.max_completion_length)
     if (domain, split) == (args.domain, "train") and not (rewards == 1).any():
-        raise UserError(f"none of the answers of {args.anchor} in {domain} is correct: is it the expert? more --prompts?")
+        raise UserError(f"none of the answers of {args.anchor} in {domain} is correct: is it the expert? Else raise --prompts")
     return rollout, rewards.flatten()
 
 

@@ -2,7 +2,7 @@
 
     python train_grpo.py --domain math                                     # checkpoints/base -> checkpoints/math
     python train_grpo.py --domain code --init checkpoints/math --out checkpoints/math-code
-    python train_grpo.py --domain math,code,qa,cw --steps 400 --out checkpoints/mixed    # of each batch a share each
+    python train_grpo.py --domain math,code,qa,cw --steps 400 --out checkpoints/mixed    # all four in every batch
     python train_grpo.py --domain path/to/sort.py                          # a domain of your own: one file
     python train_grpo.py --domain math --model Qwen/Qwen3-0.6B --data openai/gsm8k@main --max-completion-length 1024
     python train_grpo.py --domain math --resume                            # go on after an interruption
@@ -16,29 +16,30 @@ importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion
            + beta (pi_ref(o_it) / pi_theta(o_it) - log(pi_ref(o_it) / pi_theta(o_it)) - 1)
     L    = sum over i, t of  w_i l_it                                                losses.token_weights
 
-How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; the
-groups of a batch whose rewards are all equal have A = 0 and are skipped; --loss takes the objectives that came after
-GRPO (grpo/losses.py); the old log-probabilities are those of the first pass of a step over its own samples, so they cost
-nothing. At the first update of a step every ratio is 1 and policy_loss is 0 by construction, except for weights that do not
-divide by length (dapo, drpo, dr_grpo), --mask-truncated and cispo: watch reward and gradient norm, not the loss.
+How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; a
+group whose rewards are all equal has A = 0 and is skipped; --loss takes the objectives that came after GRPO
+(grpo/losses.py); pi_old costs no pass of its own, because the weights that sampled have not moved before the first pass
+of a step. At the first update of a step every ratio is 1 and policy_loss is 0 by construction, except for weights that do
+not divide by length (dapo, drpo, dr_grpo), --mask-truncated and cispo: watch reward and gradient norm, not the loss.
 
 Regularisers against forgetting of earlier domains, each off by default:
 
-    --beta B --ref CKPT     the k3 estimate of B KL(pi_theta || pi_ref), on this domain's completions (gradient: losses.py)
+    --beta B --ref CKPT     the k3 estimate of B KL(pi_theta || pi_ref), on this domain's completions (see losses.py)
     --l2 L                  L/2 ||theta - theta_0||^2, theta_0 the start (L2-SP, arXiv 1802.01483)
-    --ewc FILE --ewc-weight W    W/2 sum_i F_i (theta_i - theta*_i)^2, from rollback.py --save-fisher (arXiv 1612.00796)
-    --protect FILE          leave a set of coordinates alone
-    --mix math:0.25         replay: a quarter of each batch are prompts of Math, graded as Math
+    --ewc FILE --ewc-weight W    W/2 sum_k F_k (theta_k - theta*_k)^2, FILE of rollback.py --save-fisher (arXiv 1612.00796)
+    --protect FILE          never move a set of coordinates (single weights), from rollback.py --out
+    --mix math:0.25         replay: a quarter of each batch are Math prompts, graded as Math
 """
-# B prompts x G completions = N, T the most tokens a completion may have. args: of `parse`. pairs: B of (domain, row). With
-# several processes each takes a part of the prompts, and so n of the N completions; ranks.share, ranks.gather and
+# B prompts x G completions = N, T the most tokens a completion may have. args: of `parse`. pairs: B of (domain, row).
+# rows: {domain: its rows, or None for new synthetic ones}. A step is one rollout and --inner-updates steps of the optimizer.
+# With several processes each takes a part of the prompts, and so n of the N completions; ranks.share, ranks.gather and
 # ranks.total are all that the algorithm sees of them.
 from grpo.settings import add_settings, check, checkpoint, parser
 from model import BASE, UserError, cli
 
 
 def parse(argv=None):
-    """The settings of a run, with all defaults settled; UserError for some that make no sense. argv: words, or sys.argv."""
+    """The settings of a run, defaults filled in; UserError where they contradict each other. argv: words, or sys.argv."""
     made = parser(__doc__, usage="%(prog)s --domain DOMAIN [options]")
     made.add_argument("--init", "--model", type=checkpoint, default=BASE, help=f"checkpoint, model directory or hub name to "
                       f"start from (default {BASE})")
@@ -63,7 +64,7 @@ from grpo.rollout import grade, micro_batches, sample, token_logps, uniform_nois
 from grpo.run import open_run
 from model import end_ids, nan_for_null
 
-SUMS = ("loss", "policy_loss", "kl", "clip_low", "clip_high", "gap", "tokens")    # over the micro-batches of a step
+SUMS = ("loss", "policy_loss", "kl", "n_clipped_low", "n_clipped_high", "gap", "tokens")    # over the micro-batches of a step
 NO_UPDATE = {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0,
              "clip_fraction_high": 0.0, "grad_norm": 0.0, "sampler_gap": None}      # where no completion has a gradient
 
@@ -79,9 +80,9 @@ def train(args, stop=None):
 
 
 def train_step(args, policy, reference, tokenizer, rows, step):
-    """One round: sample, grade, compare, update. Returns its log line, this process's Rollout, rewards, advantages (B, G).
+    """One step: sample, grade, compare, update. Returns its log line, this process's Rollout, rewards, advantages (B, G).
 
-    reference: a model, or None without a KL term. rows: {domain: its rows, or None for new synthetic ones}. step: 0 and up.
+    reference: a model, or None without a KL term. step: 0 and up.
     """
     B, G, T, times = args.prompts_per_step, args.group_size, args.max_completion_length, [time.perf_counter()]
     pairs, part = rows_for_step(args, rows, step), ranks.share(B)                      # B (domain, row) pairs
@@ -109,10 +110,10 @@ def train_step(args, policy, reference, tokenizer, rows, step):
 
 
 def update(args, policy, reference, rollout, advantages, weights, live, step):
-    """All optimizer steps of one round; returns their metrics. advantages, weights, live: (n,), of this process's completions.
+    """The optimizer steps of one step; returns the metrics of the last. advantages, weights, live: (n,), of this process.
 
-    The completions with a gradient are cut into micro-batches, whose gradients are summed. The weights w_i are those of the
-    whole step, so the sum does not depend on how it is cut.
+    The live completions, those with a gradient, are cut into micro-batches, whose gradients are summed. The weights w_i are
+    those of the whole step, so the sum does not depend on how it is cut.
     """
     batches = policy.passes(micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens))
     advantages, weights = advantages.to(rollout.ids.device), weights.to(rollout.ids.device)
@@ -120,9 +121,9 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
     old, references, metrics = {}, reference_logps(args, reference, rollout, batches, scoring), {}
     for _ in range(args.inner_updates if batches or policy.regularisers else 0):
         total = torch.zeros(len(SUMS), dtype=torch.float64, device=rollout.ids.device)
-        for b, (index, counts) in enumerate(batches):           # counts: False for passes that only keep other processes company
+        for b, (index, real) in enumerate(batches):             # real: False where a pass only keeps other ranks company
             chunk = rollout.select(index)
-            mask, logps = chunk.mask & counts, policy.logps(chunk, **scoring)                      # (m, T) each
+            mask, logps = chunk.mask & real, policy.logps(chunk, **scoring)                      # (m, T) each
             old.setdefault(b, logps.detach())       # of the first pass: the weights that sampled have not moved yet
             loss, sums = policy_loss(logps, old[b], references.get(b), advantages[index], mask, weights[index],
                                      objective=args.loss, clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta,
@@ -142,7 +143,7 @@ def learning_rate(args, step):
 def optimizer_step(args, policy, total, step):
     """Move the weights along the gradient that has been summed; returns the metrics of it, a dict.
 
-    total: sums over the micro-batches of all processes. UserError if loss or gradient is not finite.
+    total: SUMS over the micro-batches of all processes. UserError if loss or gradient is not finite.
     """
     penalty = policy.regularise()
     loss, tokens = total["loss"] + penalty, max(1, total["tokens"])
@@ -151,22 +152,29 @@ def optimizer_step(args, policy, total, step):
         raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite; "
                         f"what was saved before stays in {args.out}; try a lower --lr")
     return {"loss": loss, "policy_loss": total["policy_loss"], "kl": total["kl"] / tokens if args.beta > 0 else None,
-            "penalty": penalty, "clip_fraction_low": total["clip_low"] / tokens,
-            "clip_fraction_high": total["clip_high"] / tokens, "grad_norm": grad_norm, "sampler_gap": total["gap"] / tokens}
+            "penalty": penalty, "clip_fraction_low": total["n_clipped_low"] / tokens,
+            "clip_fraction_high": total["n_clipped_high"] / tokens, "grad_norm": grad_norm,
+            "sampler_gap": total["gap"] / tokens}
 
 
 # ---- rows in, log out ----------------------------------------------------------------------------------------------
 
 def rows_for_step(args, rows, step):
-    """The B rows of a step as (domain, row) pairs: a pure function of (seed, step), so a resumed run has nothing to replay.
+    """The B rows of a step as (domain, row) pairs: a pure function of (seed, step), so a resumed run needs no record.
 
-    rows: {domain: list of rows, or None for new synthetic ones}. With k domains place p = step * B + i of the whole run
-    goes to domain p mod k (mixed) or step mod k (alternating); replayed domains (args.mix: their prompts per step) take
-    theirs off B. Real rows are taken in reshuffled passes. A model that was trained on a domain before sees it in another
-    order, because args.visits (domain: how often) is part of the seed: a refresh is not a repetition of its first steps.
+    With k domains, place p of the run, from step * B up, goes to domain p mod k (mixed) or step mod k (alternating), which
+    counts its own places; args.mix, {replayed domain: prompts per step}, is taken off B. Mixed, math and code with B = 3:
+
+        step                           0  0  0   1  1  1
+        place p of the run             0  1  2   3  4  5
+        domain                         m  c  m   c  m  c    and returned, by domain: m m c, m c c
+        place among the domain's own   0  0  1   1  2  2
+
+    Real rows are read in passes, each in another order; so that a refresh does not repeat the order of earlier trainings,
+    their number, args.visits[domain], is part of the seed.
     """
     B, k = args.prompts_per_step - sum(args.mix.values()), len(args.domains)
-    chosen, places_of = [], {}                      # places of the run, as places in each domain's own stream of rows
+    chosen, places_of = [], {}                      # places_of: {domain: its own places in this step}
     for turn, domain in enumerate(args.domains):
         if args.schedule == "mixed":
             places_of[domain] = [p // k for p in range(step * B, (step + 1) * B) if p % k == turn]
@@ -180,16 +188,16 @@ def rows_for_step(args, rows, step):
         else:
             some, order = [], None
             for place in places:
-                epoch, i = divmod(place, len(rows[domain]))
-                if i == 0 or order is None:
+                epoch, nth = divmod(place, len(rows[domain]))
+                if nth == 0 or order is None:
                     order = torch.argsort(uniform_noise(1, len(rows[domain]), args.seed, "epoch", epoch, *again)[0])
-                some.append(rows[domain][order[i]])
+                some.append(rows[domain][order[nth]])
         chosen += [(domain, row) for row in some]
     return chosen
 
 
 def reference_logps(args, reference, rollout, batches, scoring):
-    """Log-probabilities under the reference, read once a step: {micro-batch: (m, T) fp32}, {} without a KL term."""
+    """Log-probabilities under the reference, once a step: {number of a micro-batch: (m, T) fp32}, {} without a KL term."""
     if not args.beta > 0:
         return {}
     reference.to(rollout.ids.device)

@@ -138,7 +138,7 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
     NotImplementedError for models whose cache is of another kind.
     """
     (N, T), longest = noise.shape, max(map(len, prompts))
-    S = min(N, slots or fast.rows(model, longest + T))
+    S = min(N, slots or fast.capacity(model, longest + T))
     with torch.inference_mode():
         state = Slots(model, prompts, noise, S, group_size, stop_ids, pad_id, temperature, top_p)
         waiting = (~state.ends(state.ids[:, 0])).nonzero().squeeze(1).tolist() if T > 1 else []
@@ -174,6 +174,6 @@ def report(finished, state, rows):
         finished(rows, state.ids[rows], state.mask[rows])
 
 
-def rows(model, tokens):
+def capacity(model, tokens):
     """All rows are one batch: those without a slot wait for one."""
     return 2**31

@@ -3,8 +3,8 @@
     prompts = encode(tokenizer, ["2+2=", "Who are you?"], max_prompt_length=2048)      # lists of token ids
     completions = decode(tokenizer, rollout.ids, rollout.mask)
 
-Two things have to hold, whatever tokenizer and template a model has: a text that spells a control token stays a text, or a
-row could end its own turn and a policy could forge its judge's; and what the model wrote is what is graded, letter by letter.
+Two things have to hold, whatever tokenizer and template a model has: a control token that a text spells stays plain text, or a
+row could end its own turn and a policy write its judge's; and what the model wrote is what is graded, letter by letter.
 """
 # B prompts, N completions of at most T tokens.
 if __name__ == "__main__":
@@ -35,7 +35,7 @@ def encode(tokenizer, texts, max_prompt_length):
             message = message.replace(spelled, spelled[0] + CUT + spelled[1:])
         first, *others = render(tokenizer, message).split(CUT)
         ids = ids_of(first)
-        for part in others:                         # behind the end of a line most tokenizers add no space
+        for part in others:                         # alone it might get a space in front, which a newline prevents
             later = ids_of("\n" + part)
             ids += later[len(newline):] if later[:len(newline)] == newline else ids_of(part)
         if not ids:

@@ -71,7 +71,7 @@ def rows_that_fit(config, itemsize, tokens, free):
     return max(1, min(int(free * 2 // (5 * cache_bytes(config, itemsize) * tokens)), LOGIT_ELEMENTS // config.vocab_size))
 
 
-def rows(model, tokens):
+def capacity(model, tokens):
     """The rows of so many tokens that fit the model's device now; on a CPU 4 GiB count as free."""
     free = 4 * 2**30
     if model.device.type == "cuda":                 # what the driver has left, and what PyTorch keeps for later use

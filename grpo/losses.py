@@ -4,25 +4,25 @@
     w = token_weights(lengths, counted, "grpo", max_completion_length)                # (N,): what a token counts for
     loss, sums = policy_loss(logps, old_logps, None, A.flatten(), mask, w, objective="grpo")
 
-All of them raise sum of w_i A_i log pi(o_it) at the policy that has just sampled; at the first update of a step they
-have the same gradient but for w (and dr_grpo for A). They differ in what holds the policy near its samples when more
-updates follow, with the ratio r = pi / mu of the policy to the one that sampled, token by token:
+mu is the policy that sampled (pi_old), rho = pi / mu, token by token. At the first update of a step pi is mu, and all of
+them have the gradient of the sum of w_i A_i log pi(o_it): only w differs (and A in dr_grpo). They differ further in what
+holds pi near mu when more updates follow:
 
-    grpo      min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)     DeepSeekMath, arXiv 2402.03300; PPO's clip
+    grpo      min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A) DeepSeekMath, arXiv 2402.03300; PPO's clip
     dapo      the same, eps_high 0.28; every token counts alike  arXiv 2503.14476 (its loss alone): rare tokens may rise
                                                                  further, a long answer's tokens weigh as much as any
     dr_grpo   the same, no deviation in A, constant denominator  arXiv 2503.20783: favours neither question nor length
-    gspo      the same with r_i = (prod_t r_it)^(1/|o_i|)        arXiv 2507.18071: a reward is for the whole answer, and
+    gspo      the same with rho_i = (prod_t rho_it)^(1/|o_i|)    arXiv 2507.18071: a reward is for the whole answer, and
                                                                  the noise of single ratios averages out
-    cispo     sg(clip(r)) A log pi (its value on samples: not 0) arXiv 2506.13585: bounds the weight of a token and does
+    cispo     sg(clip(rho)) A log pi: not 0 even at rho = 1      arXiv 2506.13585: bounds the weight of a token and does
                                                                  not drop it: rare turning points keep their gradient
-    drpo      r A - |A| mu (r - 1)^2 / (2 delta)                 arXiv 2606.09821: bounds the move of the probability,
+    drpo      rho A - |A| mu (rho - 1)^2 / (2 delta)             arXiv 2606.09821: bounds the move of the probability,
                                                                  not of the ratio, and pulls back beyond the bound
 
-sg: no gradient. The weight of a token's gradient in drpo is r A (1 - sign(A (r - 1)) |pi - mu| / delta): 0 where the
+sg: no gradient. The weight of a token's gradient in drpo is rho A (1 - sign(A (rho - 1)) |pi - mu| / delta): 0 where the
 probability has moved by delta in the direction that A asks for, negative beyond, where a clip would leave it at 0. As
-|pi - mu| <= 1, a delta of 1 or more never gets there. Each default below is its paper's, as far as it gives one: delta,
-and the 4 of cispo (weights up to 5, no lower bound), are ours to choose.
+|pi - mu| <= 1, with a delta of 1 or more it never is 0. The defaults (settings.LOSSES) are the papers', as far as they give
+any: delta, and the 4 of cispo (weights up to 5, no lower bound), are chosen here.
 A new objective is a line in settings.LOSSES, one in token_weights, and a branch of policy_loss.
 """
 if __name__ == "__main__":
@@ -36,10 +36,10 @@ import torch
 def group_advantages(rewards, scale="group"):
     """A_i = (r_i - mean) / std within each group: advantages (B, G) fp32 from rewards (B, G) of any float type.
 
-    std is the sample deviation (n - 1), as in TRL and verl: rewards 1, 0, 0, 0 give 1.5, -0.5, -0.5, -0.5. With
+    std is the sample deviation (over G - 1), as in TRL and verl: rewards 1, 0, 0, 0 give 1.5, -0.5, -0.5, -0.5. With
     scale "batch" it is that of all rewards (REINFORCE++), with "none" 1 (Dr. GRPO, arXiv 2503.20783: dividing by the
     group's deviation gives easy and hard prompts more weight). NaN rewards stay out of all sums and get advantage 0.
-    A group of equal rewards gets exactly 0: its mean is rounded, and dividing that rounding by eps would not be 0.
+    A group of equal rewards gets exactly 0: its mean is rounded, and that error divided by 1e-6 would not be 0.
     """
     rewards = rewards.double()
     valid = ~rewards.isnan()
@@ -63,7 +63,7 @@ def token_weights(lengths, counted, objective, max_completion_length):
     With n completions that count, objective a key of LOSSES (settings.py) and T_max = max_completion_length:
         grpo, gspo          1 / (n |o_i|)      every completion counts the same, so a token of a long one counts less
         dapo, cispo, drpo   1 / sum_j |o_j|    every token counts the same (arXiv 2503.14476)
-        dr_grpo             1 / (n T_max)      a constant: no bias to short right and long wrong answers (2503.20783)
+        dr_grpo             1 / (n T_max)      a constant: favours no short right or long wrong answer (2503.20783)
     """
     n = counted.sum().clamp(min=1)
     if objective in ("grpo", "gspo"):
@@ -79,19 +79,19 @@ def token_weights(lengths, counted, objective, max_completion_length):
 
 def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objective="grpo", clip_low=0.2, clip_high=0.2,
                 delta=0.2, beta=0.0):
-    """The objective of some completions, to be minimised: a scalar loss, and sums over their tokens for the log.
+    """The objective of N completions, to be minimised: a scalar loss, and sums over their tokens for the log.
 
     logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
     policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
-    objective: a key of settings.LOSSES. clip_low, clip_high: in ratios; delta: in probability, of drpo alone. beta: weight
-    of the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the loss without the KL; kl,
-    in nats, unweighted; clip_low and clip_high, how many tokens are beyond the lower and the upper bound.
+    objective: a key of settings.LOSSES. clip_low, clip_high: eps_low, eps_high. delta: of drpo alone, a probability. beta:
+    weight of the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the loss without the KL;
+    kl, in nats, unweighted; n_clipped_low and n_clipped_high, how many tokens are beyond each bound.
 
     The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman, 2020): its value is an unbiased estimate of
-    KL(pi || ref), never negative. Its gradient, without an importance weight as in the paper's formula, is on average
-    that of the forward KL(ref || pi): same minimum, other slope.
+    KL(pi || ref), never negative. Its gradient is on average that of the forward KL(ref || pi), because it has no importance
+    weight (nor has the paper's formula): same minimum, other slope.
     """
-    log_ratio = torch.where(mask, logps - old_logps, 0.0).clamp(-20, 20)  # before exp: after it gradients are NaN
+    log_ratio = torch.where(mask, logps - old_logps, 0.0).clamp(-20, 20)  # before exp: after it inf * 0 is NaN
     if objective == "gspo":                         # one ratio for the whole answer, the geometric mean of its tokens'
         mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
         log_ratio = mean.expand_as(log_ratio)
@@ -119,5 +119,5 @@ def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objec
     w = weights[:, None] * mask                                                                    # (N, T)
     with torch.no_grad():
         sums = {"policy_loss": (w * policy).sum(), "kl": (kl * mask).sum(),
-                "clip_low": (low & mask).sum(), "clip_high": (high & mask).sum()}
+                "n_clipped_low": (low & mask).sum(), "n_clipped_high": (high & mask).sum()}
     return (w * per_token).sum(), sums

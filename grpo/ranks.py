@@ -7,10 +7,10 @@ and lengths are then exchanged, so that advantages and the denominators of the l
 
     L = sum over ranks of L_r,    L_r = sum over rank r's completions i, tokens t of  w_i l_it
 
-with the w_i of one process. Because rows and sampling noise are functions of (seed, step) alone, N ranks take the step
-that one takes, up to rounding. Weights, gradients and AdamW's moments are cut over the ranks by PyTorch's FSDP2
-(policy.py), which takes
-the mean of the gradients; Policy.backward makes it their sum. Without torchrun there is one rank, and all of this does nothing.
+with the w_i of one process. Because rows and sampling noise are functions of (seed, step) alone, R ranks take the step
+that one takes, up to rounding. Weights, gradients and AdamW's moments are cut over the ranks by PyTorch's FSDP2 (policy.py),
+which takes the mean of the gradients; Policy.backward makes it their sum. Without torchrun there is one rank, and all of
+this does nothing.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)

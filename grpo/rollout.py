@@ -191,12 +191,12 @@ def sequences(rollout):
     return ids, before.clamp(max=ids.shape[1] - 1)
 
 
-def plain_rows(model, tokens):
+def plain_capacity(model, tokens):
     """How many rows of so many tokens to sample at once: the logits of all of them are in memory."""
     return LOGIT_ELEMENTS // (model.config.get_text_config().vocab_size * tokens)
 
 
-PLAIN = SimpleNamespace(sample=plain_sample, logps=plain_logps, rows=plain_rows)
+PLAIN = SimpleNamespace(sample=plain_sample, logps=plain_logps, capacity=plain_capacity)
 
 
 # ---- the way that suits a model ------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def sample(model, prompts, *, group_size, noise, pad_id, finished=None, progress
         raise UserError(f"a prompt of {longest} tokens and a completion of {T} do not fit the model's context of "
                         f"{context_length(model)}: lower --max-completion-length or shorten the prompts")
     way = getattr(model, "way", PLAIN)
-    size, parts = max(1, way.rows(model, longest + T) // G), []                                   # prompts per batch
+    size, parts = max(1, way.capacity(model, longest + T) // G), []                                   # prompts per batch
     for i in tqdm(range(0, len(prompts), size), progress, disable=progress is None or not leader(), leave=False, delay=3):
         report = finished and (lambda rows, ids, mask: finished(i * G + rows, ids, mask))
         parts.append(way.sample(model, prompts[i:i + size], noise[i * G:(i + size) * G], group_size=G, pad_id=pad_id,

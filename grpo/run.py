@@ -48,10 +48,10 @@ def open_run(args, stop=None):
 
 
 class Run:
-    """A training run as `args` says. After `load`: rows to train on, and held_out, {domain: rows to validate on}.
+    """A training run as `args` says. `load` adds rows, to train on, and held_out, {domain: rows to validate on}.
 
-    stop: a function of the validations so far (the lines of validation.jsonl) and of a function that scores another model
-    and its tokenizer on the same rows; a text that it returns ends the run and says why, as record["stopped"].
+    stop: None, or a function stop(validations, scores_of) that returns None, or why the run ends here (record["stopped"]).
+    validations: the lines of validation.jsonl; scores_of(model, tokenizer): the scores of another model on the same rows.
     """
 
     def __init__(self, args, stop):
@@ -72,7 +72,7 @@ class Run:
     def load(self):
         """Policy, reference (None without a KL term) and tokenizer, in the state of an interrupted run after --resume.
 
-        Rows are read before the models, and the directory is written to after all that. UserError for what cannot be used,
+        Rows are read before the models, and nothing is written before all that has worked. UserError for what cannot be used,
         and if --resume finds other rows or files than the run had. Three times None if the run is finished already.
         """
         args = self.args
@@ -86,14 +86,14 @@ class Run:
         self.held_out = held_out_rows(args)
         model, self.tokenizer = load(args.init, self.device, torch.float32)
         shapes = {name: p.shape for name, p in model.named_parameters()}
-        own = {*args.domains, *args.mix, *args.eval_domains} - {*domains.DOMAINS}
-        own = {name: domains.source(name) for name in sorted(own)}
+        not_shipped = {*args.domains, *args.mix, *args.eval_domains} - {*domains.DOMAINS}
+        files = {name: domains.source(name) for name in sorted(not_shipped)}
         found = {"data": {domain: fingerprint(some) for domain, some in self.rows.items()},
-                 "domain_files": read_run(args.init).get("domain_files", {}) | own,
-                 "protected": digest(args.protect) if args.protect else None, "held": {},      # the same after --resume
-                 "prompt": prompt_form(self.tokenizer)}                                         # perhaps not
+                 "domain_files": read_run(args.init).get("domain_files", {}) | files,
+                 "protected": digest(args.protect) if args.protect else None, "held": {},      # no other after --resume
+                 "prompt": prompt_form(self.tokenizer)}                                         # perhaps another
         frozen, name = {}, ""
-        if args.protect:                            # over seeds, each with a set of its own, this name is one recipe
+        if args.protect:                            # one recipe over seeds, each with its own set: no file name in it
             frozen, about = read_coordinates(args.protect)
             check_equal(args.protect, about["shapes"], args.init, shapes)
             name = f"protected-{about['score']}-{about['fraction']:g}"
@@ -216,19 +216,19 @@ class Run:
             if gap > startup.tolerance(self.policy.compute_dtype):
                 self.say(f"warning: the sampler and the scorer were up to {gap:.2g} nats a token apart: this model reads long texts "
                          "in another way than the short ones of the start-up check; lower --max-completion-length")
-        shown = nan_for_null(line)                  # a mean of nothing is no 0
+        shown = nan_for_null(line)                  # a mean of nothing is not 0
         self.bar.set_postfix({key: f"{shown[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
                              {key: f"{shown[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
 
     def scores_of(self, model, tokenizer):
-        """Scores on the held-out rows, {domain: summary}; drawn from noise of their own, so training does not change."""
+        """Scores on the held-out rows, {domain: summary}; with noise of their own, so validating changes no training."""
         args = self.args
         return evaluate(model, tokenizer, self.held_out, samples=args.eval_samples, temperature=args.temperature,
                         top_p=args.top_p, max_prompt_length=args.max_prompt_length,
                         max_completion_length=args.max_completion_length)
 
     def validate(self):
-        """Score this step once, on disk too; returns what `stop` says."""
+        """Score the model at this step, once even if the run resumes here; returns what `stop` says."""
         steps = self.record["steps"]
         if self.held_out and steps not in [line["step"] for line in self.validations]:
             with self.policy.gathered():
@@ -302,7 +302,7 @@ def held_out_rows(args):
 
 
 def split_of(args, domain, split):
-    """The split of a domain's rows to take: "all" if a file or hub name of its own validates it, and so --data need not."""
+    """The split of a domain's rows to take: "all" where --eval-data has other rows to validate on, so none are set aside."""
     return split if args.eval_data.get(domain, "synthetic") == "synthetic" else "all"
 
 

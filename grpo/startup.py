@@ -44,10 +44,10 @@ def choose_way(model, checkpointed=False, first=None):
     name, attention = model.name_or_path or type(model).__name__, model.config._attn_implementation.replace("packed", "sdpa")
     packed, failed = "packed" if attention == "sdpa" else attention, []
     scorer = fast.logps_of_whole_sequences if checkpointed else fast.logps
-    ways = [("fast", packed, SimpleNamespace(sample=fast.sample, logps=scorer, rows=fast.rows)),
+    ways = [("fast", packed, SimpleNamespace(sample=fast.sample, logps=scorer, capacity=fast.capacity)),
             ("plain", attention, PLAIN), ("plain", "eager", PLAIN)]
     if model.device.type == "cuda" and world() == 1:
-        ways.insert(0, ("captured", packed, SimpleNamespace(sample=captured.sample, logps=scorer, rows=captured.rows)))
+        ways.insert(0, ("captured", packed, SimpleNamespace(sample=captured.sample, logps=scorer, capacity=captured.capacity)))
     limit = 1.0 if first else tolerance(model.dtype)
     for which, attention, model.way in ways[[way[0] for way in ways].index(first or ways[0][0]):]:
         try:

@@ -13,7 +13,7 @@ equal full rows (one by default), V the vocabulary and R processes, the peak is 
                                             --gradient-checkpointing, where every row is read whole
     logits     min(t V, 2^26) (2 b + 12)    (16 in fp32) of t completion tokens, a chunk at a time, recomputed backwards
     in flight  the gradient of a layer's widest tensors, and that of one weight on its way to its master
-    cache      2 L K b per token            K: width of the keys; the rows that fast.rows lets in, or a group
+    cache      2 L K b per token            K: width of the keys; the rows that fast.capacity lets in, or a group
 
 Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge, and each row's copy of the keys and values of
 a shared prompt (5 to 10 % of S in Qwen3). Sequences are taken to be full; real ones are shorter.

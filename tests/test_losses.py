@@ -117,7 +117,7 @@ def test_gspo_has_one_ratio_for_the_whole_answer_and_clips_it_whole():
         loss, sums = losses.policy_loss(logps, old, None, torch.full((2,), advantage), mask, weights,
                                         objective="gspo", clip_low=low, clip_high=high)
         loss.backward()
-        assert bool(logps.grad.eq(0).all()) == cut and sums["clip_high"] == (5 if cut else 0)     # all its tokens or none
+        assert bool(logps.grad.eq(0).all()) == cut and sums["n_clipped_high"] == (5 if cut else 0)     # all its tokens or none
 
 
 def test_cispo_bounds_a_tokens_weight_and_drops_none():
@@ -144,7 +144,7 @@ def test_drpo_has_the_weight_of_its_paper_inside_the_boundary_0_on_it_and_turns_
         loss.backward()
         assert abs(-logp.grad.item() - expected) < 1e-5, (mu, pi, advantage, logp.grad)
         if expected:                                # on the boundary itself rounding decides which side it is counted on
-            assert sums["clip_high"] == (pi == 0.8) and sums["clip_low"] == (pi == 0.2)
+            assert sums["n_clipped_high"] == (pi == 0.8) and sums["n_clipped_low"] == (pi == 0.2)
     logp = torch.tensor([[math.log(0.999)]], requires_grad=True)          # a delta above 1 is never reached
     losses.policy_loss(logp, torch.tensor([[math.log(0.001)]]), None, torch.ones(1), torch.ones(1, 1, dtype=torch.bool),
                        torch.ones(1), objective="drpo", delta=1.01)[0].backward()

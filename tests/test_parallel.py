@@ -141,7 +141,7 @@ def test_the_cache_with_room_samples_what_a_growing_one_does_over_many_tokens_an
 def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanwhile_get_the_same_rewards():
     _, model, tokenizer = tiny()
     prompts, seen = chat.encode(tokenizer, ["12+34=", "5", "a long prompt"], 100), []
-    with replaced(model.way, rows=lambda model, tokens: 8):       # two prompts, then one
+    with replaced(model.way, capacity=lambda model, tokens: 8):   # two prompts, then one
         rollout = rollouts.sample(model, prompts, group_size=4, noise=rollouts.uniform_noise(12, 50, 3),
                                   stop_ids=[1, 70], pad_id=0, finished=lambda *leaving: seen.append(leaving))
     assert sorted(n for rows, _, _ in seen for n in rows.tolist()) == list(range(12)) and len(seen) > 3

@@ -1,4 +1,4 @@
-"""Claims about README.md and RESULTS.md: what they name exists, and the code that they show runs. Run by test_all.py."""
+"""Claims about README.md, COURSE.md and RESULTS.md: what they name exists, and the code they show runs. Run by test_all.py."""
 import re
 
 import torch
@@ -13,7 +13,7 @@ import rollback
 import train_grpo
 from shared import ROOT, WORK, replaced, run, talker
 
-README, RESULTS = ((ROOT / name).read_text() for name in ("README.md", "RESULTS.md"))
+README, COURSE, RESULTS = ((ROOT / name).read_text() for name in ("README.md", "COURSE.md", "RESULTS.md"))
 
 
 def block(heading):
@@ -22,18 +22,27 @@ def block(heading):
 
 
 def test_every_file_and_every_option_that_the_pages_name_is_there():
-    for page in (README, RESULTS):
+    for page in (README, COURSE, RESULTS):
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in link]
         assert all((ROOT / link).exists() for link in links), [link for link in links if not (ROOT / link).exists()]
     options = {script: (ROOT / script).read_text() + (ROOT / "grpo/settings.py").read_text()
                for script in (f"{name}.py" for name in ("train_grpo", "refresh", "rollback", "analyze", "evaluate", "merge", "report",
                                                         "bench", "test_all"))}
-    said = re.sub(r"\\\n\s*", " ", README + RESULTS)
+    said = re.sub(r"\\\n\s*", " ", README + COURSE + RESULTS)
     commands = re.findall(r"python (\w+\.py)([^\n`#|]*)", said)
     assert len(commands) > 50
     for script, argv in commands:
         for option in re.findall(r" (--[a-z-]+)", argv.partition(";")[0]):
             assert f'"{option}"' in options[script], (script, option)
+
+
+def test_ten_exercises_name_what_is_there_ask_and_say_what_was_seen():
+    exercises = re.split(r"\n## \d+\. ", COURSE)[1:]
+    assert len(exercises) == 10 and len(README.split()) < 3000
+    for exercise in exercises:
+        assert "**Question:**" in exercise and "\n<details><summary>What was seen</summary>\n" in exercise, exercise
+        for file, names in re.findall(r"\[([\w/]+\.py)\]\([^)]*\), ((?:`\w+`(?: and )?)+)", exercise):
+            assert all(name in (ROOT / file).read_text() for name in re.findall(r"\w+", names.replace(" and ", " "))), (file, names)
 
 
 def test_the_ten_lines_for_a_notebook_run_as_they_are_shown():

@@ -4,23 +4,23 @@
 
 Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A), which is
 g . delta + 1/2 delta' H delta. On the diagonal that is 1/2 H_ii delta_i^2, with the empirical Fisher in place of H. Yet
-damage is a sum over pairs, and lies in a few directions v_j (analyze.py) in which nearly all coordinates have a share of
-v_j . delta = sum_i v_ji delta_i, where most cancels: a coordinate counts by the sign of its term. If i is undone, I falls
-to first order by
+the damage is a sum over pairs. It lies in a few directions v_j (analyze.py), and nearly every coordinate has a term in
+v_j . delta = sum_i v_ji delta_i. Most of the sum cancels, so the sign of a coordinate's term decides. If i is undone, I
+falls to first order by
 
     delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
 
-the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the rest are
-to be scored anew: where v_j . (theta - theta_A) has reached 0, more would overshoot.
+which has the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the
+rest are to be scored anew: where v_j . (theta - theta_A) has reached 0, more would overshoot.
 
-So the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful. Let v . delta = P - N, the
-sums of its positive and of its negative terms, each many times their difference. Because g lies along the same steep v,
-the filter's set is one of the two: undone, it leaves -N, and the damage is (N / (P - N))^2 times its former size.
+So the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful of coordinates. Let v . delta
+= P - Q, the sums of its positive and of its negative terms, each many times their difference. Because g lies along the same
+steep v, the filter's set is one of the two: undone, it leaves -Q, and the damage is (Q / (P - Q))^2 times its former size.
 
-A new score is a function of a Case that returns a set (see coordinates.py) for each of case.counts, as case.top does of any
-function that gives a tensor of scores for each parameter; and its line in SCORES.
+A new score is a function of a Case and a line in SCORES. The function returns a set (see coordinates.py) for each of
+case.counts; case.top makes these of a function that gives a tensor of scores for each parameter.
 """
-# theta, anchor, damaged: a function tensor name -> tensor, the weights of a checkpoint. n: of all parameters.
+# theta, anchor, damaged: each a function tensor name -> tensor, the weights of a checkpoint. n: number of all parameters.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -36,15 +36,15 @@ from model import UserError
 from theory import coordinates, curvature, edits
 from theory.routes import activity, top_neurons
 
-STEP = 0.0005      # of the coordinates: as many are rolled back between two looks at the gradient
+STEP = 0.0005      # share of the coordinates that is rolled back between two looks at the gradient
 DIRECTIONS = 48    # leading eigenpairs of the quadratic model, as many as in analyze.py
-ROUTE = 0.1        # of the neurons that are most active on a domain's tokens are its route, as in analyze.py
+ROUTE = 0.1        # share of the neurons, the most active on a domain's tokens, that is its route, as in analyze.py
 
 
 @dataclass
 class Case:
-    """What a score is computed from. It starts with the model at theta_A, and may leave it elsewhere."""
-    model: object            # fp32; for the controls one without weights will do, and no answers
+    """What a score is computed from. A score starts with the model at theta_A, and may leave it elsewhere."""
+    model: object            # fp32; the controls need no weights and no answers
     anchor: object           # theta_A, fp32 on the model's device
     damaged: object          # theta_B, likewise
     rollout: object          # A's own answers to training rows of the damaged domain, N of them
@@ -57,7 +57,7 @@ class Case:
     lock: object = field(default_factory=Lock)
 
     def sets(self, score):
-        """The sets of a score, and the seconds that it costs alone: those of F too, if it uses what another has computed."""
+        """The sets of a score and its seconds, with those of F even if another score has computed F."""
         shared, self.used, began = self.cost if self.information else 0.0, False, time.perf_counter()
         found = score(self)
         self.model.zero_grad()
@@ -65,7 +65,7 @@ class Case:
 
     @cached_property
     def parts(self):
-        """The correct answers among them."""
+        """The correct ones among A's answers, in micro-batches."""
         return curvature.own_correct(self.rollout, self.rewards)
 
     @property
@@ -86,7 +86,7 @@ class Case:
     def top(self, score):
         """The sets of the highest scores, of a function name -> tensor of that parameter's shape, 0 or more.
 
-        It is called in several threads. UserError if the tensor is none such.
+        It is called in several threads. UserError if the tensor has another shape.
         """
         shapes = {name: p.shape for name, p in self.model.named_parameters()}
 
@@ -112,13 +112,13 @@ def fisher_score(case, mask=lambda name: 1):
 
 
 def fisher_route_score(case):
-    """The same in neurons on the route of both the damaged domain and a later one, and nowhere else."""
+    """s_i = F_i delta_i^2 in neurons on the route of both the damaged domain and a later one, 0 elsewhere."""
     on = on_route(case.model, [activity(case.model, some) for some in (case.rollout, *case.others)])
     return fisher_score(case, lambda name: on(name, case.F[name]))
 
 
 def fisher_sign_score(case):
-    """The same where the first-order sign is harmful, g_i delta_i > 0, and nowhere else."""
+    """s_i = F_i delta_i^2 where the first-order sign is harmful, g_i delta_i > 0, 0 elsewhere."""
     _, g = slopes(case.model, case.parts)
     return fisher_score(case, lambda name: g[name] * case.delta(name) > 0)
 
@@ -130,7 +130,7 @@ def gradient_score(case):
 
 
 def curvature_score(case):
-    """The same with the gradient of a quadratic model of L_A, whose value at the anchor is 0."""
+    """The score of `gradient_score` with the gradient of a quadratic model of L_A, whose value at the anchor is 0."""
     case.spectrum = leading(case.model, case.parts)
     return case.rescored(partial(quadratic_slopes, case.model, *case.spectrum), 0.0)
 
@@ -151,7 +151,7 @@ SCORES = {"fisher": fisher_score, "fisher+route": fisher_route_score, "fisher+si
 CONTROLS = {"largest": largest, "random": random}
 
 
-# ---- what they are made of -----------------------------------------------------------------------------------------
+# ---- the parts of the scores ---------------------------------------------------------------------------------------
 
 def fisher(model, rollout, rewards):
     """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
@@ -161,7 +161,7 @@ def fisher(model, rollout, rewards):
     """
     correct = (rewards == 1).nonzero().squeeze(1).tolist()
     F = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    model.zero_grad()                               # what stands there would be added to the first answer's gradient
+    model.zero_grad()                               # else an older gradient would be added to the first answer's
 
     def square(name, p):
         F[name].addcmul_(p.grad, p.grad, value=1 / len(correct))
@@ -185,7 +185,7 @@ def on_route(model, active):
         raise UserError("a shared route needs two domains, and a model whose MLPs have a down_proj that reads their "
                         "channels")
     on = [top_neurons(a, ROUTE) for a in active]
-    shared = on[0] & torch.stack(on[1:]).any(0)                                                          # (n neurons,)
+    shared = on[0] & torch.stack(on[1:]).any(0)                                                          # (neurons,)
     down = {name.removesuffix(".down_proj"): m for name, m in model.named_modules() if name.endswith("down_proj")}
     mine = dict(zip(down, shared.split([m.in_features for m in down.values()])))
 
@@ -200,7 +200,7 @@ def on_route(model, active):
 
 def slopes(model, parts):
     """L_A (nats) at the model's weights, and its gradient, {name: .grad}, which may be overwritten: a float and a dict."""
-    model.zero_grad(set_to_none=False)              # in place: the last scores may still stand there
+    model.zero_grad(set_to_none=False)              # in place; `rescored` has left its scores there
     loss = 0.0
     for part in parts:
         term = curvature.nll(model, *part)
@@ -212,7 +212,7 @@ def slopes(model, parts):
 def leading(model, parts):
     """L_A's g (n,), eigenvalues (k,) fp64 and eigenvectors (k, n) of H, and theta_A (n,), where the model stands.
 
-    Of the DIRECTIONS leading ones those that are surely curved (curvature.steep).
+    Only those of the DIRECTIONS leading eigenpairs that are surely curved (curvature.steep).
     """
     theta = curvature.flatten(model.parameters()).detach().clone()
     values, vectors, residuals = curvature.lanczos(curvature.hessian(model, curvature.nll, parts), len(theta),
@@ -222,7 +222,7 @@ def leading(model, parts):
 
 
 def quadratic_slopes(model, g, values, vectors, theta):
-    """Value and gradient, as of `slopes`, of the quadratic model (of `leading`) with the curvature of k eigenpairs alone:
+    """Value and gradient, like those of `slopes`, of the quadratic model with the curvature of k eigenpairs alone:
 
         q(theta) = g . x + 1/2 sum_j lambda_j (v_j . x)^2,     x = theta - theta_A.
     """
@@ -234,7 +234,7 @@ def quadratic_slopes(model, g, values, vectors, theta):
 
 
 def left_in_s(spectrum, theta, damaged, names):
-    """Of the second-order damage in the span S of the eigenvectors of `leading`, the share that a rollback leaves:
+    """The share that a rollback leaves of the second-order damage in S, the span of the eigenvectors of `leading`:
 
         sum_j lambda_j (v_j . (theta - theta_A))^2 / sum_j lambda_j (v_j . delta)^2.
     """
@@ -249,10 +249,10 @@ def rescored(model, loss_and_slopes, goal, anchor, counts):
 
         s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta where the sets so far are rolled back,
 
-    to first order what L_A falls by if coordinate i goes back as well (0 where it is back). It ends when the loss is no
-    longer above `goal`, or no coordinate would lower it: the larger sets are then what there is. Of a step that crosses a
-    size, the best are taken for it: a set does not depend on what other sizes are asked for. loss_and_slopes() gives what
-    `slopes` does. The model starts at theta_B and is left where the last set has led. UserError if a score is not finite.
+    to first order the fall of L_A if coordinate i goes back as well (0 where it is back). It ends when the loss is no
+    longer above `goal`, or no coordinate would lower it: the larger sets are then the last one. Of a step that crosses a
+    size, the best are taken for it: a set does not depend on which other sizes are asked for. loss_and_slopes() gives
+    what `slopes` does. The model starts at theta_B and is left where the last set has led. UserError if a score is not finite.
     """
     parameters, grown, sets = dict(model.named_parameters()), {}, []
     step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))

@@ -26,10 +26,10 @@ AT_ONCE = 2**24        # scores that `top` holds beside those that may be picked
 
 
 def highest(scores, k):
-    """A bool mask of the k >= 1 highest scores, none negative or NaN, any shape; of equal ones the first, never a 0."""
+    """A bool mask of the k >= 1 highest of `scores`, of any shape and 0 or more: the first of equal ones, and never a 0."""
     if k >= scores.numel():
         return scores > 0
-    least = np.partition(scores.flatten().cpu().numpy(), -k)[-k].item()      # of millions, in a fifth of the time of topk
+    least = np.partition(scores.flatten().cpu().numpy(), -k)[-k].item()      # five times as fast as topk on millions
     picked = scores > least
     ties = (scores.flatten() == least).nonzero()[:k - int(picked.sum())]
     picked.view(-1)[ties] = True
@@ -41,13 +41,13 @@ def top(names, score, counts):
 
     names: a list. score: a function name -> a tensor of scores, 0 or more, called once per tensor, in a few threads. As in
     `highest` a set can be smaller, never larger: ties go by tensor and index. Exact in fp32. UserError if a score is negative
-    or not finite. A large model has more scores than there is room for: as soon as many are held, all are dropped that are
-    not among the highest so far.
+    or not finite. A large model has more scores than there is room for: whenever AT_ONCE more are held than can be picked,
+    those that are not among the highest so far are dropped.
     """
     held, places, sizes, least = [], [], [], 0.0
 
     def rest(name):
-        """What of a tensor's scores may yet be picked: how many it has, those that may (m,), and where they stand (m,)."""
+        """How many scores a tensor has, those of them that may yet be picked (m,), and their indices (m,)."""
         scores = score(name).flatten().float()                                                    # (n of the tensor,)
         if not (scores < math.inf).all():
             raise UserError(f"the scores of {name} are not all finite: the model has diverged on these rows, or the score "
@@ -78,7 +78,7 @@ def top(names, score, counts):
 def random(name, shape, seed=0):
     """Random scores of one tensor, fp32, a function of (seed, name), that make all sets of a size equally likely.
 
-    All bits but the sign are random: of 2^31 - 2^23 - 1 positive finite numbers, few come twice.
+    All bits except the sign are random: of 2^31 - 2^23 - 1 positive finite numbers, few come twice.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.randint(1, 0x7F800000, shape, generator=generator, dtype=torch.int32).view(torch.float32)
@@ -90,7 +90,7 @@ def size(chosen):
 
 
 def write(path, chosen, shapes, about):
-    """Write a set as a safetensors file, with the `shapes` {tensor name: torch.Size} of the model: no other takes it.
+    """Write a set as a safetensors file, with the `shapes` {tensor name: torch.Size} of the one model that can take it.
 
     about: a dict of plain values that says where the set is from, its "score" and "fraction" (0 to 1) at least.
     """
@@ -108,8 +108,8 @@ def write_fisher(path, F, theta, about):
 def roll_back(theta, anchor, index, strength=1.0):
     """theta_i <- theta_i - beta (theta_i - anchor_i) at the flat indices `index` (m,) of one tensor, in place.
 
-    With strength beta = 1 the anchor's numbers are copied, bit for bit where both have one type; below it, bf16 is
-    computed with in fp32. theta has to be contiguous; anchor, of its shape, may be on another device.
+    With strength beta = 1 the anchor's numbers are copied, bit for bit where both have one type; with a smaller one, those
+    in bf16 are computed in fp32. theta has to be contiguous; anchor, of its shape, may be on another device.
     """
     flat, index = theta.view(-1), index.to(theta.device).long()
     exact = torch.promote_types(theta.dtype, torch.float32)

@@ -1,9 +1,9 @@
 """Curvature: a domain's loss around a checkpoint, its gradient, its Hessian's action, and its leading eigenvectors. Used by
 analyze.py, and by rollback.py (conflict.py).
 
-    parts = own_correct(rollout, rewards)                       # what model A gets right, in micro-batches
+    parts = own_correct(rollout, rewards)                       # A's correct completions, in micro-batches
     g = gradient(model, nll, parts)                             # (n,), n parameters
-    hv = hessian(model, nll, parts)                             # hv(v) = H v, no Hessian is formed
+    hv = hessian(model, nll, parts)                             # hv(v) = H v, without forming H
     values, vectors, residuals = lanczos(hv, n, k=32)           # its largest eigenpairs
 
 Which loss L_A of domain A? The paper's is minus the expected reward (`surrogate`, estimated from A's own samples o_i by
@@ -12,14 +12,14 @@ correct completions (`nll`), in nats per completion:
 
     L_A(theta) = - mean_{i correct} log pi_theta(o_i).
 
-Its gradient at theta_A is that of -log E[P_theta(correct)] there: the same direction as the expected reward's, to the
-sample. Away from theta_A it is an upper bound of it up to a constant (Jensen), finite and smooth wherever it goes; and
-its Hessian is nearly the Fisher information, so nearly positive.
+At theta_A its gradient is that of -log P_theta(correct), parallel to the paper's. Away from theta_A it is an upper
+bound of -log P_theta(correct) up to a constant (Jensen), finite and smooth everywhere. Its Hessian is nearly the Fisher
+information, so it has hardly any negative eigenvalues.
 
 Second derivatives need an attention that has them (load(..., attention="eager")). Vectors are fp32; their inner
 products are summed in fp64, because there are millions of terms.
 """
-# A vector (n,), as theta and delta, has all parameters in the model's order, tied ones once. rollout: on the model's device,
+# A vector (n,), like theta or delta, has all parameters in the model's order, tied ones once. rollout: on the model's device,
 # at temperature 1; its rewards (N,) or (B, G), NaN where grading failed. parts: micro-batches [(Rollout, weights (m,))].
 # loss: `nll` or `surrogate`, a function of (model, Rollout, weights), summed over them. product: a function v -> H v. values
 # (k,) fp64, vectors (k, n): eigenpairs of `lanczos`. second is 1/2 delta' H delta; a share is a float, 1 for all of it.
@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from grpo.rollout import micro_batches, token_logps
 
-BUDGET = 16384         # padded tokens of a micro-batch
+BUDGET = 16384         # most tokens of a micro-batch, padding included
 
 
 # ---- a vector of all parameters ----------------------------------------------------------------------------------
@@ -59,14 +59,14 @@ def place(model, vector):
 # ---- losses ------------------------------------------------------------------------------------------------------
 
 def weighted(rollout, weights):
-    """The completions whose weight, of (N,), is not 0, in micro-batches: parts."""
+    """The completions whose weight, one of `weights` (N,), is not 0, in micro-batches: parts."""
     weights = weights.float().to(rollout.ids.device)
     live = weights.nonzero().squeeze(1).tolist()
     return [(rollout.select(index), weights[index]) for index in micro_batches(rollout, live, BUDGET)]
 
 
 def own_correct(rollout, rewards):
-    """The correct completions (reward 1), with equal weights of sum 1: parts, none if there is no correct one."""
+    """The correct completions (reward 1), with equal weights that add up to 1: parts, none if none is correct."""
     correct = (rewards.flatten() == 1).double()
     return weighted(rollout, correct / correct.sum().clamp(min=1))
 
@@ -82,12 +82,12 @@ def own_all(rollout, rewards):
 
 
 def nll(model, rollout, weights):
-    """- sum_i w_i log pi_theta(o_i): of own_correct, the mean over correct completions, nats each. A scalar, fp64."""
+    """- sum_i w_i log pi_theta(o_i): with own_correct's weights, L_A in nats per completion. A scalar, fp64."""
     return -(weights.double() * token_logps(model, rollout).double().sum(1)).sum()
 
 
 def surrogate(model, rollout, weights):
-    """- sum_i w_i pi_theta(o_i) / pi_A(o_i), A the model that sampled: of own_all, minus the expected reward, + a constant.
+    """- sum_i w_i pi_theta(o_i) / pi_A(o_i), A the sampling model: with own_all's weights, a constant minus E[reward].
 
     Its value and its derivatives of every order at theta_A are unbiased; rollout.logps has pi_A.
     """
@@ -97,7 +97,7 @@ def surrogate(model, rollout, weights):
 
 @torch.no_grad()
 def value(model, loss, parts):
-    """The loss over all micro-batches: a float, 0 of none."""
+    """The loss over all micro-batches: a float, 0 without any."""
     return sum(loss(model, *part).item() for part in parts)
 
 
@@ -123,14 +123,14 @@ def hessian(model, loss, parts):
 # ---- eigenvectors ------------------------------------------------------------------------------------------------
 
 def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
-    """The k algebraically largest eigenpairs of a symmetric (n, n) matrix known by its products with vectors.
+    """The k algebraically largest eigenpairs of a symmetric (n, n) matrix H known by its products with vectors.
 
-    Lanczos: q_1 random, A Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows; the eigenpairs (t, y) of T
-    give A (Q y) ~ t (Q y), the extreme ones first. Every new q is orthogonalised against all before it, because rounding
-    destroys orthogonality the sooner the better a pair has converged (Golub & Van Loan, Matrix Computations). steps: 2 k +
-    20 unless given, n at most; as many vectors are held on `device`. progress: the name of a bar, or None.
+    Lanczos: q_1 random, H Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows. The eigenpairs (lambda, y) of
+    T give H (Q y) ~ lambda (Q y), the extreme ones first. Every new q is orthogonalised against all before it, because
+    rounding destroys orthogonality as soon as a pair converges (Golub & Van Loan, Matrix Computations). steps: 2 k + 20
+    unless given, n at most; as many vectors are held on `device`. progress: the name of a bar, or None.
 
-    Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || A v - t v || = |beta y_last|
+    Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || H v - lambda v || = |beta y_last|
     for the last beta: a pair that has not converged shows in its residual.
     """
     steps = min(n, steps or 2 * k + 20)
@@ -153,12 +153,12 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
 
 
 def steep(values, residuals):
-    """Which eigenpairs are curved for sure, a bool mask (k,): those above their residual and 1e-4 of the largest value."""
+    """A bool mask (k,) of the pairs that are curved for sure: those above their residual and 1e-4 of the largest value."""
     return values > torch.maximum(residuals, 1e-4 * values[0])
 
 
 def orthogonal(vector, basis):
-    """What of a vector is orthogonal to the rows of an orthonormal basis (j, n); twice, for rounding's sake."""
+    """The part of a vector that is orthogonal to the rows of an orthonormal basis (j, n); twice, because of rounding."""
     for _ in range(2):
         vector = vector - basis.T @ inner(basis, vector).float()
     return vector
@@ -186,7 +186,7 @@ def expansion(model, loss, parts, deltas):
 
 
 def along(model, loss, parts, theta, delta, times):
-    """L(theta + t delta) - L(theta) for each t, a list: what really happens on the way. Leaves the model at theta."""
+    """L(theta + t delta) - L(theta) for each t, a list: the measured change on the way. It leaves the model at theta."""
     losses = []
     for t in (0, *times):
         place(model, theta + t * delta)
@@ -200,7 +200,7 @@ def reach(times, measured, first, second, tolerance=0.2):
 
         | t g.delta + t^2/2 delta' H delta - measured |  <=  tolerance * (| t g.delta | + | t^2/2 delta' H delta |),
 
-    so the error is a small part of the terms, if not of their sum, where they cancel. 0: nowhere. times: ascending;
+    0 if nowhere. The error is compared with both terms and not with their sum, because they can cancel. times: ascending;
     measured: what `along` gave for them; first: g.delta.
     """
     held = 0.0
@@ -223,15 +223,15 @@ def eigen_shares(values, vectors, delta, second):
 
 
 def coordinate_share(product, delta, second, k):
-    """The share of it that the k coordinates in which |delta| is largest carry: delta restricted to them, through H."""
+    """The share of `second` that delta carries when all except its k largest coordinates, by size, are set to 0."""
     index = delta.abs().topk(k).indices
     return quadratic(product, torch.zeros_like(delta).index_copy(0, index, delta[index])) / second
 
 
 def random_share(k, n, trace, delta, second):
-    """The share of it that k random directions of n carry, in expectation; trace: tr H.
+    """The share of `second` that k random directions of n carry, in expectation; trace: tr H.
 
-    E[P H P] = k / (n (n - 1) (n + 2)) ((n (k + 1) - 2) H + (n - k) tr(H) 1), P a uniformly random projector of rank k.
+    E[P H P] = k / (n (n - 1) (n + 2)) ((n (k + 1) - 2) H + (n - k) tr(H) I), P a uniformly random projector of rank k.
     """
     ratio = 0.5 * trace * torch.dot(delta.double(), delta.double()).item() / second
     return k / (n * (n - 1) * (n + 2)) * ((n * (k + 1) - 2) + (n - k) * ratio)
@@ -247,9 +247,9 @@ def trace(product, n, probes=8, seed=0, device="cpu"):
 # ---- refresh ------------------------------------------------------------------------------------------------------
 
 def bottom(values, vectors, g):
-    """From theta_A to the minimum in S of the quadratic model: - sum_i (v_i . g_A) / lambda_i v_i, (n,).
+    """The step from theta_A to the minimum in S of the quadratic model: - sum_i (v_i . g_A) / lambda_i v_i, (n,).
 
-    Of pairs that are `steep`. The theorem takes theta_A for that minimum; after RL with so few steps it is not quite.
+    The pairs have to be `steep`. The theorem takes theta_A for that minimum; after so few steps of RL it is not quite.
     """
     return -(inner(vectors, g) / values.to(g.device)).float() @ vectors
 
@@ -268,7 +268,7 @@ def distances(point, centre, vectors):
 def descend(model, loss, parts, theta, alpha, steps):
     """The refresh of the theorem: theta_0 .. theta_steps one by one, theta_{t+1} = theta_t - alpha grad L(theta_t).
 
-    theta: theta_0. The model is moved, and may be by the caller between two of them.
+    theta: theta_0. The model is moved, and the caller may move it between two of them.
     """
     yield theta
     for _ in range(steps):

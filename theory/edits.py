@@ -1,19 +1,19 @@
-"""What training changed, from the weights alone: size, sparsity, neurons, direction and rank of an edit. Used by analyze.py;
+"""Edits: what training changed, from the weights alone: size, sparsity, neurons, direction and rank. Used by analyze.py;
 rollback.py and merge.py read weights through it.
 
     found = measure("checkpoints/base", ["checkpoints/math", "checkpoints/code"])   # one pass over the files
-    sparsity(found, 0), matrix_ranks(found, 0)                                      # of the first; each its own equation
+    sparsity(found, 0), matrix_ranks(found, 0)                                      # of the first checkpoint
     cosines(module_grams(found)["all"]), neuron_grams(found)                        # all against all
 
-An edit is delta = theta_expert - theta_base, all parameters of a model; there are E of them. The files are read once, a
-tensor at a time in each of a few threads, and in blocks that fit a core's cache, so that all is computed of a parameter
-while it is there. Memory is a few of the largest tensors. config.json and safetensors are all that is needed.
+An edit is delta = theta_expert - theta_base over all parameters; there are E of them. The files are read once, a tensor
+at a time in each of a few threads, and in blocks that fit a core's cache, so that a parameter is there while all is
+computed of it. Memory is a few of the largest tensors. config.json and safetensors are all that is needed.
 
-What can be known depends on the stored precision. A number in bf16 has 8 significant bits: neighbours (one unit in the
+The stored precision limits what can be known. A number in bf16 has 8 significant bits: neighbours (one unit in the
 last place, ulp) lie 0.4 to 0.8 % apart, and a change below half of that is rounded away or, by luck, rounded up to a
 whole one. So a checkpoint stored in bf16 looks sparse even if every parameter was moved: see `rounding_null`.
 """
-# found: what `measure` returns. e, f: which of the E edits, from 0. A block of a tensor is (r, C): rows and columns.
+# found: the result of `measure`. e, f: which of the E edits, from 0. A block of a tensor is (R, C): rows and columns.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -32,7 +32,7 @@ from tqdm import tqdm
 from model import UserError, check_directory, check_equal, check_weights
 
 BLOCK = 2**17          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
-PROBES = 8             # random directions that a large edit is multiplied with to learn about its rank
+PROBES = 8             # random directions by which a large edit is multiplied to learn about its rank
 EXACT_UP_TO = 768      # a matrix whose smaller side is at most this gets exact singular values; their time grows as its cube
 SHARES = ("unchanged", "abs_below_1e-7", "rel_below_1e-3", "abs_and_rel", "bf16_unchanged", "below_half_bf16_ulp")
 
@@ -41,8 +41,8 @@ SHARES = ("unchanged", "abs_below_1e-7", "rel_below_1e-3", "abs_and_rel", "bf16_
 
 def layer_of(name):
     """The number of the layer that a tensor belongs to, or None: 3 of model.layers.3.mlp.up_proj.weight."""
-    found = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
-    return int(found[1]) if found else None
+    match = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
+    return int(match[1]) if match else None
 
 
 def type_of(name):
@@ -51,7 +51,7 @@ def type_of(name):
 
 
 def module_of(name):
-    """The module that a gradient or an edit is looked at by: '3 attention', '3 mlp', or the type outside the layers."""
+    """The module that a tensor's gradient or edit counts for: '3 attention', '3 mlp', or the type outside the layers."""
     kind = "attention" if re.search("attn|attention", name) else "mlp" if re.search("mlp|feed_forward", name) else "norm"
     return type_of(name) if layer_of(name) is None else f"{layer_of(name)} {kind}"
 
@@ -62,14 +62,14 @@ def channels_of(name, tensor):
     Channel c of a gated MLP is row c of gate_proj and of up_proj (or of both halves of a fused gate_up_proj) and column
     c of down_proj.
     """
-    found = re.fullmatch(r"(.*)\.(gate_proj|up_proj|gate_up_proj|down_proj)\.weight", name)
-    return (found[1], int(found[2] == "down_proj"), found[2] == "gate_up_proj") if found and tensor.ndim == 2 else None
+    match = re.fullmatch(r"(.*)\.(gate_proj|up_proj|gate_up_proj|down_proj)\.weight", name)
+    return (match[1], int(match[2] == "down_proj"), match[2] == "gate_up_proj") if match and tensor.ndim == 2 else None
 
 
 def tensor_files(directory):
     """{tensor name: safetensors file, a Path} of a checkpoint; a tied output head, which is the embedding, is left out.
 
-    Raises UserError if the directory is none, is damaged, or has no safetensors.
+    Raises UserError if it is not a directory, is damaged, or has no safetensors.
     """
     check_directory(str(directory))
     directory = Path(directory)
@@ -95,10 +95,7 @@ def tensor_files(directory):
 
 
 def check_same_shape(files):
-    """UserError that names the first tensor, by name, in which a checkpoint differs from the first in name or shape.
-
-    files: {directory: its tensor_files}.
-    """
+    """UserError if a checkpoint differs from the first in a tensor's name or shape. files: {directory: its tensor_files}."""
     first, *others = [(directory, {name: shape for name, shape in check_weights(directory).items() if name in own})
                       for directory, own in files.items()]
     for other in others:
@@ -140,11 +137,11 @@ def measure(base, checkpoints, threshold=None):
     """Everything below from one pass over the files: {tensor name: dict}, tensors of integers left out, in each dict
 
         parameters, shape                          of the tensor
-        counts   (E, shares) int64, NumPy          parameters of which SHARES (and "abs_below_<threshold>") hold
+        counts   (E, shares) int64, NumPy          for how many each of SHARES (and "abs_below_<threshold>") holds
         l1, linf (E,) fp64, null (E,) fp32         sums and maxima of |delta|; null: see rounding_null
         gram     (E, E) fp64                       inner products of the edits; its diagonal is their squared L2 norms
-        channels (E, E, C) fp64 or None            the same, channel by channel of the MLP that "mlp" names
-        singular E x (values, estimate of tr G^2 where they are a sketch) or None, of matrices; G = delta' delta
+        channels (E, E, channels) fp64 or None     the same, channel by channel of the MLP that "mlp" names
+        singular E x (singular values, tr G^2 if estimated) or None, of matrices alone; G = delta' delta
         floor    E floats                          largest singular value that rounding alone would give
 
     base, checkpoints: directories. threshold: also count |delta| below it. Raises UserError if the checkpoints differ
@@ -161,10 +158,7 @@ def measure(base, checkpoints, threshold=None):
 
 
 def in_threads(work, names, what):
-    """work(name) of each tensor, one after the other as they are asked for, computed by a few threads that are a little ahead.
-
-    names: a sequence of them; what: the name of a bar.
-    """
+    """Yield work(name) of each tensor in turn; a few threads compute it a little ahead. what: the name of the bar."""
     threads, ahead = min(8, torch.get_num_threads()), deque()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for name in tqdm(names, desc=what, unit="tensor", leave=False, delay=3):
@@ -181,7 +175,7 @@ def read_tensor(path, name):
 
 
 def measure_tensor(name, tensors, threshold):
-    """What `measure` gives of one tensor, or None if it holds no real numbers (a buffer).
+    """The dict that `measure` has for one tensor, or None if it holds no real numbers (a buffer).
 
     tensors: the base's, then those of E checkpoints, of one shape. UserError if a number is not finite.
     """
@@ -203,26 +197,26 @@ def measure_tensor(name, tensors, threshold):
     scratch = torch.empty(2, min(rows, block), columns, dtype=dtype)
     for i in range(0, rows, block):
         j = min(rows, i + block)
-        deltas = buffer[:, i:j] if exact else buffer[:, :j - i]                                   # (E, r, C)
+        deltas = buffer[:, i:j] if exact else buffer[:, :j - i]                                   # (E, R, C)
         for e, tensor in enumerate(edited):
             held, total, largest = tally(base[i:j], tensor[i:j], deltas[e], scratch[:, :j - i], threshold)
             counts[e] += held
             l1[e] += total
             linf[e] = max(linf[e], largest)
-            if not exact:                          # probes times G = delta' delta; few rows times many columns: so it
-                images[e] += (probes @ deltas[e].T) @ deltas[e]  # is three times as fast as its transpose
+            if not exact:                          # probes times G = delta' delta: few rows times many columns, which is
+                images[e] += (probes @ deltas[e].T) @ deltas[e]  # three times as fast as the transpose of it
         flat = deltas.reshape(E, -1)
         gram += flat @ flat.T if E > 1 else torch.dot(flat[0], flat[0])
         if mlp:
             part = torch.stack([torch.stack([(one * other).sum(1 - axis) for other in deltas]) for one in deltas])
-            (channels if axis else channels[:, :, i:j]).add_(part)                                # (E, E, C or r)
+            (channels if axis else channels[:, :, i:j]).add_(part)                                # (E, E, C or R)
     if not l1.isfinite().all():
         which = l1.isfinite().tolist().index(False) + 1
         raise UserError(f"{name} holds numbers that are not finite, in the base or in checkpoint {which} after it: a run "
                         "that diverged")
     if fused:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
-    sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an odd stride, or it would see few of the columns
+    sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an even stride could see few columns
     ulp = [exponent(sample) * torch.finfo(t.dtype).eps for t in (base, *edited)]
     noise = [math.sqrt(((ulp[0]**2 + u**2) / 12).mean()) * (math.sqrt(rows) + math.sqrt(columns)) for u in ulp[1:]]
     return {"parameters": base.numel(), "shape": shape, "counts": counts, "l1": l1, "linf": linf, "gram": gram,
@@ -234,21 +228,21 @@ def measure_tensor(name, tensors, threshold):
 
 
 def tally(a, b, delta, scratch, threshold):
-    """Write b - a, (r, C), to `delta`, fp32 or fp64; for how many parameters each of SHARES (and the threshold) holds.
+    """Write b - a, (R, C), to `delta`, fp32 or fp64, and count for how many parameters each of SHARES (and threshold) holds.
 
-    Returns (list of counts, sum and max of |b - a|). scratch: (2, r, C), of delta's type, is written over. NumPy compares
+    Returns (list of counts, sum and max of |b - a|). scratch: (2, R, C), of delta's type, is written over. NumPy compares
     and counts several times faster than torch on a CPU.
     """
     old, (size, limit) = a.to(delta.dtype), scratch
     torch.abs(torch.sub(b.to(delta.dtype), old, out=delta), out=size)
     d = size.numpy()
     unchanged, tiny = d == 0, d < 1e-7
-    if a.dtype == b.dtype == torch.bfloat16:        # here a change is none, or 2^-9 of the number and more: twice as fast
+    if a.dtype == b.dtype == torch.bfloat16:        # any change is more than 2^-9 of the number: twice as fast
         held = [unchanged, tiny, unchanged, unchanged, unchanged, unchanged]
     else:
         relative = (d < torch.abs(old, out=limit).mul_(1e-3).numpy()) | unchanged
         bits = lambda x: x.bfloat16().view(torch.int16).numpy()
-        rounded = (bits(a) == bits(b)) | unchanged  # the latter because 0 is -0
+        rounded = (bits(a) == bits(b)) | unchanged  # because 0 equals -0
         below = (d < exponent(old, out=limit.float()).mul_(2.0**-8).numpy()) | unchanged
         held = [unchanged, tiny, relative, tiny & relative, rounded, below]
     held += [] if threshold is None else [d < threshold]
@@ -267,8 +261,8 @@ def rounding_null(mean_size, sample, stored_in_bf16):
 
     A number a that bf16 rounds to r stays in r's cell (r - ulp / 2, r + ulp / 2), moved by a normal d of deviation
     sigma, with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma): its place in the cell
-    matters, because a base that was itself stored in bf16 sits in the middle of every cell. sigma follows from mean_size,
-    the mean of |d|, which is sigma sqrt(2 / pi); of an edit that is stored in bf16 only whole steps are left, of mean size
+    matters, because a base that is itself stored in bf16 sits in the middle of every cell. sigma follows from mean_size,
+    the mean of |d|, which is sigma sqrt(2 / pi); an edit that is stored in bf16 keeps only whole steps, of mean size
 
         mean of  2 ulp sum_k Q((k - 1/2) ulp / sigma),     Q = 1 - Phi,
 
@@ -293,14 +287,14 @@ def rounding_null(mean_size, sample, stored_in_bf16):
 def spectrum(delta):
     """Singular values of a matrix, descending, fp64.
 
-    By the smaller Gram matrix: ten times as fast, and right down to 1e-7 of the largest.
+    They come from the smaller Gram matrix: ten times as fast, and right down to 1e-7 of the largest.
     """
     delta = (delta if delta.shape[0] <= delta.shape[1] else delta.T).double()
     return torch.linalg.eigvalsh(delta @ delta.T).flip(0).clamp(min=0).sqrt()
 
 
 def sketched_spectrum(probes, images):
-    """The leading ones of a large matrix, k at most, from W' G alone, and an estimate of tr G^2, the sum of all sigma^4.
+    """Up to k leading singular values of a large matrix, from W' G alone, and an estimate of tr G^2, the sum of all sigma^4.
 
     probes: W' (k, C), normal; images: W' G (k, C) fp64; k = PROBES. Nystroem: G ~ (G W) (W' G W)^+ (G W)' is exact if
     the rank is at most k (Tropp et al., arXiv 1706.05736); tr G^2 ~ ||G W||^2 / k is unbiased with a relative error
@@ -315,10 +309,10 @@ def sketched_spectrum(probes, images):
     return torch.linalg.svdvals(root), Y.square().sum().item() / PROBES
 
 
-# ---- what it says: one function per question ------------------------------------------------------------------------
+# ---- one function per question --------------------------------------------------------------------------------------
 
 def sparsity(found, e, threshold=None):
-    """How many parameters an edit leaves alone, and how large it is: shares (0 to 1) of all parameters, and norms, a dict.
+    """How many parameters an edit leaves alone, and how large it is: a dict of shares (0 to 1) and norms.
 
         share of |delta_i| < 1e-7,   |delta_i| < 1e-3 |theta_i| (or delta_i = 0),   both;
         L0 = #{delta_i != 0}, L1 = sum |delta_i|, L2 = sqrt(sum delta_i^2), Linf = max |delta_i|.
@@ -348,18 +342,18 @@ def matrix_ranks(found, e):
 
         effective rank = (sum_i sigma_i^2)^2 / sum_i sigma_i^4,     sigma the singular values of delta:
 
-    r equal ones give r. "stable_rank" is sum_i sigma_i^2 / sigma_1^2, "largest" sigma_1. "rank" counts singular values
-    above "rounding_floor", the largest that rounding alone would leave (noise of variance ulp^2 / 12 in both
-    checkpoints, whose edge is at sqrt(rows) + sqrt(columns), Marchenko & Pastur): an edit of rank 4, stored in bf16, has
-    full rank and 4 values above it. Matrices whose smaller side exceeds EXACT_UP_TO are sketched ("exact" false): their
-    rank is then PROBES at most.
+    r equal singular values give r. "stable_rank" is sum_i sigma_i^2 / sigma_1^2, "largest" sigma_1. "rank" counts those
+    above "rounding_floor", the largest that rounding alone would leave: noise of variance ulp^2 / 12 in both checkpoints
+    has singular values up to its deviation times sqrt(rows) + sqrt(columns) (Marchenko & Pastur). So an edit of rank 4,
+    stored in bf16, has full rank and 4 values above it. Matrices whose smaller side exceeds EXACT_UP_TO are sketched
+    ("exact" false): their rank is then PROBES at most.
     """
     report = {}
     for name, tensor in found.items():
         if tensor["singular"]:
             values, fourth = tensor["singular"][e]
             squared, floor, exact = tensor["gram"][e, e].item(), tensor["floor"][e], fourth is None
-            if exact or values.square().sum() > 0.999 * squared:       # all of it: the sketch is exact too
+            if exact or values.square().sum() > 0.999 * squared:       # they have all of it: the sketch is exact
                 fourth = values.pow(4).sum().item()
             report[name] = {"shape": tensor["shape"],
                             "rank": int((values > max(floor, 1e-6 * values.max().item())).sum()),
@@ -370,10 +364,10 @@ def matrix_ranks(found, e):
 
 
 def neuron_grams(found):
-    """Inner products of the edits of each neuron (channel of an MLP): (E, E, n) fp64, and n names (MLP, channel).
+    """Inner products of the edits of each of M neurons (channels of an MLP): (E, E, M) fp64, and M names (MLP, channel).
 
-    The diagonal (e, e) is m_e^2, m_e(l, c) = || change of row c of gate_proj, row c of up_proj, column c of down_proj
-    ||. Layers are in the order of their numbers. None and [] if the architecture has no such MLP.
+    The diagonal (e, e) is m_e^2, where m_e(l, c) is the norm of the change of row c of gate_proj, row c of up_proj and
+    column c of down_proj. Layers are in the order of their numbers. None and [] if the architecture has no such MLP.
     """
     natural = lambda mlp: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mlp)]
     mlps = sorted({t["mlp"] for t in found.values() if t["mlp"]}, key=natural)
@@ -389,7 +383,7 @@ def cosines(grams):
 
 
 def cosine_on(grams, mask, e, f):
-    """Cosine of two edits on a set of neurons, a bool mask (n,): NaN where it is empty or an edit is zero there."""
+    """Cosine of two edits on a set of neurons, a bool mask (M,): NaN where it is empty or an edit is zero there."""
     return cosines(grams[:, :, mask].sum(-1))[e, f].item()
 
 

@@ -9,11 +9,11 @@ rollback.py (conflict.py).
 The paper's picture (arXiv 2606.02398): the route of a domain, here the neurons with the highest mean |act(gate) * up|
 on its tokens, is much the same for all domains, while the most edited neurons of two are not, and their gradients over
 all parameters are nearly orthogonal; in single modules they conflict (cosine clearly negative) or agree. But overlap
-can be chance, and a cosine near 0 noise, so both stand beside those of chance: of random sets, and of two halves of one
-domain's own batch.
+can be chance, and a cosine near 0 noise: so the first stands beside the overlap of random sets, the second beside the
+cosine of two halves of one domain's own batch.
 """
-# A neuron is a channel of an MLP: n of them, MLPs in the model's order; a set of them is a bool mask (n,). In gradients n is
-# the number of parameters. The rollout is on the model's device, sampled by it at temperature 1.
+# A neuron is a channel of an MLP: M of them, MLPs in the model's order; a set of them is a bool mask (M,). n is the number
+# of parameters. The rollout is on the model's device, sampled by it at temperature 1.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -29,12 +29,12 @@ from grpo.scores import t_quantile
 from theory.curvature import BUDGET, gradient
 from theory.edits import cosines, module_of
 
-PARTS = 8  # of a batch, for the sampling error of its gradient: analyze.py needs as many prompts
+PARTS = 8  # parts of a batch, for the sampling error of its gradient: analyze.py needs at least as many prompts
 
 
 @torch.no_grad()
 def activity(model, rollout):
-    """Mean |act(gate) * up|, which down_proj reads, of every neuron over all tokens: (n,) fp64 on the CPU.
+    """Mean |act(gate) * up|, which down_proj reads, of every neuron over all tokens: (M,) fp64 on the CPU.
 
     None for a model without a module of that name.
     """
@@ -57,7 +57,7 @@ def activity(model, rollout):
 
 
 def top_neurons(values, share):
-    """The set of the largest `share`, in (0, 1], of values (n,), one or more; none whose value is 0."""
+    """The set of the largest `share`, in (0, 1], of values (M,), one or more; none whose value is 0."""
     top = values.topk(max(1, round(share * len(values)))).indices
     return torch.zeros(len(values), dtype=torch.bool).index_fill(0, top, True) & (values > 0)
 
@@ -70,9 +70,9 @@ def jaccard(a, b):
 def random_jaccard(sizes):
     """Jaccard index of two random sets: {"expected", "low", "high"}, the last two its 95 % range.
 
-    sizes: ints (n, a, b) of each stratum. Two random subsets of a and b of n things meet in X things, hypergeometric:
+    sizes: ints (n, a, b) of each stratum. Two random subsets, of a and of b of n things, share X of them (hypergeometric):
     P(X = x) = C(a, x) C(n - a, b - x) / C(n, b). With several strata (layers, so that both sets keep as many neurons of
-    each as they have) X is the sum. J = X / (sum a + sum b - X): its expectation is not that of X put into the formula.
+    each as they have) X is the sum. J = X / (sum a + sum b - X) is not linear in X: its mean needs the whole distribution.
     """
     log_choose = lambda n, k: math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     total, least = torch.ones(1, dtype=torch.float64), 0               # P(X = x), x = least, least + 1, ..
@@ -80,7 +80,7 @@ def random_jaccard(sizes):
         x = torch.arange(min(a, b) + 1, dtype=torch.float64)
         logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(b).double())
         pmf = torch.where(b - x <= n - a, logs.exp(), 0.0)
-        likely = (pmf > 1e-16).nonzero().flatten()             # of thousands a hundred: sums of many layers stay short
+        likely = (pmf > 1e-16).nonzero().flatten()             # a hundred of thousands: `total` stays short
         pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])
         total = torch.nn.functional.conv1d(pmf[None, None], total.flip(0)[None, None], padding=len(total) - 1)[0, 0]
     x = least + torch.arange(len(total), dtype=torch.float64)
@@ -91,7 +91,7 @@ def random_jaccard(sizes):
 
 
 def overlap(a, b, layers):
-    """Jaccard index of two sets beside that of random ones, in all or layer by layer; layers: (n,), that of each neuron."""
+    """Jaccard index of two sets beside that of random ones, in all or layer by layer; layers: (M,), that of each neuron."""
     sizes = lambda where: (int(where.sum()), int(a[where].sum()), int(b[where].sum()))
     return {"jaccard": jaccard(a, b), "random": random_jaccard([sizes(layers == layers)]),
             "random_same_layers": random_jaccard([sizes(layers == l) for l in layers.unique()])}
@@ -122,15 +122,15 @@ def policy_gradients(model, rollout, rewards):
 def gradient_cosines(gradients, spans):
     """Cosine of two domains' gradients per module, its sampling error and its ceiling: {module: {"a|b": dict}}.
 
-    gradients: {domain: (PARTS, n)}. spans: {module: list of slices of n}. For a pair (a, b), all floats:
+    gradients: {domain: (PARTS, n)} of D domains. spans: {module: list of slices of n}. For a pair (a, b), all floats:
         cosine     <g_a, g_b> / (||g_a|| ||g_b||) of the whole batches
         error      its standard error, by the jackknife over the parts; ci95: half-width of the t-interval
-        ceiling    that of equal directions, seen through so many samples: the geometric mean of both domains'
+        ceiling    the cosine that equal directions would show in so many samples: the geometric mean of both domains'
                    reliabilities 2 c / (1 + c), c the cosine of the two halves of one batch (Spearman-Brown)
-        corrected  cosine / ceiling: that of the gradients without noise; NaN where the ceiling is below 0.1
+        corrected  cosine / ceiling, an estimate without that noise; NaN where the ceiling is below 0.1
     """
     names, each, report = list(gradients), list(gradients.values()), {}
-    first = torch.arange(PARTS) % 2 == 0                                                          # a half of a batch
+    first = torch.arange(PARTS) % 2 == 0                                                          # half of the parts
     for module, slices in spans.items():
         inner = lambda a, b: sum((a[:, s] @ b[:, s].T).double() for s in slices)                  # (PARTS, PARTS)
         gram = torch.stack([torch.stack([inner(a, b) for b in each], 1) for a in each])           # (D, PARTS, D, PARTS)
