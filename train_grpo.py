@@ -49,6 +49,7 @@ def parse(argv=None):
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -242,7 +243,8 @@ def main(args=None):
     for sample in [sample for sample in samples if sample["step"] in (samples[0]["step"], samples[-1]["step"])]:
         print(f"{sample['step']:6}{nan_for_null(sample['reward']):8.2f}{sample['advantage']:+11.2f}  {sample['prompt'][-60:]!r} -> "
               f"{sample['completion'][:60]!r}")
-    mine = ",".join(name if name in domains.DOMAINS else domains.source(name)["file"] for name in args.domains)
+    mine = ",".join(name if name in domains.DOMAINS else os.path.relpath(domains.source(name)["file"])
+                    for name in args.domains)
     other = "qa" if "qa" not in args.domains else "math"
     print(f"\nnext: python report.py {args.out}   # the run as a table\n"
           f"      python train_grpo.py --domain {other} --init {args.out} --out {args.out}-{other} --eval-domains {mine},{other}"

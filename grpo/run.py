@@ -209,16 +209,21 @@ class Run:
                  "completion": texts[n], "reward": rewards.flatten()[n].item(), "advantage": advantages.flatten()[n].item()}
                 for n in map(int, chosen)])
         if step in (FIRST_STEPS, self.args.steps):
-            lines = read_log(self.place / "log.jsonl")
-            if why := nothing_to_learn(lines, self.args.max_completion_length):
-                self.say(f"warning: in all of {step} steps {why}")
-            gap = max(line["sampler_gap"] or 0 for line in lines)
-            if gap > startup.tolerance(self.policy.compute_dtype):
-                self.say(f"warning: the sampler and the scorer were up to {gap:.2g} nats a token apart: this model reads long texts "
-                         "in another way than the short ones of the start-up check; lower --max-completion-length")
+            self.warn(read_log(self.place / "log.jsonl"))
         shown = nan_for_null(line)                  # a mean of nothing is not 0
         self.bar.set_postfix({key: f"{shown[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
                              {key: f"{shown[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
+
+    def warn(self, lines):
+        """Say, after the first steps or at the end, what a user should know of them. lines: the records of log.jsonl."""
+        first = len(lines) <= FIRST_STEPS
+        why = nothing_to_learn(lines, self.args.max_completion_length)
+        if why:
+            self.say(f"warning: in the first {len(lines)} steps {why}" if first else "warning: no step has changed the weights")
+        gap = max(line["sampler_gap"] or 0 for line in lines)
+        if first and gap > startup.tolerance(self.policy.compute_dtype):
+            self.say(f"warning: sampling and scoring are up to {gap:.2g} nats a token apart, more than rounding explains; if this "
+                     "model reads long texts in another way than short ones, lower --max-completion-length")
 
     def scores_of(self, model, tokenizer):
         """Scores on the held-out rows, {domain: summary}; with noise of their own, so validating changes no training."""
