@@ -298,7 +298,7 @@ class Parser:
     """
 
     def __init__(self, toks):
-        self.toks, self.at, self.depth, self.fuel = [*toks, ("end", "")], 0, 0, 3 * MAX_TOKENS
+        self.toks, self.at, self.depth, self.fuel = [*toks, ("end", "")], 0, 0, 3 * MAX_TOKENS // 2
         self.sign, self.two_signs = 1, False  # the present meaning of \pm, and whether this item has a \pm
         self.in_bars = False                  # whether | closes
         self.degree = ("var", "°")            # what the sign multiplies by
