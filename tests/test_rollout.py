@@ -318,22 +318,22 @@ def test_the_plain_the_fast_and_the_captured_way_sample_the_same_ids():
     _, model, tokenizer = tiny()
     prompts = chat.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1", "xyz"], 100)
     for how in ({}, {"temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0}):
-        options = {"group_size": 6, "stop_ids": [1, 70, 71], "pad_id": 0, **how}
-        for tokens in (1, 40):
-            noise, left = rollouts.uniform_noise(24, tokens, 5), []
+        options = {"group_size": 4, "stop_ids": [1, 70, 71], "pad_id": 0, **how}
+        for tokens in (1, 24):
+            noise, left = rollouts.uniform_noise(16, tokens, 5), []
             ids, mask, logps, *_ = plain = rollouts.plain_sample(model, prompts, noise, **options)
             assert tokens == 1 or how.get("temperature") == 0 or len(set(mask.sum(1).tolist())) > 3      # some end early
             for other in (fast.sample(model, prompts, noise, **options), *(
                     captured.sample(model, prompts, noise, slots=slots, finished=lambda rows, *_: left.extend(rows.tolist()),
-                                    **options) for slots in (None, 7, 1))):
+                                    **options) for slots in (None, 5))):
                 same = (ids == other[0]).all(1)
                 for n in (~same).nonzero().flatten().tolist():                   # rounding, and nothing else
                     t = int((ids[n] != other[0][n]).nonzero()[0])
-                    assert near_a_boundary(model, [*prompts[n // 6], *ids[n, :t].tolist()], noise[n, t].double(), **how), (how, n)
-                assert same.sum() >= 23
+                    assert near_a_boundary(model, [*prompts[n // 4], *ids[n, :t].tolist()], noise[n, t].double(), **how), (how, n)
+                assert same.sum() >= 15
                 for one, its in zip(plain, other):
                     assert torch.allclose(one[same].float(), its[same].float(), atol=1e-5), how
-            assert sorted(left) == sorted([*range(24)] * 3)
+            assert sorted(left) == sorted([*range(16)] * 2)
 
 
 def test_the_plain_and_the_fast_way_score_alike_and_have_the_same_gradient():
