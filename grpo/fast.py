@@ -141,7 +141,9 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
         share_out(cache, group_size)
         logits = logits.repeat_interleave(group_size, 0)                                                  # (N, V)
         length = prompt_mask.sum(1).repeat_interleave(group_size, 0)[:, None]                             # (N, 1)
-        attended = torch.ones(N, prompt_ids.shape[1] + T, dtype=torch.long, device=device)                # (N, P + T)
+        # A mask that is made here spares transformers to make one for every token; it would hide sliding windows.
+        whole_text = all(type(layer) is Roomy for layer in cache.layers)
+        attended = torch.ones(N, prompt_ids.shape[1] + T, dtype=torch.bool, device=device)                # (N, P + T)
         attended[:, :prompt_ids.shape[1]] = prompt_mask.repeat_interleave(group_size, 0)
         alive = torch.arange(N, device=device)                 # rows still in the batch, (n,)
         running = torch.ones(N, dtype=torch.bool, device=device)           # those of them that have not ended, (n,)
@@ -168,7 +170,8 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
                         finished(leaving, ids[leaving], mask[leaving])
                     cache.batch_select_indices(keep)
                     alive, token, attended, length, running = (x[keep] for x in (alive, token, attended, length, running))
-            logits = model(input_ids=token[:, None], attention_mask=attended[:, :prompt_ids.shape[1] + t + 1],
+            seen = attended[:, :prompt_ids.shape[1] + t + 1]
+            logits = model(input_ids=token[:, None], attention_mask=seen[:, None, None] if whole_text else seen.long(),
                            position_ids=length, use_cache=True, **named).logits[:, -1]                     # (n, V)
             length = length + 1
         stopped[alive] = ~running

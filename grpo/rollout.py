@@ -128,13 +128,16 @@ def draw(logits, uniform, temperature, top_p):
     """
     logprobs = scaled_logits(logits, temperature or 1.0, top_p).log_softmax(-1)                           # (n, V)
     probs = logprobs.exp()
-    ids = logits.argmax(-1)                                                                               # (n,)
-    if temperature > 0:
+    if temperature == 0:
+        ids = logits.argmax(-1)                                                                           # (n,)
+    else:
         cumulative = probs.cumsum(-1)
-        target = uniform[:, None] * cumulative[:, -1:]        # times the total, which rounding leaves near 1
-        found = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[1] - 1)
-        # Summed in parallel, the total may dip a little, and an id of probability 0 be found: then take the likeliest one.
-        ids = torch.where(probs.gather(1, found) > 0, found, ids[:, None]).squeeze(1)
+        if cumulative.is_cuda:
+            cumulative = cumulative.cummax(-1).values         # sums taken in parallel may fall a little
+        total = cumulative[:, -1:].contiguous()               # (n, 1), which rounding leaves near 1
+        # At most the last id that has any probability, because the product may be rounded up to the total.
+        found = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+        ids = found.minimum(torch.searchsorted(cumulative, total)).squeeze(1)
     logps = logprobs.gather(1, ids[:, None]).squeeze(1)
     entropy = -(probs * logprobs.clamp(min=-1e4)).sum(-1)     # 0 * log 0 = 0 for ids outside the nucleus
     return ids, logps, entropy
