@@ -135,9 +135,10 @@ def draw(logits, uniform, temperature, top_p):
         if cumulative.is_cuda:
             cumulative = cumulative.cummax(-1).values         # sums taken in parallel may fall a little
         total = cumulative[:, -1:].contiguous()               # (n, 1), which rounding leaves near 1
-        # At most the last id that has any probability, because the product may be rounded up to the total.
+        # At most the last id that has any probability, because the product may be rounded up to the total; beside NaN, of
+        # which `sample` makes an error, none is found.
         found = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
-        ids = found.minimum(torch.searchsorted(cumulative, total)).squeeze(1)
+        ids = found.minimum(torch.searchsorted(cumulative, total)).clamp(max=logits.shape[1] - 1).squeeze(1)
     logps = logprobs.gather(1, ids[:, None]).squeeze(1)
     entropy = -(probs * logprobs.clamp(min=-1e4)).sum(-1)     # 0 * log 0 = 0 for ids outside the nucleus
     return ids, logps, entropy

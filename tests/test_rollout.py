@@ -15,8 +15,9 @@ from grpo import captured, fast
 from grpo import policy as policies
 from grpo import chat
 from grpo import rollout as rollouts
-from grpo import startup, warmup
-from shared import WORK, a_rollout, direct_logps, replaced, run, same_weights, tiny, weights
+from grpo import scores, startup, warmup
+from grpo.judge import set_judge
+from shared import SKIP, WORK, a_rollout, direct_logps, replaced, run, same_weights, tiny, weights
 
 
 # ---- model.py and warmup.py --------------------------------------------------------------------------------------
@@ -110,6 +111,19 @@ def test_a_cold_start_learns_the_references_that_earn_1_and_no_others():
     assert models.read_run(WORK / "cold")["parent"] == directory
     code, _, error = run(warmup.main, "--data", f"math={WORK}/sums.jsonl", "--out", WORK / "cold2")
     assert code == 2 and "--model and --data belong together" in error
+
+
+def test_a_base_made_anew_is_as_good_as_the_one_of_the_repository():
+    if not os.environ.get("REMAKE"):
+        raise SKIP("it takes three minutes: REMAKE=1 python test_all.py made_anew")
+    assert run(warmup.main, "--out", WORK / "remade")[0] == 0
+    (one, its), (other, others) = (startup.load(str(place)) for place in (models.BASE, WORK / "remade"))
+    set_judge(None, domains.DOMAINS)
+    for domain in domains.DOMAINS:
+        rows = {domain: domains.evaluation_rows(domain, None, "", 128, "test")}
+        a, b = (scores.evaluate(model, tokenizer, rows, samples=4, temperature=1.0)[domain] for model, tokenizer in ((one, its), (other, others)))
+        difference, half = scores.paired(b, a)
+        assert difference > -max(half, 5), (domain, difference, half)
 
 
 # ---- rollout.py --------------------------------------------------------------------------------------------------
