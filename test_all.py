@@ -154,15 +154,17 @@ def main():
     for name, test in list(globals().items()):
         if not name.startswith("test_") or not callable(test) or not any(word in name for word in WORDS or [""]):
             continue
-        start = time.perf_counter()
+        start, said = time.perf_counter(), io.StringIO()       # what a test prints is of interest where it fails
         try:
-            test()
+            with contextlib.redirect_stdout(said):
+                test()
             passed, verdict = passed + 1, "ok"
         except SKIP as reason:
             skipped, verdict = skipped + 1, f"skipped: {reason}"
         except Exception as error:
             import traceback
             failed, verdict = failed + 1, f"FAILED: {type(error).__name__}: {str(error)[:2000]}"
+            print(said.getvalue(), end="")
             traceback.print_exc()
         print(f"{time.perf_counter() - start:6.2f} s  {name.removeprefix('test_').replace('_', ' ')}: {verdict}", flush=True)
     shutil.rmtree(WORK, ignore_errors=True)
