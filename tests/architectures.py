@@ -198,8 +198,8 @@ def outcome(kind):
     if code == 2 and err.count("\n") == 1 and not (place / "whole").exists():
         return "refused in one line", err.strip()
     assert code == 0, err
-    if "warning: the sampler and the scorer" in out:
-        return "trains, with a warning that samples and scores differ", out[out.index("warning: the"):].splitlines()[0]
+    if "warning: sampling and scoring" in out:
+        return "trains, with a warning that samples and scores differ", out[out.index("warning: sampling"):].splitlines()[0]
     lines = read_jsonl(place / "whole" / "log.jsonl")
     assert all(line["sampler_gap"] < 1e-4 for line in lines), f"sampler_gap {max(line['sampler_gap'] for line in lines):.2g}"
     assert all(line["grad_norm"] > 0 for line in lines), "no gradient"
