@@ -56,7 +56,7 @@ class Slots:
         logits = model(input_ids=prompt_ids, attention_mask=self.prompt_mask.long(), position_ids=positions, use_cache=True,
                        logits_to_keep=1, **self.named).logits[:, -1]                              # (B, V)
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
-            raise NotImplementedError("its cache has layers of other kinds than keys and values of all tokens")
+            raise ValueError("its cache has layers of other kinds than keys and values of all tokens")
         self.L = prompt_ids.shape[1] + T
         cache.layers = [Layer(layer, self, self.L) for layer in cache.layers]
         self.layers = cache.layers
@@ -135,7 +135,7 @@ class Slots:
 def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None, slots=None):
     """Sample: ids, mask, logps, entropy and stopped of a Rollout; see rollout.sample. slots: S, by default what memory holds.
 
-    NotImplementedError for models whose cache is of another kind.
+    ValueError for models whose cache is of another kind.
     """
     (N, T), longest = noise.shape, max(map(len, prompts))
     S = min(N, slots or fast.capacity(model, longest + T))

@@ -17,7 +17,7 @@ from grpo import chat
 from grpo import rollout as rollouts
 from grpo import scores, startup, warmup
 from grpo.judge import set_judge
-from shared import SKIP, WORK, a_rollout, direct_logps, replaced, run, same_weights, tiny, weights
+from shared import SKIP, WORK, a_rollout, direct_logps, raised, replaced, run, same_weights, tiny, weights
 
 
 # ---- model.py and warmup.py --------------------------------------------------------------------------------------
@@ -348,6 +348,19 @@ def test_the_plain_the_fast_and_the_captured_way_sample_the_same_ids():
                 for one, its in zip(plain, other):
                     assert torch.allclose(one[same].float(), its[same].float(), atol=1e-5), how
             assert sorted(left) == sorted([*range(16)] * 2)
+
+
+def test_a_sliding_window_is_sampled_the_fast_way_and_refused_by_fixed_slots():
+    from transformers import MistralConfig, MistralForCausalLM
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, head_dim=4,
+                                             num_attention_heads=4, num_key_value_heads=2, sliding_window=4,
+                                             initializer_range=0.5)).eval()
+    prompts, noise = [[3, 4, 5, 6, 7, 8, 9], [5, 6]], rollouts.uniform_noise(6, 12, 1)
+    options = {"group_size": 3, "stop_ids": [1], "pad_id": 0}
+    plain, quick = (way(model, prompts, noise, **options) for way in (rollouts.plain_sample, fast.sample))
+    assert torch.equal(plain[0], quick[0]) and torch.allclose(plain[2], quick[2], atol=1e-5)
+    assert "other kinds" in str(raised(lambda: captured.sample(model, prompts, noise, **options)))
 
 
 def test_the_plain_and_the_fast_way_score_alike_and_have_the_same_gradient():
