@@ -123,8 +123,11 @@ def share_out(cache, group_size):
 
 # ---- sampling ------------------------------------------------------------------------------------------------------
 
-def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None):
-    """Sample in one batch: ids, mask, logps, entropy and stopped of a Rollout, on the model's device; see rollout.sample."""
+def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None, own_mask=True):
+    """Sample in one batch: ids, mask, logps, entropy and stopped of a Rollout, on the model's device; see rollout.sample.
+
+    own_mask: spare transformers to make a mask for every token. Some models read other things from the mask's first form.
+    """
     device, (N, T) = model.device, noise.shape
     prompt_ids, prompt_mask = left_padded(prompts, pad_id, device)                                        # (B, P)
     noise, stop = noise.to(device), torch.tensor(stop_ids, device=device)
@@ -141,8 +144,7 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
         share_out(cache, group_size)
         logits = logits.repeat_interleave(group_size, 0)                                                  # (N, V)
         length = prompt_mask.sum(1).repeat_interleave(group_size, 0)[:, None]                             # (N, 1)
-        # A mask that is made here spares transformers to make one for every token; it would hide sliding windows.
-        whole_text = all(type(layer) is Roomy for layer in cache.layers)
+        own_mask = own_mask and all(type(layer) is Roomy for layer in cache.layers)        # it would hide sliding windows
         attended = torch.ones(N, prompt_ids.shape[1] + T, dtype=torch.bool, device=device)                # (N, P + T)
         attended[:, :prompt_ids.shape[1]] = prompt_mask.repeat_interleave(group_size, 0)
         alive = torch.arange(N, device=device)                 # rows still in the batch, (n,)
@@ -171,7 +173,7 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
                     cache.batch_select_indices(keep)
                     alive, token, attended, length, running = (x[keep] for x in (alive, token, attended, length, running))
             seen = attended[:, :prompt_ids.shape[1] + t + 1]
-            logits = model(input_ids=token[:, None], attention_mask=seen[:, None, None] if whole_text else seen.long(),
+            logits = model(input_ids=token[:, None], attention_mask=seen[:, None, None] if own_mask else seen.long(),
                            position_ids=length, use_cache=True, **named).logits[:, -1]                     # (n, V)
             length = length + 1
         stopped[alive] = ~running

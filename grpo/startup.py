@@ -11,12 +11,13 @@ it, and compared with that forward pass, token by token:
 
 A gap of long texts alone (longer than some attention window, say) is seen later, as sampler_gap of log.jsonl: run.py warns.
 
-The fast way (grpo/fast.py; on a GPU first grpo/captured.py) is tried before the plain one (grpo/rollout.py); a model that
-fits none is refused.
+The fast way (grpo/fast.py; then with transformers' usual masks; on a GPU first grpo/captured.py) is tried before the plain
+one (grpo/rollout.py); a model that fits none is refused.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -44,8 +45,9 @@ def choose_way(model, checkpointed=False, first=None):
     name, attention = model.name_or_path or type(model).__name__, model.config._attn_implementation.replace("packed", "sdpa")
     packed, failed = "packed" if attention == "sdpa" else attention, []
     scorer = fast.logps_of_whole_sequences if checkpointed else fast.logps
-    ways = [("fast", packed, SimpleNamespace(sample=fast.sample, logps=scorer, capacity=fast.capacity)),
-            ("plain", attention, PLAIN), ("plain", "eager", PLAIN)]
+    quick = {own_mask: SimpleNamespace(sample=partial(fast.sample, own_mask=own_mask), logps=scorer, capacity=fast.capacity)
+             for own_mask in (True, False)}
+    ways = [("fast", packed, quick[True]), ("usual", packed, quick[False]), ("plain", attention, PLAIN), ("plain", "eager", PLAIN)]
     if model.device.type == "cuda" and world() == 1:
         ways.insert(0, ("captured", packed, SimpleNamespace(sample=captured.sample, logps=scorer, capacity=captured.capacity)))
     limit = 1.0 if first else tolerance(model.dtype)

@@ -65,6 +65,11 @@ def test_logits_that_a_model_scales_or_caps_are_scored_as_it_makes_them_and_fast
         compare(model, TOKENIZER)
 
 
+def test_a_model_that_reads_positions_from_the_usual_mask_is_sampled_with_it_and_still_fast():
+    for kind, model in tiny_models("bloom", "mpt"):
+        assert "read the usual way" in chosen(model) and model.way is not rollouts.PLAIN, kind
+
+
 def test_models_with_caches_of_their_own_are_read_the_plain_way_and_one_line_says_so():
     for kind, model in tiny_models("qwen3_5_text", "qwen3_next", "jamba", "llama4_text", "gemma4", "modernbert-decoder", "falcon_h1",
                                    "recurrent_gemma"):
