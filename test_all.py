@@ -48,7 +48,7 @@ for file in sorted((Path(__file__).resolve().parent / "tests").glob("test_*.py")
     assert not found.keys() & globals().keys(), f"a name is taken: {sorted(found.keys() & globals().keys())}"
     globals().update(found)
 
-SCRIPTS = ("train_grpo", "refresh", "rollback", "analyze", "evaluate", "merge", "report", "bench", "test_all")
+SCRIPTS = ("train_grpo", "refresh", "rollback", "analyze", "evaluate", "merge", "report", "reproduce", "bench", "test_all")
 FLOORS = ("model", "domains", "grpo", "theory", "reports", "scripts")      # imports go down, or stay on their floor
 RUN = {"domains/sandbox.py", "grpo/warmup.py"}     # files in folders that are run themselves
 

@@ -1,0 +1,230 @@
+"""Every number of README.md and RESULTS.md on the embedded model, made anew: the commands, in the order in which they run.
+
+    python reproduce.py                                  # all of it, as many seeds at a time as there are cores
+    python reproduce.py --seeds 0 --only story           # one seed of one section; run it again, and it goes on
+    python reproduce.py --only story --list              # only print the commands, to run or change by hand
+    python report.py results/story-s?.json               # the tables of what is there
+
+A stage of STAGES is a function from a seed to commands, one a line. Checkpoints go to checkpoints/, and the numbers to
+results/, small JSON files that are kept in git. Like make, a command is left out where what it writes is whole, and newer
+than what it reads. All runs start from checkpoints/base. Settings are those of the scripts, or were chosen on the seeds 100
+to 103, and none on the seeds 0 to 4.
+"""
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+from grpo.settings import at_least, parser
+from model import UserError, cli, write_json
+
+DOMAINS = ("math", "code", "qa", "cw")
+PAIRS = [(a, b) for a in DOMAINS for b in DOMAINS if a != b]
+SECONDS = "results/seconds.json"        # of each command, the last time that it was run, on one core: {command: seconds}
+WRITES = ("--out", "--json", "--save-fisher")       # options before something that a command writes
+LOCK = Lock()
+
+
+def named(seed):
+    """What the checkpoints of a seed begin with, and the two commands that all stages share."""
+    s = f"checkpoints/s{seed}"
+    return s, f"train_grpo.py --seed {seed} --resume", f"refresh.py {s}-code-math-qa-cw --seed {seed} --resume"
+
+
+# ---- the stages ----------------------------------------------------------------------------------------------------
+
+def story(seed):
+    """Four experts, the sequence Code -> Math -> QA -> cw, Re-Math and its control, and joint training."""
+    s, go, re = named(seed)
+    return f"""
+        {go} --domain code --out {s}-code
+        {go} --domain math --out {s}-math
+        {go} --domain qa   --out {s}-qa
+        {go} --domain cw   --out {s}-cw
+        {go} --domain math --init {s}-code         --out {s}-code-math
+        {go} --domain qa   --init {s}-code-math    --out {s}-code-math-qa
+        {go} --domain cw   --init {s}-code-math-qa --out {s}-code-math-qa-cw
+        {re} --domain math       --steps 10 --out {s}-refreshed --keep-every 1
+        {re} --domain cw         --steps 10 --out {s}-more-cw
+        {re} --domains math,code --steps 20 --out {s}-alternating
+        {go} --domain code,math,qa,cw --steps 410 --out {s}-mixed
+        evaluate.py checkpoints/base {s}-code {s}-math {s}-qa {s}-cw {s}-code-math {s}-code-math-qa {s}-code-math-qa-cw \
+            {s}-refreshed {s}-more-cw {s}-alternating {s}-mixed --json results/story-s{seed}.json"""
+
+
+def matrix(seed):
+    """The interference matrix: each expert, trained on by each of the other domains."""
+    s, go, _ = named(seed)
+    return "\n".join([*(f"{go} --domain {b} --init {s}-{a} --out {s}-{a}-{b}" for a, b in PAIRS),
+                      f"evaluate.py {' '.join(f'{s}-{a}-{b}' for a, b in PAIRS)} --json results/matrix-s{seed}.json"])
+
+
+def claims(seed):
+    """Edits, routes, gradients, damage and its directions, and the path of the refresh; then damage by learning rate."""
+    s, go, _ = named(seed)
+    rates = ("1e-5", "2e-5", "1e-4", "2e-4")
+    return "\n".join([
+        f"analyze.py --base checkpoints/base {s}-math {s}-code {s}-qa {s}-cw --later {' '.join(f'{s}-{a}-{b}' for a, b in PAIRS)}"
+        f" --refresh {s}-refreshed --json results/analysis-s{seed}.json",
+        *(f"{go} --domain qa --init {s}-math --lr {rate} --out {s}-rate-{rate}" for rate in rates),
+        f"analyze.py --base checkpoints/base {s}-math --later {' '.join(f'{s}-rate-{rate}' for rate in rates)} {s}-math-qa"
+        f" --json results/rates-s{seed}.json"])
+
+
+def rollback(seed):
+    """Sets by every score; and the same sets frozen before the damage, while QA and cw are trained."""
+    s, go, _ = named(seed)
+    roll = f"rollback.py --anchor {s}-code-math --damaged {s}-code-math-qa-cw --domain math"
+    sets = ("fisher-0.05", "fisher-0.2", "gradient-0.05", "random-0.2")
+    protected = [f"""
+        {go} --domain qa --init {s}-code-math --protect {s}-sets/{one}/coordinates.safetensors --out {s}-kept-{one}-qa
+        {go} --domain cw --init {s}-kept-{one}-qa --protect {s}-sets/{one}/coordinates.safetensors --out {s}-kept-{one}"""
+                 for one in sets]
+    beside = " ".join(f"protect-{one}={s}-kept-{one}" for one in sets)
+    return f"""
+        {roll} --score fisher gradient random --fraction 0.05 0.2 --eval-prompts 0 --overwrite --out {s}-sets
+        {"".join(protected)}
+        {roll} --score fisher fisher+route fisher+sign gradient curvature --fraction 0.001 0.01 0.05 0.2 \
+            --beside refresh={s}-refreshed {beside} --json results/rollback-s{seed}.json"""
+
+
+def methods(seed):
+    """The usual baselines: prevention while QA and cw are trained, other remedies, and merges of the experts."""
+    s, go, re = named(seed)
+    fisher, four = f"{s}.fisher", f"{s}-math {s}-code {s}-qa {s}-cw --base checkpoints/base"
+    held = {"kl": "--beta 1", "l2": "--l2 1", "ewc": f"--ewc {fisher} --ewc-weight 1000", "replay": "--mix math:0.25"}
+    prevention = [f"""
+        {go} --domain qa --init {s}-code-math {how} --out {s}-{name}-qa
+        {go} --domain cw --init {s}-{name}-qa {how} --out {s}-{name}""" for name, how in held.items()]
+    merges = ("interpolated", "negated", "mean", "arithmetic", "dare", "ties", "ram")
+    new = [*(f"{name}{end}" for name in held for end in ("-qa", "")), "rolled", "refresh-code", *merges]
+    return f"""
+        rollback.py --anchor {s}-code-math --domain math --save-fisher {fisher}
+        {"".join(prevention)}
+        rollback.py --anchor {s}-code-math --damaged {s}-code-math-qa-cw --domain math --score gradient --fraction 0.05 \
+            --eval-prompts 0 --overwrite --out {s}-rolled
+        {re} --domain code --steps 10 --out {s}-refresh-code
+        merge.py interpolate {s}-code-math {s}-code-math-qa-cw --weight 0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1 \
+            --overwrite --out {s}-interpolated
+        merge.py negate {s}-qa {s}-cw --base checkpoints/base --damaged {s}-code-math-qa-cw --weight 0 0.1 0.2 0.3 0.5 0.7 1 \
+            --overwrite --out {s}-negated
+        merge.py mean {s}-math {s}-code {s}-qa {s}-cw --overwrite --out {s}-mean
+        merge.py arithmetic {four} --weight 0.25 0.4 0.55 0.7 0.85 1 --overwrite --out {s}-arithmetic
+        merge.py dare {four} --weight 0.25 0.4 0.55 0.7 0.85 1 --overwrite --out {s}-dare
+        merge.py ties {four} --weight 0.5 1 1.5 2 2.5 3 --overwrite --out {s}-ties
+        merge.py ram {four} --weight 1 1.5 2 2.5 3 4 --overwrite --out {s}-ram
+        evaluate.py {" ".join(f"{s}-{name}" for name in new)} --json results/methods-s{seed}.json"""
+
+
+def losses(seed):
+    """QA after Math with four updates per rollout, by each of the losses."""
+    s, go, _ = named(seed)
+    names = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "drpo")
+    return "\n".join([*(f"{go} --domain qa --init {s}-code-math --inner-updates 4 --loss {name} --out {s}-loss-{name}"
+                        for name in names),
+                      f"evaluate.py {' '.join(f'{s}-loss-{name}' for name in names)} --json results/losses-s{seed}.json"])
+
+
+STAGES = {stage.__name__: stage for stage in (story, matrix, claims, rollback, methods, losses)}
+
+
+# ---- running them --------------------------------------------------------------------------------------------------
+
+def parse(argv=None):
+    """The command line; in it `only` is a list of names of stages. UserError for a seed that is named twice."""
+    made = parser(__doc__)
+    made.add_argument("--seeds", nargs="+", type=at_least(0), default=[0, 1, 2, 3, 4], help="default 0 1 2 3 4")
+    made.add_argument("--only", nargs="+", choices=STAGES, default=[*STAGES], help="; ".join(
+        f"{name}: {stage.__doc__.rstrip('.')}" for name, stage in STAGES.items()))
+    made.add_argument("--at-a-time", type=at_least(1), default=os.cpu_count(), help="processes, of one thread each (default: "
+                      "a process for each core)")
+    made.add_argument("--list", action="store_true", help="print the commands, and run nothing")
+    args = made.parse_args(argv)
+    if len({*args.seeds}) < len(args.seeds):
+        raise UserError(f"--seeds: a seed is named twice in {args.seeds}")
+    return args
+
+
+ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
+
+from tqdm import tqdm
+
+
+def commands(stage, seed):
+    """The commands of a stage for one seed, each a list of words."""
+    return [shlex.split(line) for line in STAGES[stage](seed).replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def is_done(words, seconds):
+    """Whether a command has ended well, and what it wrote is there, and not older than the checkpoints that it reads."""
+    at = lambda path: (path / "run.json" if (path / "run.json").exists() else path).stat().st_mtime
+    written = [Path(words[i + 1]) for i, word in enumerate(words) if word in WRITES]
+    read = [path for path in map(Path, words) if path.exists() and path not in written]
+    return (shlex.join(words) in seconds and all(path.exists() for path in written)
+            and max(map(at, read)) <= min(map(at, written)))
+
+
+def expected(command, seconds):
+    """How many seconds a command may take: as many as with other seeds, or else as other commands, the median."""
+    some_seed = lambda text: re.sub(r"\bs\d+|--seed \d+", "", text)
+    alike = [took for other, took in seconds.items() if some_seed(other) == some_seed(command)]
+    return statistics.median(alike or list(seconds.values()) or [30])
+
+
+def run_stage(stage, seed, before, bar, seconds):
+    """Run what is left of a stage for one seed, after the future `before` or None. UserError if a command fails.
+
+    bar: counts expected seconds. seconds: see SECONDS; of a command that has ended it is written at once.
+    """
+    if before:
+        before.result()
+    for words in commands(stage, seed):
+        if is_done(words, seconds):
+            continue
+        command, began, planned = shlex.join(words), time.monotonic(), expected(shlex.join(words), seconds)
+        ran = subprocess.run([sys.executable, *words], capture_output=True, text=True,
+                             env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"})
+        if ran.returncode:
+            raise UserError(f"python {command}\nended with {ran.returncode}: {ran.stderr.strip()[-2000:]}")
+        seconds[command] = round(time.monotonic() - began, 1)
+        with LOCK:
+            write_json(SECONDS, dict(sorted(seconds.items())))
+        bar.update(planned)
+
+
+def main(args=None):
+    """Run the stages, or with --list print their commands; UserError, when the other seeds are through, if one has failed."""
+    args = args or parse()
+    if args.list:
+        print(*(f"python {shlex.join(words)}" for stage in args.only for seed in args.seeds for words in commands(stage, seed)),
+              sep="\n")
+        return
+    os.chdir(Path(__file__).parent)                 # where checkpoints/ and results/ are
+    Path(SECONDS).parent.mkdir(exist_ok=True)
+    seconds = json.loads(Path(SECONDS).read_text()) if Path(SECONDS).exists() else {}
+    left = [shlex.join(words) for stage in args.only for seed in args.seeds for words in commands(stage, seed)
+            if not is_done(words, seconds)]
+    last = {}                                       # of each seed the future of its latest stage
+    with ThreadPoolExecutor(args.at_a_time) as pool, tqdm(
+            total=sum(expected(command, seconds) for command in left), desc=f"{len(left)} commands", unit="s",
+            bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
+        for stage in args.only:
+            for seed in args.seeds:
+                last[seed] = pool.submit(run_stage, stage, seed, last.get(seed), bar, seconds)
+        try:
+            for future in last.values():
+                future.result()                     # raises what a command has raised, when the other seeds are through
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)      # the commands that run have had the Ctrl-C too
+            raise
+
+
+if __name__ == "__main__":
+    cli(lambda: main(ARGS))

@@ -1,0 +1,68 @@
+"""Claims about reproduce.py.
+
+Run by test_all.py.
+"""
+import importlib
+import json
+import os
+import shutil
+from contextlib import chdir
+from pathlib import Path
+from unittest import mock
+
+import reproduce
+import train_grpo
+from shared import ROOT, WORK, run, talker
+
+
+def test_every_command_of_reproduce_is_one_that_its_script_accepts_once_the_ones_before_it_have_run():
+    place = WORK / "commands"
+    (place / "results").mkdir(parents=True)
+    shutil.copytree(ROOT / "checkpoints" / "base", place / "checkpoints" / "base")
+    with chdir(place), mock.patch.object(train_grpo, "BASE", "checkpoints/base"):
+        for stage in reproduce.STAGES:
+            for script, *words in reproduce.commands(stage, 3):
+                made = importlib.import_module(script.removesuffix(".py")).parse(words)
+                for option in {*words} & {*reproduce.WRITES}:
+                    written = Path(words[words.index(option) + 1])
+                    if option != "--out":
+                        written.touch()
+                    elif not written.exists() and "-sets" not in str(written):         # Code -> Math is of two stages
+                        shutil.copytree(talker()[0], written, copy_function=os.link)
+                    for score, fraction in [(s, f) for s in made.score for f in made.fraction] if "-sets" in str(written) else []:
+                        (written / f"{score}-{fraction:g}").mkdir(parents=True)
+                        (written / f"{score}-{fraction:g}" / "coordinates.safetensors").touch()
+
+
+def test_reproduce_leaves_out_what_is_done_and_a_command_that_fails_ends_its_own_seed_alone():
+    place = WORK / "reproduced"
+    place.mkdir()
+    count = "import pathlib, sys; p = pathlib.Path(sys.argv[-1]); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
+    (place / "write.py").write_text(count)
+    (place / "fail.py").write_text("raise SystemExit('no such luck')")
+
+    def one(seed):
+        """First."""
+        return f"write.py checkpoint-{seed} --json made-{seed}" if seed else "fail.py"
+
+    def two(seed):
+        """Second."""
+        return f"write.py --json made-{seed} --out more-{seed}"
+
+    with chdir(place), mock.patch.dict(reproduce.STAGES, {"one": one, "two": two}, clear=True), mock.patch.object(
+            reproduce, "__file__", str(place / "reproduce.py")):
+        for _ in range(2):
+            code, _, err = run(reproduce.main, "--seeds", 0, 1, 2, "--at-a-time", 2)
+            assert code == 2 and "fail.py" in err and "no such luck" in err and "Traceback" not in err, err
+            assert [Path(name).read_text() for name in ("made-1", "made-2", "more-1", "more-2")] == ["x"] * 4
+            assert not Path("made-0").exists() and not Path("more-0").exists()
+        seconds = json.loads(Path(reproduce.SECONDS).read_text())
+        assert len(seconds) == 4 and "write.py checkpoint-1 --json made-1" in seconds
+        Path("checkpoint-1").touch()
+        os.utime("checkpoint-1", (1e10, 1e10))                      # newer than what was made of it
+        Path("more-2").unlink()
+        assert run(reproduce.main, "--seeds", 1, 2)[0] == 0
+        assert [Path(name).read_text() for name in ("made-1", "made-2", "more-2")] == ["xx", "x", "x"]
+        code, out, _ = run(reproduce.main, "--seeds", 1, "--only", "two", "--list")
+        assert code == 0 and out == "python write.py --json made-1 --out more-1\n"
+    shutil.rmtree(place)
