@@ -10,6 +10,7 @@ from contextlib import chdir
 from pathlib import Path
 from unittest import mock
 
+import model as models
 import reproduce
 import train_grpo
 from shared import ROOT, WORK, run, talker
@@ -28,7 +29,13 @@ def test_every_command_of_reproduce_is_one_that_its_script_accepts_once_the_ones
                     if option != "--out":
                         written.touch()
                     elif not written.exists() and "-sets" not in str(written):         # Code -> Math is of two stages
-                        shutil.copytree(talker()[0], written, copy_function=os.link)
+                        start = getattr(made, "init", "checkpoints/base")
+                        before, domain = models.read_run(start), getattr(made, "domain", None)
+                        record = {"parent": start, "lineage": [*before.get("lineage", []), start], "domain": domain,
+                                  "recipe": [*before.get("recipe", ["base"]), f"{domain} 100"]}
+                        for made_here in [written, written / "step-00001"][:1 + (getattr(made, "keep_every", 0) > 0)]:
+                            shutil.copytree(talker()[0], made_here, copy_function=os.link, ignore=lambda *_: ["run.json"])
+                            models.write_json(made_here / "run.json", record)
                     for score, fraction in [(s, f) for s in made.score for f in made.fraction] if "-sets" in str(written) else []:
                         (written / f"{score}-{fraction:g}").mkdir(parents=True)
                         (written / f"{score}-{fraction:g}" / "coordinates.safetensors").touch()
