@@ -38,6 +38,12 @@ def named(seed):
     return s, f"train_grpo.py --seed {seed} --resume", f"refresh.py {s}-code-math-qa-cw --seed {seed} --resume"
 
 
+def evaluated(stage, seed, names, how=""):
+    """The command that scores checkpoints, those of a seed by the end of their name, for the tables."""
+    places = " ".join(f"checkpoints/s{seed}-{name}" for name in names)
+    return f"evaluate.py {places} {how} --json results/{stage}-s{seed}.json"
+
+
 # ---- the stages ----------------------------------------------------------------------------------------------------
 
 def story(seed):
@@ -63,16 +69,16 @@ def matrix(seed):
     """The interference matrix: each expert, trained on by each of the other domains."""
     s, go, _ = named(seed)
     return "\n".join([*(f"{go} --domain {b} --init {s}-{a} --out {s}-{a}-{b}" for a, b in PAIRS),
-                      f"evaluate.py {' '.join(f'{s}-{a}-{b}' for a, b in PAIRS)} --json results/matrix-s{seed}.json"])
+                      evaluated("matrix", seed, [f"{a}-{b}" for a, b in PAIRS])])
 
 
 def claims(seed):
     """Edits, routes, gradients, damage and its directions, and the path of the refresh; then damage by learning rate."""
     s, go, _ = named(seed)
-    rates = ("1e-5", "2e-5", "1e-4", "2e-4")
+    pairs, rates = " ".join(f"{s}-{a}-{b}" for a, b in PAIRS), ("1e-5", "2e-5", "1e-4", "2e-4")
     return "\n".join([
-        f"analyze.py --base checkpoints/base {s}-math {s}-code {s}-qa {s}-cw --later {' '.join(f'{s}-{a}-{b}' for a, b in PAIRS)}"
-        f" --refresh {s}-refreshed --json results/analysis-s{seed}.json",
+        f"analyze.py --base checkpoints/base {s}-math {s}-code {s}-qa {s}-cw --later {pairs} --refresh {s}-refreshed"
+        f" --json results/analysis-s{seed}.json",
         *(f"{go} --domain qa --init {s}-math --lr {rate} --out {s}-rate-{rate}" for rate in rates),
         f"analyze.py --base checkpoints/base {s}-math --later {' '.join(f'{s}-rate-{rate}' for rate in rates)} {s}-math-qa"
         f" --json results/rates-s{seed}.json"])
@@ -99,28 +105,30 @@ def methods(seed):
     """The usual baselines: prevention while QA and cw are trained, other remedies, and merges of the experts."""
     s, go, re = named(seed)
     fisher, four = f"{s}.fisher", f"{s}-math {s}-code {s}-qa {s}-cw --base checkpoints/base"
-    held = {"kl": "--beta 1", "l2": "--l2 1", "ewc": f"--ewc {fisher} --ewc-weight 1000", "replay": "--mix math:0.25"}
+    held = {"kl": "--beta 1", "l2": "--l2 1", "ewc": f"--ewc {fisher} --ewc-weight 1000", "replay": "--mix math:0.25",
+            "guard": f"--guard math={s}-code-math"}
     prevention = [f"""
         {go} --domain qa --init {s}-code-math {how} --out {s}-{name}-qa
         {go} --domain cw --init {s}-{name}-qa {how} --out {s}-{name}""" for name, how in held.items()]
     merges = ("interpolated", "negated", "mean", "arithmetic", "dare", "ties", "ram")
-    new = [*(f"{name}{end}" for name in held for end in ("-qa", "")), "rolled", "refresh-code", *merges]
+    new = [*(f"{name}{end}" for name in held for end in ("-qa", "")), "rolled", "refresh-code", "distilled", *merges]
     return f"""
         rollback.py --anchor {s}-code-math --domain math --save-fisher {fisher}
         {"".join(prevention)}
         rollback.py --anchor {s}-code-math --damaged {s}-code-math-qa-cw --domain math --score gradient --fraction 0.05 \
             --eval-prompts 0 --overwrite --out {s}-rolled
         {re} --domain code --steps 10 --out {s}-refresh-code
+        {re} --domain math --steps 10 --teacher {s}-code-math --out {s}-distilled
         merge.py interpolate {s}-code-math {s}-code-math-qa-cw --weight 0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1 \
             --overwrite --out {s}-interpolated
-        merge.py negate {s}-qa {s}-cw --base checkpoints/base --damaged {s}-code-math-qa-cw --weight 0 0.1 0.2 0.3 0.5 0.7 1 \
-            --overwrite --out {s}-negated
+        merge.py negate {s}-qa {s}-cw --base checkpoints/base --damaged {s}-code-math-qa-cw \
+            --weight 0 0.1 0.2 0.3 0.5 0.7 1 --overwrite --out {s}-negated
         merge.py mean {s}-math {s}-code {s}-qa {s}-cw --overwrite --out {s}-mean
         merge.py arithmetic {four} --weight 0.25 0.4 0.55 0.7 0.85 1 --overwrite --out {s}-arithmetic
         merge.py dare {four} --weight 0.25 0.4 0.55 0.7 0.85 1 --overwrite --out {s}-dare
         merge.py ties {four} --weight 0.5 1 1.5 2 2.5 3 --overwrite --out {s}-ties
         merge.py ram {four} --weight 1 1.5 2 2.5 3 4 --overwrite --out {s}-ram
-        evaluate.py {" ".join(f"{s}-{name}" for name in new)} --json results/methods-s{seed}.json"""
+        {evaluated("methods", seed, new)}"""
 
 
 def losses(seed):
@@ -129,10 +137,36 @@ def losses(seed):
     names = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "drpo")
     return "\n".join([*(f"{go} --domain qa --init {s}-code-math --inner-updates 4 --loss {name} --out {s}-loss-{name}"
                         for name in names),
-                      f"evaluate.py {' '.join(f'{s}-loss-{name}' for name in names)} --json results/losses-s{seed}.json"])
+                      evaluated("losses", seed, [f"loss-{name}" for name in names])])
 
 
-STAGES = {stage.__name__: stage for stage in (story, matrix, claims, rollback, methods, losses)}
+def delay(seed):
+    """Re-Math after 25 to 400 steps of QA: how many steps does it take?"""
+    s, go, _ = named(seed)
+    again = f"--domain math --seed {seed} --resume --steps 30 --keep-every 2"
+    lines, kept = [f"{go} --domain qa --init {s}-code-math --steps 400 --keep-every 25 --out {s}-delay"], ["code-math"]
+    for k in (25, 50, 100, 200, 400):
+        start = f"delay/step-{k:05}"
+        lines.append(f"refresh.py {s}-{start} {again} --out {s}-delay-{k}")
+        kept += [start, *(f"delay-{k}/step-{step:05}" for step in range(2, 31, 2))]
+    return "\n".join([*lines, evaluated("delay", seed, kept, "--domains math")])
+
+
+def orders(seed):
+    """The orders of the four domains that the matrix of pairs, of all seeds, predicts to be the best and the worst."""
+    s, go, _ = named(seed)
+    pairs = sorted(str(path) for kind in ("story", "matrix") for path in Path("results").glob(f"{kind}-s?.json"))
+    if not pairs:
+        return ""
+    parts = ["-".join(order[:i]) for order in extremes(pairs) for i in (2, 3, 4)]       # math-qa, math-qa-cw, ...
+    lines = []
+    for part in parts:
+        before, _, domain = part.rpartition("-")
+        lines.append(f"{go} --domain {domain} --init {s}-{before} --out {s}-{part}")
+    return "\n".join([*lines, evaluated("orders", seed, parts)])
+
+
+STAGES = {stage.__name__: stage for stage in (story, matrix, claims, rollback, methods, losses, delay, orders)}
 
 
 # ---- running them --------------------------------------------------------------------------------------------------
@@ -143,8 +177,8 @@ def parse(argv=None):
     made.add_argument("--seeds", nargs="+", type=at_least(0), default=[0, 1, 2, 3, 4], help="default 0 1 2 3 4")
     made.add_argument("--only", nargs="+", choices=STAGES, default=[*STAGES], help="; ".join(
         f"{name}: {stage.__doc__.rstrip('.')}" for name, stage in STAGES.items()))
-    made.add_argument("--at-a-time", type=at_least(1), default=os.cpu_count(), help="processes, of one thread each (default: "
-                      "a process for each core)")
+    made.add_argument("--at-a-time", type=at_least(1), default=os.cpu_count(), help="processes, of one thread each "
+                      "(default: a process for each core)")
     made.add_argument("--list", action="store_true", help="print the commands, and run nothing")
     args = made.parse_args(argv)
     if len({*args.seeds}) < len(args.seeds):
@@ -155,6 +189,8 @@ def parse(argv=None):
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
 
 from tqdm import tqdm
+
+from reports.sequences import extremes
 
 
 def commands(stage, seed):
@@ -185,7 +221,9 @@ def run_stage(stage, seed, before, bar, seconds):
     """
     if before:
         before.result()
-    for words in commands(stage, seed):
+    if not (found := commands(stage, seed)):
+        raise UserError(f"{stage}: run the stages before it first: it depends on what they find")
+    for words in found:
         if is_done(words, seconds):
             continue
         command, began, planned = shlex.join(words), time.monotonic(), expected(shlex.join(words), seconds)
@@ -200,11 +238,11 @@ def run_stage(stage, seed, before, bar, seconds):
 
 
 def main(args=None):
-    """Run the stages, or with --list print their commands; UserError, when the other seeds are through, if one has failed."""
+    """Run the stages, or print their commands. UserError if a command fails, when the other seeds are through."""
     args = args or parse()
     if args.list:
-        print(*(f"python {shlex.join(words)}" for stage in args.only for seed in args.seeds for words in commands(stage, seed)),
-              sep="\n")
+        for stage in args.only:
+            print(*(f"python {shlex.join(words)}" for seed in args.seeds for words in commands(stage, seed)), sep="\n")
         return
     os.chdir(Path(__file__).parent)                 # where checkpoints/ and results/ are
     Path(SECONDS).parent.mkdir(exist_ok=True)

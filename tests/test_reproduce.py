@@ -3,6 +3,7 @@
 Run by test_all.py.
 """
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,8 @@ def test_every_command_of_reproduce_is_one_that_its_script_accepts_once_the_ones
     place = WORK / "commands"
     (place / "results").mkdir(parents=True)
     shutil.copytree(ROOT / "checkpoints" / "base", place / "checkpoints" / "base")
-    with chdir(place), mock.patch.object(train_grpo, "BASE", "checkpoints/base"):
+    with chdir(place), mock.patch.object(train_grpo, "BASE", "checkpoints/base"), mock.patch.object(
+            reproduce, "extremes", lambda files: (("qa", "math", "code", "cw"), ("math", "cw", "qa", "code"))):
         for stage in reproduce.STAGES:
             for script, *words in reproduce.commands(stage, 3):
                 made = importlib.import_module(script.removesuffix(".py")).parse(words)
@@ -33,12 +35,15 @@ def test_every_command_of_reproduce_is_one_that_its_script_accepts_once_the_ones
                         before, domain = models.read_run(start), getattr(made, "domain", None)
                         record = {"parent": start, "lineage": [*before.get("lineage", []), start], "domain": domain,
                                   "recipe": [*before.get("recipe", ["base"]), f"{domain} 100"]}
-                        for made_here in [written, written / "step-00001"][:1 + (getattr(made, "keep_every", 0) > 0)]:
+                        every = getattr(made, "keep_every", 0)
+                        steps = range(every, made.steps + 1, every) if every else ()
+                        for made_here in [written, *(written / f"step-{step:05}" for step in steps)]:
                             shutil.copytree(talker()[0], made_here, copy_function=os.link, ignore=lambda *_: ["run.json"])
                             models.write_json(made_here / "run.json", record)
-                    for score, fraction in [(s, f) for s in made.score for f in made.fraction] if "-sets" in str(written) else []:
-                        (written / f"{score}-{fraction:g}").mkdir(parents=True)
-                        (written / f"{score}-{fraction:g}" / "coordinates.safetensors").touch()
+                    if "-sets" in str(written):
+                        for score, fraction in itertools.product(made.score, made.fraction):
+                            (written / f"{score}-{fraction:g}").mkdir(parents=True)
+                            (written / f"{score}-{fraction:g}" / "coordinates.safetensors").touch()
 
 
 def test_reproduce_leaves_out_what_is_done_and_a_command_that_fails_ends_its_own_seed_alone():
