@@ -5,10 +5,10 @@
     python reproduce.py --only story --list              # only print the commands, to run or change by hand
     python report.py results/story-s?.json               # the tables of what is there
 
-A stage of STAGES is a function from a seed to commands, one a line. Checkpoints go to checkpoints/, and the numbers to
-results/, small JSON files that are kept in git. Like make, a command is left out where what it writes is whole, and newer
-than what it reads. All runs start from checkpoints/base. Settings are those of the scripts, or were chosen on the seeds 100
-to 103, and none on the seeds 0 to 4.
+A stage of STAGES is a function from a seed to commands, one a line, which write into checkpoints/. What the tables read of
+their JSON files, all but the scores of single prompts, is copied to results/, which is kept in git. Like make, a command is
+left out where it has ended well, and what it wrote is newer than what it reads. All runs start from checkpoints/base.
+Settings are those of the scripts, or were chosen on the seeds 100 to 103, and none on the seeds 0 to 4.
 """
 import json
 import os
@@ -41,7 +41,7 @@ def named(seed):
 def evaluated(stage, seed, names, how=""):
     """The command that scores checkpoints, those of a seed by the end of their name, for the tables."""
     places = " ".join(f"checkpoints/s{seed}-{name}" for name in names)
-    return f"evaluate.py {places} {how} --json results/{stage}-s{seed}.json"
+    return f"evaluate.py {places} {how} --json checkpoints/{stage}-s{seed}.json"
 
 
 # ---- the stages ----------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def story(seed):
         {re} --domains math,code --steps 20 --out {s}-alternating
         {go} --domain code,math,qa,cw --steps 410 --out {s}-mixed
         evaluate.py checkpoints/base {s}-code {s}-math {s}-qa {s}-cw {s}-code-math {s}-code-math-qa {s}-code-math-qa-cw \
-            {s}-refreshed {s}-more-cw {s}-alternating {s}-mixed --json results/story-s{seed}.json"""
+            {s}-refreshed {s}-more-cw {s}-alternating {s}-mixed --json checkpoints/story-s{seed}.json"""
 
 
 def matrix(seed):
@@ -78,10 +78,10 @@ def claims(seed):
     pairs, rates = " ".join(f"{s}-{a}-{b}" for a, b in PAIRS), ("1e-5", "2e-5", "1e-4", "2e-4")
     return "\n".join([
         f"analyze.py --base checkpoints/base {s}-math {s}-code {s}-qa {s}-cw --later {pairs} --refresh {s}-refreshed"
-        f" --json results/analysis-s{seed}.json",
+        f" --json checkpoints/analysis-s{seed}.json",
         *(f"{go} --domain qa --init {s}-math --lr {rate} --out {s}-rate-{rate}" for rate in rates),
         f"analyze.py --base checkpoints/base {s}-math --later {' '.join(f'{s}-rate-{rate}' for rate in rates)} {s}-math-qa"
-        f" --json results/rates-s{seed}.json"])
+        f" --json checkpoints/rates-s{seed}.json"])
 
 
 def rollback(seed):
@@ -98,7 +98,7 @@ def rollback(seed):
         {roll} --score fisher gradient random --fraction 0.05 0.2 --eval-prompts 0 --overwrite --out {s}-sets
         {"".join(protected)}
         {roll} --score fisher fisher+route fisher+sign gradient curvature --fraction 0.001 0.01 0.05 0.2 \
-            --beside refresh={s}-refreshed {beside} --json results/rollback-s{seed}.json"""
+            --beside refresh={s}-refreshed {beside} --json checkpoints/rollback-s{seed}.json"""
 
 
 def methods(seed):
@@ -214,6 +214,15 @@ def expected(command, seconds):
     return statistics.median(alike or list(seconds.values()) or [30])
 
 
+def publish(path):
+    """Copy a JSON file of a script to results/, without the scores of single prompts, which no table over seeds reads."""
+    def short(value):
+        if isinstance(value, dict):
+            return {key: {} if key == "prompt_scores" else short(some) for key, some in value.items()}
+        return [short(some) for some in value] if isinstance(value, list) else value
+    write_json(Path("results", path.name), short(json.loads(path.read_text())))
+
+
 def run_stage(stage, seed, before, bar, seconds):
     """Run what is left of a stage for one seed, after the future `before` or None. UserError if a command fails.
 
@@ -232,6 +241,8 @@ def run_stage(stage, seed, before, bar, seconds):
         if ran.returncode:
             raise UserError(f"python {command}\nended with {ran.returncode}: {ran.stderr.strip()[-2000:]}")
         seconds[command] = round(time.monotonic() - began, 1)
+        if "--json" in words:
+            publish(Path(words[words.index("--json") + 1]))
         with LOCK:
             write_json(SECONDS, dict(sorted(seconds.items())))
         bar.update(planned)

@@ -49,8 +49,11 @@ def test_every_command_of_reproduce_is_one_that_its_script_accepts_once_the_ones
 def test_reproduce_leaves_out_what_is_done_and_a_command_that_fails_ends_its_own_seed_alone():
     place = WORK / "reproduced"
     place.mkdir()
-    count = "import pathlib, sys; p = pathlib.Path(sys.argv[-1]); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
-    (place / "write.py").write_text(count)
+    (place / "write.py").write_text(
+        "import json, pathlib, sys\npath = pathlib.Path(sys.argv[-1])\n"
+        "times = json.loads(path.read_text())['times'] + 1 if path.exists() else 1\n"
+        "path.write_text(json.dumps({'times': times, 'a': [{'prompt_scores': {'x': 1}, 'score': 2}]}))\n")
+    times = lambda *names: [json.loads(Path(name).read_text())["times"] for name in names]
     (place / "fail.py").write_text("raise SystemExit('no such luck')")
 
     def one(seed):
@@ -66,7 +69,7 @@ def test_reproduce_leaves_out_what_is_done_and_a_command_that_fails_ends_its_own
         for _ in range(2):
             code, _, err = run(reproduce.main, "--seeds", 0, 1, 2, "--at-a-time", 2)
             assert code == 2 and "fail.py" in err and "no such luck" in err and "Traceback" not in err, err
-            assert [Path(name).read_text() for name in ("made-1", "made-2", "more-1", "more-2")] == ["x"] * 4
+            assert times("made-1", "made-2", "more-1", "more-2") == [1, 1, 1, 1]
             assert not Path("made-0").exists() and not Path("more-0").exists()
         seconds = json.loads(Path(reproduce.SECONDS).read_text())
         assert len(seconds) == 4 and "write.py checkpoint-1 --json made-1" in seconds
@@ -74,7 +77,8 @@ def test_reproduce_leaves_out_what_is_done_and_a_command_that_fails_ends_its_own
         os.utime("checkpoint-1", (1e10, 1e10))                      # newer than what was made of it
         Path("more-2").unlink()
         assert run(reproduce.main, "--seeds", 1, 2)[0] == 0
-        assert [Path(name).read_text() for name in ("made-1", "made-2", "more-2")] == ["xx", "x", "x"]
+        assert times("made-1", "results/made-1", "made-2", "more-2") == [2, 2, 1, 1]
+        assert json.loads(Path("results/made-1").read_text())["a"] == [{"prompt_scores": {}, "score": 2}]
         code, out, _ = run(reproduce.main, "--seeds", 1, "--only", "two", "--list")
         assert code == 0 and out == "python write.py --json made-1 --out more-1\n"
     shutil.rmtree(place)
