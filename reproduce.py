@@ -111,7 +111,8 @@ def methods(seed):
         {go} --domain qa --init {s}-code-math {how} --out {s}-{name}-qa
         {go} --domain cw --init {s}-{name}-qa {how} --out {s}-{name}""" for name, how in held.items()]
     merges = ("interpolated", "negated", "mean", "arithmetic", "dare", "ties", "ram")
-    new = [*(f"{name}{end}" for name in held for end in ("-qa", "")), "rolled", "refresh-code", "distilled", *merges]
+    new = [*(f"{name}{end}" for name in held for end in ("-qa", "")), "rolled", "refresh-code", "distilled", *merges,
+           "kept-gradient-0.05-qa", "kept-gradient-0.05"]               # of the stage before: protected
     return f"""
         rollback.py --anchor {s}-code-math --domain math --save-fisher {fisher}
         {"".join(prevention)}
