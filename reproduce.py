@@ -144,12 +144,12 @@ def losses(seed):
 def delay(seed):
     """Re-Math after 25 to 400 steps of QA: how many steps does it take?"""
     s, go, _ = named(seed)
-    again = f"--domain math --seed {seed} --resume --steps 30 --keep-every 2"
+    again = f"--domain math --seed {seed} --resume --steps 15 --keep-every 1"
     lines, kept = [f"{go} --domain qa --init {s}-code-math --steps 400 --keep-every 25 --out {s}-delay"], ["code-math"]
     for k in (25, 50, 100, 200, 400):
         start = f"delay/step-{k:05}"
         lines.append(f"refresh.py {s}-{start} {again} --out {s}-delay-{k}")
-        kept += [start, *(f"delay-{k}/step-{step:05}" for step in range(2, 31, 2))]
+        kept += [start, *(f"delay-{k}/step-{step:05}" for step in range(1, 16))]
     return "\n".join([*lines, evaluated("delay", seed, kept, "--domains math")])
 
 
