@@ -27,6 +27,7 @@ if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import cmath
+import contextlib
 import functools
 import math
 import random
@@ -290,28 +291,35 @@ def renamed(node, old, new):
     return type(node)(renamed(part, old, new) for part in node) if isinstance(node, (tuple, list)) else node
 
 
+def either_sign(plus, minus=None):
+    r"""The tree of what has a \pm, of those for its two signs: of a list or a set, an item that differs comes twice."""
+    if minus in (None, plus):
+        return plus
+    if plus[0] == minus[0] and plus[0] in ("list", "set"):
+        return (plus[0], [item for pair in zip(plus[1], minus[1]) for item in pair[:1 + (pair[0] != pair[1])]])
+    return ("list", [plus, minus])
+
+
 class Parser:
     r"""Recursive descent: a method per rule of the grammar, which is its docstring.
 
-    It reads the tokens from self.at on as far as its rule goes, leaves self.at behind them and returns a node (items:
+    It reads the tokens from self.at on as far as its rule goes, leaves self.at behind them and returns a node (several:
     a list of nodes; words, take and need: a text). NotMath where the tokens do not fit, or nest too deep.
     """
 
-    def __init__(self, toks):
+    def __init__(self, toks, plus="+"):
         self.toks, self.at, self.depth, self.fuel = [*toks, ("end", "")], 0, 0, 3 * MAX_TOKENS // 2
-        self.sign, self.two_signs = 1, False  # the present meaning of \pm, and whether this item has a \pm
+        self.plus = plus                      # what \pm means, and \mp not
         self.in_bars = False                  # whether | closes
         self.degree = ("var", "°")            # what the sign multiplies by
         self.integers = []                    # names
 
     def parse(self):
-        r"""items (";" items)*, all tokens: the only item, or a list; of lists if all are relations: x=1, y=2; x=2, y=1.
+        r"""item (("," | ";") item)*: the only item, or a list; of lists if all are relations: x=1, y=2; x=2, y=1.
 
         The k of an item k \in \mathbb{Z} behind others goes to self.integers. NotMath if any token is left.
         """
-        groups = [self.items(",")]
-        while self.take(";"):
-            groups.append(self.items(","))
+        groups = self.several(lambda: self.several(self.item, ","), ";")
         if self.at < len(self.toks) - 1:
             raise NotMath("junk after the answer")
         items = sum(groups, [])
@@ -335,11 +343,16 @@ class Parser:
             raise NotMath(f"token {self.at}")
         return text
 
-    def chain(self, rule, mark, *kind):
-        """rule (mark rule)*: one node (*kind, parts) where there are several."""
+    def several(self, rule, *marks):
+        """rule (mark rule)*: a list of nodes."""
         parts = [rule()]
-        while self.take(mark):
+        while self.take(*marks):
             parts.append(rule())
+        return parts
+
+    def chain(self, rule, mark, *kind):
+        """The same as one node, (*kind, nodes) where there are several."""
+        parts = self.several(rule, mark)
         return parts[0] if len(parts) == 1 else (*kind, parts)
 
     def deeper(self, rule):
@@ -350,20 +363,6 @@ class Parser:
         node = rule()
         self.depth -= 1
         return node
-
-    def items(self, *marks, both_signs=True):
-        r"""item (mark item)*, a list of nodes. both_signs: one with \pm comes twice, else what is around it does."""
-        out, sign = [], self.sign
-        while not out or self.take(*marks):
-            start, outer, self.two_signs = self.at, self.two_signs, False
-            self.sign = 1 if both_signs else sign
-            out.append(self.item())
-            if self.two_signs and both_signs:
-                self.at, self.sign = start, -1
-                out.append(self.item())
-            self.two_signs = outer or (self.two_signs and not both_signs)
-        self.sign = sign
-        return out
 
     def item(self):
         """"≈"? quantity (relation quantity)*, where FLIP has the relations: a rel node, or the only quantity."""
@@ -417,8 +416,7 @@ class Parser:
         terms = []
         while (sign := self.take("+", "-", "\\pm", "\\mp")) or not terms:
             if sign in ("\\pm", "\\mp"):
-                self.two_signs = True
-                sign = "+" if (sign == "\\pm") == (self.sign == 1) else "-"
+                sign = "+" if (sign == "\\pm") == (self.plus == "+") else "-"
             if sign and self.take("-"):                     # 14 + -i
                 sign = "+" if sign == "-" else "-"
             node = self.term()
@@ -490,11 +488,11 @@ class Parser:
         raise NotMath(f"token {self.at}")
 
     def brackets(self, opening):
-        r"""items and their closing bracket, `opening` being read: [0, 1) is a seq, \{1, 2\} a set, (x) the node x."""
+        r"""item (("," | ";") item)* and the bracket that closes `opening`: [0, 1) is a seq, \{1, 2\} a set, (x) is x."""
         if opening == "\\{" and self.take("\\}"):
             return ("set", [])
         outer, self.in_bars = self.in_bars, False
-        items = self.items(",", ";", both_signs=opening == "\\{")
+        items = self.several(self.item, ",", ";")
         self.in_bars = outer
         pair = opening + self.need(*{"\\{": ["\\}"], "{": ["}"]}.get(opening, [")", "]"]))
         if pair == "\\{\\}":
@@ -632,7 +630,7 @@ def same_value(a, b, fuel, factor=None):
 
     factor: "=" asks for agreement up to a constant factor, ">" and "≥" up to a positive one.
     """
-    parts = nodes(a) + nodes(b)
+    parts = nodes((a, b))
     names = sorted({part[1] for part in parts if part[0] == "var"})
     free = [name for name in names if name[0] != "°"]
     if len(free) > len(POINTS[0]) or (factor and not free):
@@ -692,64 +690,62 @@ def unordered(xs, ys, match):
 ORDER = {"<": (-1,), "≤": (-1, 0), ">": (1,), "≥": (0, 1), "≠": (-1, 1), "=": (0,)}
 
 
-def region(node, fuel):
-    """The set of reals that an interval, set, relation, union or difference is: (names, ends, inside), or ValueError.
+def region(node, xs, fuel):
+    """Of each number in xs, whether it is in the set of reals that an interval, set, relation, union or difference is.
 
-    names: its variable, if any; ends: numbers between which nothing changes; inside(x): is x in it?
+    ArithmeticError, ValueError or KeyError for another tree. A relation says where x or |x| lies beside constants. Of a list,
+    x < 2, x > 3 is either; x > 2, x < 3, whose union is everything, is both.
     """
     kind, arg, more = (*node, None)[:3]
-    at = lambda node: real(value(node, {"\\infty": math.inf}))
+    constant = lambda node: real(value(node, {"\\infty": math.inf}))
 
     def order(x, y):
         spend(fuel, 1)
         return 0 if x == y or math.isfinite(x) and math.isfinite(y) and close(x, y) else 1 if x > y else -1
 
+    def side(node):
+        if node[0] == "var" and node[1] != "\\infty":
+            return xs
+        return list(map(abs, xs)) if node[:2] == ("fn", "abs") and node[2][0] == "var" else [constant(node)] * len(xs)
+
     if node == ("var", "\\mathbbR"):
-        return set(), [], lambda x: True
+        return [True] * len(xs)
     if kind == "set":
-        return region(("union", [("rel", [("var", "#"), part], ["="]) for part in arg]), fuel)
-    if kind == "seq" and arg[0] in "([" and len(more) == 2 and at(more[0]) < at(more[1]):
-        return region(("rel", [more[0], ("var", "#"), more[1]], ["<≤"[arg[0] == "["], "<≤"[arg[1] == "]"]]), fuel)
+        ends = [constant(part) for part in arg]
+        return [any([order(x, end) == 0 for end in ends]) for x in xs]
     if kind in ("union", "minus", "list"):
-        names, ends, inside = zip(*(region(part, fuel) for part in arg))
-        names, ends, keep = set().union(*names), sum(ends, []), any
+        found = list(zip(*(region(part, xs, fuel) for part in arg)))
         if kind == "minus":
-            keep = lambda found: found[0] and not any(found[1:])
-        elif kind == "list" and all(any(is_in(x) for is_in in inside) for x in samples(ends)):
-            keep = all                                      # x < 2, x > 3 is either; x > 2, x < 3 is both
-        if len(names) < 2:
-            return names, ends, lambda x: keep([is_in(x) for is_in in inside])
-    if kind == "rel" and set(more) <= ORDER.keys() | {"∈"}:
-        names, ends, sides = set(), [], []                  # a side is x, |x|, a number or, behind ∈, a region
-        for mark, side in zip(["", *more], arg):
-            inner = side[2] if side[:2] == ("fn", "abs") else side
-            if mark == "∈":
-                found, its_ends, side = region(side, fuel)
-                names, ends, sides = names | found, ends + its_ends, [*sides, side]
-            elif inner[0] == "var" and inner[1] != "\\infty":
-                names.add(inner[1])
-                sides.append(abs if inner is not side else lambda x: x)
-            else:
-                ends += [at(side), -at(side)]
-                sides.append(lambda x, y=at(side): y)
-        if len(names) == 1:
-            return names - {"#"}, ends, lambda x: all(
-                right(left(x)) if mark == "∈" else order(left(x), right(x)) in ORDER[mark]
-                for left, mark, right in zip(sides, more, sides[1:]))
-    raise ValueError("no region")
+            return [first and not any(others) for first, *others in found]
+        return list(map(all if kind == "list" and all(map(any, found)) else any, found))
+    if kind == "seq" and arg[0] in "([" and len(more) == 2 and constant(more[0]) < constant(more[1]):
+        kind, arg, more = "rel", [more[0], ("var", "x"), more[1]], ["<≤"[arg[0] == "["], "<≤"[arg[1] == "]"]]
+    if kind != "rel" or not set(more) <= ORDER.keys() | {"∈"} or not variables((kind, arg)):
+        raise ValueError("no region")
+    true, left = [True] * len(xs), side(arg[0])
+    for mark, node in zip(more, arg[1:]):
+        right = region(node, left, fuel) if mark == "∈" else side(node)
+        true = [each and (y if mark == "∈" else order(x, y) in ORDER[mark]) for each, x, y in zip(true, left, right)]
+        left = right
+    return true
 
 
-def samples(ends):
-    """The ends, and a number in each part of the line that they make."""
-    ends = sorted({0, *filter(math.isfinite, ends)})
-    return [ends[0] - 1, *ends, ends[-1] + 1, *((x + y) / 2 for x, y in zip(ends, ends[1:]))]
+def variables(*trees):
+    """The names in some trees that may stand for a real number."""
+    return {part[1] for part in nodes(trees) if part[0] == "var"} - {"\\infty", "\\mathbbR"}
 
 
 def same_region(a, b, fuel):
     """Do two trees hold of the same reals? None if one of them is no region."""
+    ends = {0}
+    for part in nodes((a, b)):
+        with contextlib.suppress(ArithmeticError, ValueError, KeyError):
+            end = real(value(part, {}))
+            ends |= {end, -end} if math.isfinite(end) else set()
     try:
-        (names, ends, inside), (others, more, also_inside) = region(a, fuel), region(b, fuel)
-        return len(names | others) < 2 and all(inside(x) == also_inside(x) for x in samples(ends + more))
+        ends = sorted(ends)
+        xs = [ends[0] - 1, *ends, ends[-1] + 1, *((x + y) / 2 for x, y in zip(ends, ends[1:]))]    # and the parts between them
+        return None if len(variables(a, b)) > 1 else region(a, xs, fuel) == region(b, xs, fuel)
     except (ArithmeticError, ValueError, KeyError):
         return None
 
@@ -836,12 +832,12 @@ def read(text):
             letter = bare[0][1]
         elif bare[1] == ("op", ")") and bare[2][1] not in ("(", "^", "*", "/", "+", "=", ",", ";", ":", "!"):
             letter, rest = bare[0][1], bare[2:]
-    parser = Parser(rest)
+    parsers = [Parser(rest, plus) for plus in ("+-" if {("op", "\\pm"), ("op", "\\mp")} & {*rest} else "+")]
     try:
-        tree = parser.parse() if len(rest) <= MAX_TOKENS else None
+        tree = either_sign(*(parser.parse() for parser in parsers)) if len(rest) <= MAX_TOKENS else None
     except NotMath:
         tree = None
-    return spelling(toks), letter, tree, parser.integers
+    return spelling(toks), letter, tree, parsers[0].integers
 
 
 def equivalent(*, gold, answer):

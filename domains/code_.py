@@ -173,24 +173,22 @@ def row(record):
     prompt += "".join(f"\n\n{side.capitalize()}: {text}" for side in ("input", "output")
                       if (text := record.get(f"{side}_format")) and text not in prompt)
     head = next((text for text in (record.get("head"), prompt) if tree(text) and DEFINES.search(text)), "")
-    setup, tests = [*opened(record.get("imports") or [], one=False), record.get("setup")], []
+    setup, code, scripts = [*opened(record.get("imports") or [], one=False), record.get("setup")], [], []
     for case in [*cases(record["tests"]), *cases(unzipped(record.get("hidden"))), *cases(record.get("generated"))]:
         if isinstance(case, str):
             checks = re.search(r"^def check\(", case, re.MULTILINE)
             called = re.search(r"^check\(", case, re.MULTILINE) or not name
-            tests.append("\n".join(filter(None, [checks and helpers(head, name), *setup, case.strip(),
-                                                 checks and not called and f"check({name})"])))
+            code.append("\n".join(filter(None, [checks and helpers(head, name), *setup, case.strip(),
+                                                checks and not called and f"check({name})"])))
         elif (called := case["name"] or name) and not str(case["kind"]).startswith("stdin"):
             name = called
-            tests.append(call(name, case["input"], case["output"]))
+            code.append(call(name, case["input"], case["output"]))
         else:
-            tests.append({"stdin": as_text(case["input"]), "stdout": as_text(case["output"])})
-    if not tests:
+            scripts.append({"stdin": as_text(case["input"]), "stdout": as_text(case["output"])})
+    if not code + scripts:
         raise ValueError("it has no tests")
-    code = [test for test in tests if isinstance(test, str)]
     if not code:
-        return {"prompt": prompt, "tests": tests, "head": IMPORTS}
-    tests = [test for test in tests if not isinstance(test, str)]
+        return {"prompt": prompt, "tests": scripts, "head": IMPORTS}
     if "_same(" in code[0]:                         # one test, so that what it needs is read once
         code, head = ["\n".join(code)], head or IMPORTS
     if name and not re.fullmatch(r"[^\W\d]\w*(\(\)\.\w+)?", str(name)):
@@ -201,7 +199,7 @@ def row(record):
     prompt += signatures({one for one in names if not re.search(rf"\b(def|class) {one}\b", prompt)}, solution)
     for method in re.findall(r"\bSolution\(\)\.(\w+)", code[0])[:1]:
         prompt += f"\n\nThe class Solution has the method `{method}`." * (method not in prompt)
-    return {"prompt": prompt, "tests": code + tests, "entry_point": name, **known}
+    return {"prompt": prompt, "tests": code + scripts, "entry_point": name, **known}
 
 
 def kind(row):

@@ -8,36 +8,31 @@ if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import inspect as _inspect
-import itertools as _itertools
 import math as _math
 import re as _re
 import sys as _sys
 import types as _types
 
 
-def _same(got, want):
-    """Equality of a result and JSON: tuples are lists, keys may be texts of numbers, floats are right within 1e-6."""
-    if isinstance(want, list):
-        return isinstance(got, (list, tuple)) and len(got) == len(want) and all(map(_same, got, want))
+def _same(got, want, rel=1e-6, abs=1e-6, exact=True):
+    """Equality of a result and JSON: tuples are lists, keys may be texts of numbers, floats are right within a tolerance,
+    and so are other numbers if they need not be exact."""
+    if isinstance(want, (list, tuple)):
+        return isinstance(got, (list, tuple)) and len(got) == len(want) and all(
+            _same(*pair, rel, abs, exact) for pair in zip(got, want))
     if isinstance(want, dict) and isinstance(got, dict):
         got, want = ({str(key): value for key, value in side.items()} for side in (got, want))
-        return got.keys() == want.keys() and all(_same(got[key], want[key]) for key in want)
-    if isinstance(got, float) and type(want) in (int, float) or isinstance(want, float) and type(got) is int:
-        return got == want or _math.isclose(got, want, rel_tol=1e-6, abs_tol=1e-6)
-    return got == want
+        return got.keys() == want.keys() and all(_same(got[key], want[key], rel, abs, exact) for key in want)
+    floats = isinstance(got, float) and type(want) in (int, float) or isinstance(want, float) and type(got) is int
+    return got == want or (floats or not exact) and _math.isclose(got, want, rel_tol=rel, abs_tol=abs)
 
 
 class _Approx:
     """A number, or numbers in a list, tuple or dict, up to a tolerance: pytest.approx."""
     def __init__(self, want, rel=None, abs=None):
-        self.want, self.rel, self.abs = want, rel or 1e-6, 1e-12 if abs is None else abs
+        self.settings = want, rel or 1e-6, 1e-12 if abs is None else abs, False
     def __eq__(self, got):
-        near = lambda got, want: got == _Approx(want, self.rel, self.abs)
-        if isinstance(self.want, dict):
-            return got.keys() == self.want.keys() and all(near(got[key], self.want[key]) for key in got)
-        if isinstance(self.want, (list, tuple)):
-            return len(got) == len(self.want) and all(map(near, got, self.want))
-        return got == self.want or _math.isclose(got, self.want, rel_tol=self.rel, abs_tol=self.abs)
+        return _same(got, *self.settings)
 
 
 class _Raises:

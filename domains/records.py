@@ -2,7 +2,7 @@ r"""Published rows, before a domain reads them: the records of a file or of the 
 
     raw = read_source("rows.jsonl")                            # also .json, .parquet, .csv, or a name of a data set
     lookup(raw[0], ("answer", "reward_model", "ground_truth"))                  # ('reward_model.ground_truth', '42')
-    at(raw[0], "conversations.0.value")                        # what --fields question=conversations.0.value names
+    lookup(raw[0], ["conversations.0.value"])                  # what --fields question=conversations.0.value names
     text_of([{"role": "user", "content": "6*7?"}])             # '6*7?'
     answer_of('["\\frac{1}{2}"]')                              # '\\frac{1}{2}'
 
@@ -68,29 +68,21 @@ def bare(name):
 def lookup(record, names):
     """(its name there, value) of the first of some names under which a dict has anything, ("", None) if none has.
 
-    A dict that stands under a name is looked into for the same names, or for INNER where the name is OUTER.INNER.
+    A dict that stands under a name is looked into for the same names, or a dict or list for INNER where it is OUTER.INNER.
     """
     columns = {bare(column): column for column in record}
-    for outer, _, inner in (bare(name).partition(".") for name in names):
-        if outer in columns:
-            value, inside = record[columns[outer]], opened(record[columns[outer]])
-            if isinstance(inside, dict) and not messages(inside) and (found := lookup(inside, [inner] if inner else names))[0]:
-                return f"{columns[outer]}.{found[0]}", found[1]
+    for name in names:
+        outer, _, inner = (name, "", "") if bare(name) in columns else name.partition(".")
+        if (column := columns.get(bare(outer))) is not None:
+            value, inside = record[column], opened(record[column], one=not inner.partition(".")[0].isdecimal())
+            if inner and isinstance(inside, list):
+                inside = {str(i): item for i, item in enumerate(inside)}
+            if isinstance(inside, dict) and (inner or not messages(inside)):
+                if (found := lookup(inside, [inner] if inner else names))[0]:
+                    return f"{column}.{found[0]}", found[1]
             if not inner and value not in (None, "", [], {}) and value == value:    # nan, a gap in a csv file, is not itself
-                return columns[outer], value
+                return column, value
     return "", None
-
-
-def at(value, path):
-    """What stands in nested dicts and lists at a path like reward_model.ground_truth or conversations.0.value, or None."""
-    if not path or isinstance(value, dict) and path in value:
-        return value[path] if path else value
-    head, _, rest = path.partition(".")
-    value = opened(value, one=not head.isdecimal())
-    try:
-        return at(value[int(head) if isinstance(value, list) else head], rest)
-    except (KeyError, IndexError, ValueError, TypeError):
-        return None
 
 
 def opened(value, one=True):

@@ -13,12 +13,13 @@ Concept: the program under test never says whether it passed, and never holds th
       ^                 |                 |^       plain values, as tagged JSON
       +-----verdict-----+ --fork--> checker       runs the test; names that the test lacks are looked up over there
 
-Each end of the pipe is a `Peer`. Values (builtins, Fraction, datetime, Counter, namedtuples, Python's exceptions) are built
-anew from JSON (no pickle, no eval), so a lying __eq__ or a subclass of int stays behind. Other objects stay where they are;
-a Handle there makes questions of their methods and operators. So a test has the program's instances, classes and exceptions,
-and the program a test's functions. Changes to mutable arguments are mirrored. Values are compared by the checker alone; for
-objects see `Peer.equal`, and `Peer.ask` for who may see what a test expects. The worker reads programs but never a test, so
-neither it nor its forks have answers to leak: the checker reads the test from the same stream, after its fork.
+What a script prints goes to the trainer, which compares it. Each end of the pipe is a `Peer`. Values (builtins, Fraction,
+datetime, Counter, namedtuples, Python's exceptions) are built anew from JSON (no pickle, no eval), so a lying __eq__ or a
+subclass of int stays behind. Other objects stay where they are; a Handle there makes questions of their methods and
+operators. So a test has the program's instances, classes and exceptions, and the program a test's functions. Changes to
+mutable arguments are mirrored. Values are compared by the checker alone; for objects see `Peer.equal`, and `Peer.ask` for who
+may see what a test expects. The worker reads programs but never a test, so neither it nor its forks have answers to leak: the
+checker reads the test from the same stream, after its fork.
 
 Names in a test mean, in this order: `entry_point`, always the program's; what the test defines; builtins; modules of
 PRELOADED; the program's, or a method of its class Solution. `from solution import f` is the program's, too. Give
@@ -42,19 +43,19 @@ NOT COVERED:
     and processes, which stops accidents and simple tricks, not a determined program. Windows: OSError
   honest programs that need threads, subdirectories, > 1 MB of output or a third-party package other than numpy: they
     fail. So do tests that change a list inside the program's object (obj.items.append), which is a copy here
-
-Try it:  python -m domains.sandbox
 """
-import builtins, datetime, functools, importlib.util, io, itertools, json, math, operator, os, re, select, shutil
+import builtins, datetime, functools, importlib.util, io, itertools, json, math, operator, os, queue, re, shutil
 import struct, subprocess, sys, tempfile, threading, time
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
+from multiprocessing.connection import Connection, Pipe
 
 NOBODY = 65534             # user and group id that a worker takes when started by root
 MESSAGE_BYTES = 16 << 20   # longest message between the processes
-OUTPUT_BYTES = 1 << 20     # longest stdout of a script, and largest file that a program may write
+OUTPUT_BYTES = 1 << 20     # largest file that a program may write, and so longest stdout of a script
 FILES_WRITTEN = 64         # how often a program may open a file for writing: bounds the disk that it can fill
 START_SECONDS = 20         # wall clock for a worker to start
 GRACE_SECONDS = 5          # how long after the timeout a worker may still be silent
@@ -65,30 +66,13 @@ statistics string struct sys textwrap time types typing unicodedata zlib""".spli
 KNOWN = set()              # names of the modules that a worker had before it forked: what both sides have
 
 
-# ---- messages: 8 bytes of length, then JSON ----
+def say(end, message):
+    """Send a message, which JSON can hold, into an end of a pipe (a Connection); OSError if nobody reads there any more."""
+    end.send_bytes(json.dumps(message).encode())
 
-def frame(message):
-    """A message, which JSON can hold, as the bytes that are written."""
-    data = json.dumps(message).encode()
-    return len(data).to_bytes(8, "big") + data
-
-def write(fd, data):
-    """Write all of some bytes to a file descriptor; OSError if nobody reads there any more."""
-    data = memoryview(data)
-    while data:
-        data = data[os.write(fd, data):]
-
-def receive(fd):
-    """The next message that comes; EOFError if none does, or one longer than MESSAGE_BYTES."""
-    data, size = bytearray(), 8
-    while len(data) < size:
-        chunk = os.read(fd, min(size - len(data), 1 << 20))
-        data += chunk
-        if size == 8 == len(data):
-            size += int.from_bytes(data, "big")
-        if not chunk or size > MESSAGE_BYTES + 8:
-            raise EOFError("the other side is gone, or too talkative")
-    return json.loads(data[8:])
+def hear(end):
+    """The next message that comes; EOFError if none does, OSError if it is longer than MESSAGE_BYTES."""
+    return json.loads(end.recv_bytes(MESSAGE_BYTES))
 
 
 # ---- values and objects: what program and checker say to each other, the same on both sides ----
@@ -128,23 +112,21 @@ def asking(question):
         return lambda self, other: peer.ask(question[1:], other, self)
     return lambda self, *args, **kwargs: peer.ask(question, self, *args, **kwargs)
 
+def attribute(self, name):
+    """An attribute of an object over there; but protocols that probe for optional methods stay here."""
+    if name.startswith("__") and name != "__name__":
+        raise AttributeError(name)
+    return peer.ask("getattr", self, name)
+
 class Mirror(type):
     """The class of classes over there: isinstance, except and type() are Python's own, the rest is asked for."""
-    def __getattr__(self, name):            # as below
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return peer.ask("getattr", self, name)
-    def __setattr__(self, name, value):
-        peer.ask("setattr", self, name, value)
+    __getattr__, __setattr__ = attribute, asking("setattr")
     __call__, __getitem__, __iter__, __len__, __contains__ = map(asking, ("call", "getitem", "iter", "len", "contains"))
     __bool__ = lambda self: True
 
 class Handle(metaclass=Mirror):
     """An object that lives in the other process."""
-    def __getattr__(self, name):
-        if name.startswith("__") and name != "__name__":    # protocols that probe for optional methods stay here
-            raise AttributeError(name)
-        return peer.ask("getattr", self, name)
+    __getattr__ = attribute
     def __setattr__(self, name, value):
         if name.startswith("__"):
             return super().__setattr__(name, value)
@@ -156,8 +138,8 @@ class Handle(metaclass=Mirror):
 class Peer:
     """One end of the line between checker and program: asks about objects of the other end, answers about its own.
 
-    finish(letter): the way out of the checker, which does not believe the other end: that can be wrong, late or hostile, and
-    then the program has failed. None in the program. names: the program's globals, in the program.
+    inbox, outbox: ends of pipes. finish(verdict): the way out of the checker, which does not believe the other end: that can
+    be wrong, late or hostile, and then the program has failed. None in the program. names: the program's globals, there.
     """
     def __init__(self, inbox, outbox, names=None, finish=None):
         self.inbox, self.outbox, self.names, self.finish, self.asked = inbox, outbox, names, finish, 0
@@ -194,13 +176,11 @@ class Peer:
 
     def unpack(self, message):
         """JSON -> value, of exact types whatever the sender is; raises on what `pack` never says."""
-        if type(message) is dict:
-            raise ValueError("no value travels as a dict")
         if type(message) is not list:
             return message
         tag, *parts = message
-        if tag in ("yours", "class", "mine"):
-            return {"yours": self.mine.__getitem__, "class": self.mirror, "mine": self.handle}[tag](*parts)
+        if found := {"yours": self.mine.__getitem__, "class": self.mirror, "mine": self.handle}.get(tag):
+            return found(*parts)
         if tag == "standard":
             found = operator.attrgetter(parts[1])(sys.modules[parts[0]])
             if self.finish and not (parts[0] in KNOWN and isinstance(found, type)):
@@ -267,14 +247,14 @@ class Peer:
             if plain := self.ask("plain", one):
                 return perform(question, *[plain[0] if arg is one else arg for arg in args])
             if made[0] is False:            # the object may be honest: only it can know
-                self.finish(b"?")
+                self.finish("verifier")
             raise TypeError(f"no {question} of a value and an object that a function has returned")
         self.asked += 1
         values = [*args, *kwargs.values()]
-        question_frame = frame(["ask", question, list(kwargs), list(map(self.pack, values))])
+        sent = ["ask", question, list(kwargs), list(map(self.pack, values))]
         try:
-            write(self.outbox, question_frame)
-            while (message := receive(self.inbox))[0] == "ask":
+            say(self.outbox, sent)
+            while (message := hear(self.inbox))[0] == "ask":
                 self.answer(*message[1:])
             kind, content, after = message
             content = self.unpack(content)
@@ -290,7 +270,7 @@ class Peer:
                 raise EOFError("only exceptions are raised")
         except BaseException:
             if self.finish:
-                self.finish(b"0")
+                self.finish("fail")
             raise
         if kind != "value":
             raise content
@@ -313,10 +293,7 @@ class Peer:
             said = "error", self.pack(error)
         after = [new if type(value) in MUTABLE and (new := self.pack(value)) != old else None
                  for value, old in zip(values, sent)]
-        reply = frame([*said, after])
-        if len(reply) > MESSAGE_BYTES:
-            reply = frame(["error", self.pack(ValueError("too long to return")), []])
-        write(self.outbox, reply)
+        say(self.outbox, [*said, after])
 
     def name(self, name):
         """The program's global of a name, or else the method of its class Solution."""
@@ -350,27 +327,28 @@ class Peer:
             return self.ask("plain", one) == [other]
         equal = one is other or self.ask("eq", one, other) is True
         if equal and one is not other and self.ask("state", one) != self.ask("state", other):
-            self.finish(b"?")
+            self.finish("verifier")
         return equal
 
 
 # ---- the program's process: all of it untrusted once the program has started ----
-# From here to the trainer's side a job is what one process runs of the trainer's: {"program": str, "script": bool,
-# "entry_point": str or None, "numpy": bool, "timeout": seconds, "memory_mb": number}. Its tests are a message of their own,
-# a list of texts or one {"stdin", "stdout"}. Ends of pipes (inbox, control, verdict...) are file descriptors, `shield` is
-# what build_shield returns, `stdlib` the directory of the standard library.
+# From here to the trainer's side a job is what one process runs of the trainer's: {"program": str, "stdin": str of a script
+# or None, "entry_point": str or None, "numpy": bool, "timeout": seconds, "memory_mb": number}; `shield` is what build_shield
+# returns, and `stdlib` the directory of the standard library.
 
 def run_program(job, inbox, outbox, shield):
-    """Run the program behind walls, as a script from inbox to outbox or to be asked there; never returns."""
+    """Run the program behind walls; never returns. A script reads the file inbox and prints into the file outbox; another
+    program is asked for functions there, by the ends of two pipes."""
     global peer
-    if job["script"]:
-        inbox, outbox = os.dup2(inbox, 0), os.dup2(outbox, 1)
+    script = job["stdin"] is not None
+    if script:
+        os.dup2(inbox.fileno(), 0), os.dup2(outbox.fileno(), 1)
     else:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(NoInput()))
-    confine(shield, job, inbox, outbox)
+    confine(shield, job, *[] if script else [inbox.fileno(), outbox.fileno()])
     install_audit_hook(os.getcwd(), shield["stdlib"])
     # Not "__main__" in function mode: an `if __name__ == "__main__": input()` below a good function must not fail it.
-    name = "__main__" if job["script"] else "solution"
+    name = "__main__" if script else "solution"
     builtins.exit = builtins.quit = sys.exit         # which -S leaves out
     really = io.open                                 # /dev/stdin leads through /proc, which is closed
     builtins.open = io.open = lambda file, *a, **k: really(os.dup(0) if str(file) == "/dev/stdin" else file, *a, **k)
@@ -378,17 +356,17 @@ def run_program(job, inbox, outbox, shield):
     module = sys.modules[name] = type(sys)(name)     # registered, as dataclasses look themselves up
     peer, status = Peer(inbox, outbox, names=vars(module)), 0
     try:
-        with suppress(*() if job["script"] else [EOFError]):       # at the end: a driver below a good function
+        with suppress(*[] if script else [EOFError]):              # at the end: a driver below a good function
             exec(compile(job["program"].removeprefix("\ufeff"), "<program>", "exec", dont_inherit=True), vars(module))
-        if not job["script"]:
-            write(outbox, frame("ready"))
+        if not script:
+            say(outbox, "ready")
             while True:                     # until the checker hangs up; SystemExit and its kin are a failure
-                peer.answer(*receive(inbox)[1:])
+                peer.answer(*hear(inbox)[1:])
     except SystemExit as stop:
         status = 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 1
     except BaseException:
         status = 1
-    if job["script"]:                       # fast-output idioms print from atexit
+    if script:                              # fast-output idioms print from atexit
         sys.modules["atexit"]._run_exitfuncs()
         for stream in (sys.stdout, sys.__stdout__):
             with suppress(Exception):
@@ -404,25 +382,23 @@ class NoInput(io.RawIOBase):
 
 def install_audit_hook(directory, stdlib):
     """Write in `directory` alone, read there and in stdlib, or PermissionError: the only guard where the kernel has none."""
-    abspath, fsdecode, writes = os.path.realpath, os.fsdecode, [0]
+    abspath, fsdecode, writes = os.path.realpath, os.fsdecode, itertools.count(1)
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-    forbidden = ("subprocess.", "socket.", "ctypes.", "fcntl.", "resource.", "sqlite3.", "syslog.", "signal.",
-                 "_thread.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "os.kill",
-                 "os.ch", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.truncate", "os.utime", "os.setxattr",
-                 "os.removexattr")
+    forbidden = ("os.", "subprocess.", "socket.", "ctypes.", "fcntl.", "resource.", "sqlite3.", "syslog.", "signal.",
+                 "_thread.")
+    harmless = ("os.putenv", "os.unsetenv", "os.walk", "os.fwalk", "socket.__new__", "sqlite3.connect/handle")
     def under(folder, path):
         return isinstance(path, int) or (abspath(fsdecode(path or ".")) + "/").startswith(folder + "/")
     def hook(event, args):
         if event == "open" and (args[2] & writing) and not isinstance(args[0], int):
-            writes[0] += 1
-            allowed = fsdecode(args[0]) == os.devnull or under(directory, args[0]) and writes[0] <= FILES_WRITTEN
+            allowed = fsdecode(args[0]) == os.devnull or under(directory, args[0]) and next(writes) <= FILES_WRITTEN
         elif event in ("open", "os.listdir", "os.scandir"):
             allowed = under(directory, args[0]) or args[0] in ("/dev/null", "/dev/urandom") or (
                 under(stdlib, args[0]) and "-packages/" not in fsdecode(args[0]))
         elif event in ("os.remove", "os.rename"):
             allowed = all(under(directory, part) for part in args)
         else:                               # asyncio makes a pair of sockets for itself
-            allowed = not event.startswith(forbidden) or event in ("socket.__new__", "sqlite3.connect/handle") or (
+            allowed = not event.startswith(forbidden) or event in harmless or (
                 event == "sqlite3.connect" and args[0] == ":memory:")
         if not allowed:
             raise PermissionError(f"sandbox: {event} is not allowed here")
@@ -431,25 +407,21 @@ def install_audit_hook(directory, stdlib):
 
 # ---- the checker's process: runs the test; only it knows what to expect ----
 
-def run_checker(job, control, from_program, to_program, verdict, shield):
-    """Read the tests from `control` and run them behind walls; never returns.
-
-    Writes to `verdict`: b"t" when the tests are read, then b"1" (passed), b"0" or b"?" (the verifier failed).
-    """
+def run_checker(job, control, inbox, outbox, verdict, shield):
+    """Hear the tests from `control`, run them behind walls, and say into `verdict` that they are heard, then "pass", "fail"
+    or "verifier", where that failed; never returns."""
     global peer
-    def finish(letter):                     # not an exception: a test's own `except:` could swallow that
-        os.write(verdict, letter)
+    def finish(word):                       # not an exception: a test's own `except:` could swallow that
+        say(verdict, word)
         os._exit(0)
-    tests = receive(control)
-    os.write(verdict, b"t")                 # tells the worker that the stream is at the next job again
-    confine(shield, job, from_program, to_program, verdict)
-    if job["script"]:
-        finish(b"1" if same_output(tests, from_program, to_program) else b"0")
+    tests = hear(control)
+    say(verdict, "heard")
+    confine(shield, job, inbox.fileno(), outbox.fileno(), verdict.fileno())
     try:
         tests = [compile(test, "<test>", "exec", dont_inherit=True) for test in tests]
     except Exception:                       # a SyntaxError, or test too long or too deep
-        finish(b"?")
-    peer = Peer(from_program, to_program, finish=finish)
+        finish("verifier")
+    peer = Peer(inbox, outbox, finish=finish)
 
     def of_program(name):
         value = peer.ask("name", name)
@@ -478,54 +450,16 @@ def run_checker(job, control, from_program, to_program, verdict, shield):
 
     sys.modules["solution"] = Solution("solution")
     try:
-        ready = receive(from_program) == "ready"
+        ready = hear(inbox) == "ready"
     except BaseException:
-        finish(b"0")
+        finish("fail")
     for test in tests:
         before = peer.asked
         try:
             exec(test, Names(__name__="test"))
         except BaseException:               # what went wrong before the first question is not the program's fault
-            finish(b"0" if peer.asked > before else b"?")
-    finish(b"1" if ready and peer.asked else b"?")
-
-def same_output(test, from_program, to_program):
-    """Does a script print what the test expects (`same_text`)?
-
-    Feeds stdin and reads stdout at once, because either pipe may fill up first. False for more than OUTPUT_BYTES too many.
-    """
-    feed, output = test["stdin"].encode("utf-8", "surrogatepass"), bytearray()
-    os.set_blocking(to_program, False)
-    poller = select.poll()
-    poller.register(from_program, select.POLLIN), poller.register(to_program, select.POLLOUT)
-    while len(output) <= OUTPUT_BYTES + len(test["stdout"]):
-        for fd, _ in poller.poll():
-            if fd == from_program:
-                chunk = os.read(fd, 1 << 16)
-                output += chunk
-                if not chunk:
-                    return same_text(output.decode("utf-8", "replace"), test["stdout"])
-            else:
-                try:
-                    feed = feed[os.write(fd, feed[:1 << 16]):]
-                except BrokenPipeError:     # a program need not read its input
-                    feed = b""
-                if not feed:
-                    poller.unregister(fd), os.close(fd)
-    return False
-
-def same_text(printed, expected):
-    """Whether two texts are the same except for blanks at ends of lines and of the text, and for a millionth of a
-    number that is expected with a decimal point or an exponent."""
-    pieces = lambda text: [piece for line in text.rstrip().split("\n") for piece in (*re.split(r"(\s+)", line.rstrip()), "\n")]
-    def same(got, want):
-        if got == want or not re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", want):
-            return got == want
-        with suppress(ValueError):
-            return math.isclose(float(got), float(want), rel_tol=1e-6, abs_tol=1e-9)
-        return False
-    printed, expected = pieces(printed), pieces(expected)
-    return len(printed) == len(expected) and all(map(same, printed, expected))
+            finish("fail" if peer.asked > before else "verifier")
+    finish("pass" if ready and peer.asked else "verifier")
 
 
 # ---- walls: built once in the worker, put up in each fork before it runs any code ----
@@ -544,7 +478,8 @@ DENIED_BOTH = "435  424 434 438 440 448  425  447  452 463 466  428 429 430 442"
 def build_shield(directory):
     """Open what the walls need while that is still allowed, then give up root. Returns what `confine` takes.
 
-    directory: the working directory from now on, where programs may write. OSError if root cannot be given up.
+    directory: the working directory from now on, where programs may write. The worker may in the one around it. OSError if
+    root cannot be given up.
     """
     import ctypes, platform
     libc, stdlib = ctypes.CDLL(None, use_errno=True), os.path.realpath(os.path.dirname(os.__file__))
@@ -554,17 +489,14 @@ def build_shield(directory):
         if result < 0:
             raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
         return result
-    shield = {"call": call, "stdlib": stdlib, "linux": sys.platform == "linux", "ruleset": None, "filter": None}
-    missing = shield["missing"] = []
-    if shield["linux"]:
+    linux, abi = sys.platform == "linux", 0
+    shield = {"call": call, "stdlib": stdlib, "linux": linux, "ruleset": None, "filter": None, "missing": []}
+    if linux:
         call("prctl", 4, 0, 0, 0, 0)        # PR_SET_DUMPABLE: /proc/PID/mem of worker and forks is closed
         call("prctl", 38, 1, 0, 0, 0)       # PR_SET_NO_NEW_PRIVS
-    try:
-        abi, shield["ruleset"] = landlock_rules(call, stdlib, directory) if shield["linux"] else (0, None)
-    except OSError:                         # an old kernel, or a container that forbids it
-        abi = 0
-    missing += [f"Landlock (ABI {abi}, 6 wanted)"] if abi < 6 else []
-    arch, numbers = DENIED.get(platform.machine() if shield["linux"] else "", (0, ""))
+        with suppress(OSError):             # an old kernel, or a container that forbids it
+            abi, shield["ruleset"] = landlock_rules(call, stdlib, directory)
+    arch, numbers = DENIED.get(platform.machine() if linux else "", (0, ""))
     if arch:
         numbers = [int(number) for number in f"{numbers} {DENIED_BOTH}".split()]
         # Classic BPF. Calls in another architecture's numbering, x32's too, are denied as a whole.
@@ -574,13 +506,12 @@ def build_shield(directory):
                  (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001)]                 # return: allow; EPERM
         code = shield["code"] = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
         shield["filter"] = struct.pack("HP", len(steps), ctypes.addressof(code))
-    else:
-        missing.append("seccomp")
+    shield["missing"] = [f"Landlock (ABI {abi}, 6 wanted)"] * (abi < 6) + ["seccomp"] * (not arch)
 
     library = os.open(stdlib, os.O_RDONLY)
     os.chdir(directory)
     if os.geteuid() == 0:
-        os.chown(".", NOBODY, NOBODY)
+        os.chown(".", NOBODY, NOBODY), os.chown("..", NOBODY, NOBODY)
         os.setgroups([]), os.setgid(NOBODY), os.setuid(NOBODY)
         with suppress(PermissionError):
             os.setuid(0)
@@ -621,15 +552,14 @@ def confine(shield, job, *keep):
     """Put up the walls around this process, for good: close all files except 0, 1, 2 and `keep`, limit the rest."""
     import resource
     os.setsid()
-    kept = sorted({0, 1, 2, *keep, shield.get("library", 0), shield["ruleset"] or 0, 4096})
-    for low, high in itertools.pairwise(kept):
+    for low, high in itertools.pairwise(sorted({0, 1, 2, *keep, shield.get("library", 0), shield["ruleset"] or 0, 4096})):
         os.closerange(low + 1, high)
     for name, most in (("AS", job["memory_mb"] << 20), ("CPU", math.ceil(job["timeout"]) + 1), ("FSIZE", OUTPUT_BYTES),
                        ("NOFILE", 64), ("CORE", 0), ("NPROC", 0)):
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        with suppress(*() if shield["linux"] else (ValueError, OSError)):      # macOS refuses some
+        with suppress(*[] if shield["linux"] else [ValueError, OSError]):      # macOS refuses some
             resource.setrlimit(kind, (most, most))
     sys.modules["random"].seed(0)           # with the fixed hash seed: the same program gets the same reward again
     if shield["linux"]:
@@ -641,7 +571,7 @@ def confine(shield, job, *keep):
         shield["call"]("prctl", 22, 2, shield["filter"], 0, 0)                 # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
-# ---- the worker: a small warm interpreter that forks two processes per job ----
+# ---- the worker: a small warm interpreter that forks a program, and perhaps a checker, for each job ----
 
 def start(function, *args):
     """Fork a process that does function(*args) and ends, with status 1 if that returns; its pid."""
@@ -653,40 +583,46 @@ def start(function, *args):
             os._exit(1)                     # never back into the worker's loop
     return pid
 
-def worker(directory, packages=None):
-    """A worker's life: on stdin come jobs, each with its tests, on stdout go verdicts, until the trainer hangs up.
+def ended(pid, deadline=0.0):
+    """The exit status of a child; one that still runs at the deadline is killed, with its group."""
+    while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    if found == (0, 0):
+        for kill in (os.kill, os.killpg):
+            with suppress(OSError):
+                kill(pid, 9)
+        found = os.waitpid(pid, 0)
+    return found[1]
+
+def worker(directory, control, packages=None):
+    """A worker's life: jobs come from `control`, a descriptor, a function's with its tests behind it, and verdicts go back.
 
     packages: the folder from which numpy is imported when a job names it; without it, there is no numpy.
     The first message is {"missing": [walls this system lacks]}, or {"error": why} and nothing more.
     """
-    control, answers, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
+    control = Connection(int(control))
     del sys.path[0]                         # this file's own folder
     sys.dont_write_bytecode = True
     def rehearse():
-        try:
-            confine(shield, {"timeout": 1, "memory_mb": 512})
-        except OSError as error:
-            os._exit(error.errno)
-        with suppress(OSError):
+        confine(shield, {"timeout": 1, "memory_mb": 512})
+        with suppress(OSError):             # by fork: then it would end with status 1
             os.fork()
-            os._exit(255)
+            os._exit(1)
         os._exit(0)
     try:
         for name in PRELOADED + [name for name in ("bz2", "lzma", "sqlite3") if importlib.util.find_spec(f"_{name}")]:
             importlib.import_module(name)
         packages = packages and os.open(packages, os.O_RDONLY)
-        shield = build_shield(directory)
-        status = os.waitpid(start(rehearse), 0)[1]
-        if status:
-            raise OSError("programs could fork" if status >> 8 == 255 else f"no walls: {os.strerror(status >> 8)}")
+        os.makedirs(f"{directory}/run", exist_ok=True)
+        shield = build_shield(f"{directory}/run")
+        if ended(start(rehearse), time.monotonic() + START_SECONDS):
+            raise OSError("its walls cannot be put up, or programs could fork")
     except Exception as error:
-        return write(answers, frame({"error": f"worker cannot start: {error}"}))
-    write(answers, frame({"missing": shield["missing"]}))
+        return say(control, {"error": f"worker cannot start: {error}"})
+    say(control, {"missing": shield["missing"]})
     with suppress(EOFError):                # the trainer hangs up
         while True:
-            job = receive(control)
+            job = hear(control)
             if job["numpy"] and packages and "numpy" not in sys.modules:
                 sys.path.append(f"/proc/self/fd/{packages}")
                 for name in ("numpy", "numpy.testing", "numpy.random"):
@@ -695,118 +631,134 @@ def worker(directory, packages=None):
             if len(KNOWN) < len(sys.modules):
                 KNOWN.update(sys.modules.keys() - {"__main__"})
                 sys.modules["gc"].freeze()  # the forks share these pages as long as nobody writes to them
-            write(answers, frame(grade(job, control, shield)))
+            say(control, (run_function if job["stdin"] is None else run_script)(job, control, shield))
+            for entry in os.scandir("."):   # empty again for the next program
+                with suppress(OSError):
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
 
-def grade(job, control, shield):
-    """Fork program and checker, wait for the verdict until the deadline, leave nothing behind.
+def run_script(job, control, shield):
+    """[what it printed] of a script that ends well in time, else "fail"."""
+    with tempfile.TemporaryFile(dir="..") as given, tempfile.TemporaryFile(dir="..") as printed:
+        given.write(job["stdin"].encode("utf-8", "surrogatepass"))
+        given.seek(0)
+        status = ended(start(run_program, job, given, printed, shield), time.monotonic() + job["timeout"])
+        printed.seek(0)
+        return "fail" if status else [printed.read().decode("utf-8", "replace")]
 
-    Returns "pass", "fail" or "verifier"; ends the worker where the tests may still be in `control`.
+def run_function(job, control, shield):
+    """Fork checker and program, wait for the verdict until the deadline: "pass", "fail" or "verifier".
+
+    The program starts when the checker has the tests, so that they are in `control` no more. EOFError if that fails.
     """
-    deadline = time.monotonic() + job["timeout"]
-    (inbox, to_program), (from_program, outbox), (verdict_end, verdict) = os.pipe(), os.pipe(), os.pipe()
-    program = start(run_program, job, inbox, outbox, shield)
+    (inbox, to_program), (from_program, outbox), (verdicts, verdict) = (Pipe(duplex=False) for _ in range(3))
     checker = start(run_checker, job, control, from_program, to_program, verdict, shield)
-    for fd in (inbox, to_program, from_program, outbox, verdict):
-        os.close(fd)
-    said, running, poller = b"", {program, checker}, select.poll()
-    poller.register(verdict_end, select.POLLIN)
-    while len(said) < 2 and poller.poll(max(0, deadline - time.monotonic()) * 1000):
-        chunk = os.read(verdict_end, 2)
-        if not chunk:
-            break
-        said += chunk
-    os.close(verdict_end)
-    while job["script"] and said == b"t1" and program in running:              # right output; now a clean exit
-        pid, status = os.waitpid(program, os.WNOHANG)
-        running.discard(pid)
-        if pid and status or time.monotonic() > deadline:
-            said = b"t0"
-        time.sleep(0 if pid else 0.0005)
-    for pid in running:
-        for kill in (os.kill, os.killpg):
-            with suppress(OSError):
-                kill(pid, 9)
-        os.waitpid(pid, 0)
-    for entry in os.scandir("."):           # empty again for the next program
-        with suppress(OSError):
-            shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
-    if not said:                            # the test may still be in the stream: start afresh
-        os._exit(1)
-    return {b"t1": "pass", b"t?": "verifier"}.get(said, "fail")
+    verdict.close()
+    hear(verdicts)
+    program = start(run_program, job, inbox, outbox, shield)
+    for side in (inbox, to_program, from_program, outbox):
+        side.close()
+    said = "fail"
+    with suppress(EOFError):
+        if verdicts.poll(job["timeout"]):
+            said = hear(verdicts)
+    ended(program), ended(checker)
+    return said
 
 
 # ---- the trainer's side ----
 
-@functools.cache                            # each remark once
-def tell(remark):
-    print(f"sandbox: {remark}", file=sys.stderr)
+tell = functools.cache(lambda remark: print(f"sandbox: {remark}", file=sys.stderr))       # each remark once
 
-def start_worker(directory):
-    """A worker (a Popen) whose programs run in `directory`, or None; what is wrong or weaker goes to stderr, once."""
-    # -s -S: no site-packages. A fixed hash seed makes rewards repeatable; the environment is otherwise empty.
-    command = [sys.executable, "-s", "-S", "-X", "utf8", os.path.abspath(__file__), "--worker", directory]
-    if numpy := importlib.util.find_spec("numpy"):
-        command.append(os.path.dirname(os.path.dirname(numpy.origin)))
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               bufsize=0, env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}, start_new_session=True)
-    hello = talk(process, b"", START_SECONDS) or {"error": "worker did not start"}
-    if "error" in hello:
-        tell(hello["error"])
-        return stop_worker(process)
-    for part in hello["missing"]:
-        tell(f"weaker here, without {part}")
-    return process
+class Worker:
+    """The trainer's end of a worker, whose programs run in `directory`; started for the first job, and anew after a loss."""
+    def __init__(self, directory):
+        self.directory, self.process = directory, None
 
-def stop_worker(process):
-    """Kill a worker and close its pipes; returns None, because there is no worker now."""
-    process.kill(), process.wait(), process.stdin.close(), process.stdout.close()
+    def start(self):
+        """Start it; what is wrong or weaker goes to stderr, once."""
+        # -s -S: no site-packages. A fixed hash seed makes rewards repeatable; the environment is otherwise empty.
+        self.control, theirs = Pipe()
+        command = [sys.executable, "-s", "-S", "-X", "utf8", os.path.abspath(__file__), "--worker", self.directory,
+                   str(theirs.fileno())]
+        if numpy := importlib.util.find_spec("numpy"):
+            command.append(os.path.dirname(os.path.dirname(numpy.origin)))
+        env = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
+        with theirs:
+            self.process = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], start_new_session=True,
+                                            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL))
+        hello = self.talk(START_SECONDS) or {"error": "worker did not start"}
+        for part in hello.get("missing", ()):
+            tell(f"weaker here, without {part}")
+        if "error" in hello:
+            tell(hello["error"])
+            self.stop()
 
-def talk(process, data, seconds):
-    """Write `data` (bytes) to a worker, read one message; None if it died, or was killed here after `seconds`."""
-    clock = threading.Timer(seconds, process.kill)     # ends a blocked write as well as a blocked read
-    clock.start()
-    try:
-        write(process.stdin.fileno(), data)
-        return receive(process.stdout.fileno())
-    except (OSError, EOFError):
-        return None
-    finally:
-        clock.cancel()
+    def stop(self):
+        """Kill it, if it runs."""
+        if self.process:
+            self.process.kill(), self.process.wait(), self.control.close()
+        self.process = None
 
-def grade_all(waiting, results, root, settings):
-    """One thread of the trainer: take jobs until none is left, and keep one worker alive for them, in a folder of its own.
-
-    waiting: a deque of jobs as JSON, shared by the threads. results: {job as JSON: reward}, filled here. root: a directory.
-    settings: {"timeout": seconds, "memory_mb": number}.
-    """
-    process, directory = None, tempfile.mkdtemp(dir=root)
-    while waiting:
+    def talk(self, seconds, *messages):
+        """Send messages, return the one that comes back; None if the worker died, or was killed here after `seconds`."""
+        clock = threading.Timer(seconds, self.process.kill)        # ends a blocked write as well as a blocked read
+        clock.start()
         try:
-            key = waiting.popleft()
-        except IndexError:                  # another thread was faster
-            break
-        program, tests, entry_point = json.loads(key)
-        code = [test for test in tests or () if isinstance(test, str)]
-        scripts = [test for test in tests or () if not isinstance(test, str)]
-        valid = len(key) <= MESSAGE_BYTES and all(
-            isinstance(test, dict) and type(test.get("stdin")) is type(test.get("stdout")) is str for test in scripts)
-        verdict = "verifier"
-        for test in [code] * bool(code) + scripts if valid else ():
-            job = {"program": program, "script": test is not code, "entry_point": entry_point, "numpy": "numpy" in key,
-                   **settings}
-            for _ in range(2):              # a worker lost twice: the job is what the two have in common, so it fails
-                process = process or start_worker(directory)
-                if not process:             # left to the other workers; nan if there are none
-                    return waiting.appendleft(key)
-                verdict = talk(process, frame(job) + frame(test), settings["timeout"] + GRACE_SECONDS)
-                if verdict:
-                    break
-                process = stop_worker(process)
-            if verdict != "pass":
-                break
-        results[key] = {"pass": 1.0, "verifier": math.nan}.get(verdict, 0.0)
-    if process:
-        stop_worker(process)
+            for message in messages:
+                say(self.control, message)
+            return hear(self.control)
+        except (OSError, EOFError):
+            return None
+        finally:
+            clock.cancel()
+
+    def run(self, job, *tests):
+        """The worker's word on a job; None if no worker can be started. A worker lost twice is what the two tries have in
+        common, the job, so that fails."""
+        for _ in range(2):
+            if not self.process:
+                self.start()
+            if not self.process:
+                return None
+            if said := self.talk(job["timeout"] + GRACE_SECONDS, job, *tests):
+                return said
+            self.stop()
+        return "fail"
+
+def grade(key, idle, settings):
+    """The reward of a job in JSON, by one of the idle workers (a queue). settings: "timeout" in seconds and "memory_mb"."""
+    program, tests, entry_point = json.loads(key)
+    code = [test for test in tests or () if isinstance(test, str)]
+    scripts = [test for test in tests or () if not isinstance(test, str)]
+    if not tests or len(key) > MESSAGE_BYTES or not all(
+            isinstance(test, dict) and type(test.get("stdin")) is type(test.get("stdout")) is str for test in scripts):
+        return math.nan
+    job, worker = {"program": program, "entry_point": entry_point, "numpy": "numpy" in key, **settings}, idle.get()
+    try:
+        for test in [code] * bool(code) + scripts:
+            said = worker.run(job | {"stdin": None}, code) if test is code else worker.run(job | {"stdin": test["stdin"]})
+            if type(said) is list:          # of a script that ended well
+                said = "pass" if same_text(said[0], test["stdout"]) else "fail"
+            if said != "pass":
+                return 0.0 if said == "fail" else math.nan
+    finally:
+        idle.put(worker)
+    return 1.0
+
+def same_text(printed, expected):
+    """Whether two texts are the same except for blanks at ends of lines and of the text, and for a millionth of a
+    number that is expected with a decimal point or an exponent."""
+    def same(got, want):
+        if got == want or not re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", want):
+            return got == want
+        with suppress(ValueError):
+            return math.isclose(float(got), float(want), rel_tol=1e-6, abs_tol=1e-9)
+        return False
+    def same_line(got, want):
+        got, want = (re.split(r"(\s+)", line.rstrip()) for line in (got, want))
+        return len(got) == len(want) and all(map(same, got, want))
+    printed, expected = (text.rstrip().split("\n") for text in (printed, expected))
+    return len(printed) == len(expected) and all(map(same_line, printed, expected))
 
 def run_tests(jobs, *, timeout=4.0, memory_mb=512, workers=None):
     """Rewards of `jobs` in order: 1.0, 0.0 or nan (see the module's docstring). OSError where there is no fork.
@@ -818,26 +770,21 @@ def run_tests(jobs, *, timeout=4.0, memory_mb=512, workers=None):
     if not hasattr(os, "fork"):
         raise OSError("sandbox: needs an operating system with fork (Linux; macOS with weaker walls)")
     keys = [json.dumps([job["program"], job["tests"], job.get("entry_point")]) for job in jobs]
-    waiting, results, settings = deque(dict.fromkeys(keys)), {}, {"timeout": timeout, "memory_mb": memory_mb}
-    root = tempfile.mkdtemp(prefix="sandbox-")
-    os.chmod(root, 0o711)                   # each worker owns one folder in it
-    threads = [threading.Thread(target=grade_all, daemon=True, args=(waiting, results, root, settings))
-               for _ in range(min(workers or os.cpu_count() or 1, len(waiting)))]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()                   # every wait inside has a deadline, so this one ends
-    finally:
-        waiting.clear()
-        shutil.rmtree(root, ignore_errors=True)
-    return [results.get(key, math.nan) for key in keys]
+    todo, idle = list(dict.fromkeys(keys)), queue.SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as root:
+        os.chmod(root, 0o711)               # each worker owns one folder in it
+        team = [Worker(tempfile.mkdtemp(dir=root)) for _ in range(min(workers or os.cpu_count() or 1, len(todo)))]
+        for worker in team:
+            idle.put(worker)
+        grade_one = functools.partial(grade, idle=idle, settings={"timeout": timeout, "memory_mb": memory_mb})
+        try:
+            with ThreadPoolExecutor(len(team) or 1) as pool:       # every wait inside has a deadline
+                rewards = dict(zip(todo, pool.map(grade_one, todo)))
+        finally:
+            for worker in team:
+                worker.stop()
+    return [rewards[key] for key in keys]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        worker(*sys.argv[2:])
-    else:
-        tests = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
-        for program in ("def add(a, b): return a + b", "def add(a, b): return a - b", "import os; os._exit(0)"):
-            print(run_tests([{"program": program, "tests": tests}])[0], program)
+    worker(*sys.argv[2:]) if sys.argv[1:2] == ["--worker"] else sys.exit(__doc__)

@@ -48,7 +48,7 @@ def test_every_mbpp_reference_scores_1():
         tested = [name for name in names if re.search(rf"\b{name}\(", " ".join(row["test_list"]))]
         jobs.append({"program": row["code"], "tests": [row["test_setup_code"] + "\n" + test for test in row["test_list"]],
                      "entry_point": tested[-1]})
-    assert run_tests(jobs, timeout=20) == [1.0] * 974
+    assert run_tests(jobs, timeout=60) == [1.0] * 974       # one computes for seconds
 
 def test_stdin_and_stdout_are_compared_up_to_trailing_blanks():
     double = "print(int(input()) * 2)"
@@ -555,20 +555,20 @@ def test_forged_replies_do_not_pass():
     forge = """
 import os, json
 def frame(m):
-    d = json.dumps(m).encode(); return len(d).to_bytes(8, 'big') + d
+    d = json.dumps(m).encode(); return len(d).to_bytes(4, 'big') + d
 for fd in range(100):
     for message in MESSAGES:
         try: os.write(fd, message)
         except OSError: pass
 """
-    for messages in ("[b'1', b't1', b'pass', b'\"pass\"', frame('pass')]",
+    for messages in ("[b'pass', b'\"pass\"', frame('pass'), frame('heard'), frame(['1'])]",
                      "[frame('ready'), frame(['value', True, None]), frame(['value', ['handle', 0], None])] * 9",
                      "[frame(['value', {'x': 1}, None])]", "[frame(['value', ['exec', 'x'], None])]",
                      "[frame(['value', ['handle', 'eval'], None])]", "[b'\\xff' * 64]",
-                     "[(2**63).to_bytes(8, 'big')]", "[frame(['error', ['SystemExit'], 'x', None])] * 3",
+                     "[(2**31 - 1).to_bytes(4, 'big')]", "[b'\\xff' * 4 + (2**63).to_bytes(8, 'big')]", "[b'\\x80' + b'\\0' * 3]", "[frame(['error', ['SystemExit'], 'x', None])] * 3",
                      "[frame(['error', [['SystemExit', 'BaseException', 'AssertionError'], ''], None])] * 9",
                      "[frame('ready'), frame(['value', ['handle', 0], None]), frame(['value', 99, [['list', 1]]])]",
-                     "[b'[' * 100000]", "[frame('ready') , len(b'[' * 100000).to_bytes(8, 'big') + b'[' * 100000]"):
+                     "[b'[' * 100000]", "[frame('ready') , len(b'[' * 100000).to_bytes(4, 'big') + b'[' * 100000]"):
         programs = [forge.replace("MESSAGES", messages) + rest
                     for rest in ("", "import time; time.sleep(9)", "def add(a, b): return 99", "os._exit(0)")]
         programs.append("def add(a, b):\n  " + forge.replace("MESSAGES", messages).strip().replace("\n", "\n  ")
@@ -703,13 +703,13 @@ def test_killed_or_stopped_worker_does_not_pay_or_hang():
     """From outside: the worker dies, or is stopped, in the middle of a job. The job is tried once more, then fails."""
     import signal
     for sign in (signal.SIGKILL, signal.SIGSTOP):
-        real, hit = sandbox.start_worker, []
-        def start_and_strike(directory):
-            process = real(directory)
-            threading.Timer(0.3, process.send_signal, [sign]).start()
-            hit.append(process)
-            return process
-        with replaced(sandbox, start_worker=start_and_strike, GRACE_SECONDS=0.5):
+        hit = []
+        class Struck(sandbox.Worker):
+            def start(self):
+                super().start()
+                threading.Timer(0.3, self.process.send_signal, [sign]).start()
+                hit.append(self)
+        with replaced(sandbox, Worker=Struck, GRACE_SECONDS=0.5):
             assert reward("import time; time.sleep(0.7)\n" + GOOD, *ADD, timeout=1) == 0.0
             assert len(hit) == 2
     assert reward(GOOD, *ADD) == 1.0
@@ -761,11 +761,12 @@ def test_200_mixed_programs_come_back_in_order():
     assert run_tests([]) == []
 
 def test_identical_jobs_are_graded_once():
-    real, count = sandbox.talk, []
-    def counting(process, data, seconds):
-        count.append(bool(data))
-        return real(process, data, seconds)
-    with replaced(sandbox, talk=counting):
+    count = []
+    class Counting(sandbox.Worker):
+        def talk(self, seconds, *messages):
+            count.append(bool(messages))
+            return super().talk(seconds, *messages)
+    with replaced(sandbox, Worker=Counting):
         assert run_tests([{"program": GOOD, "tests": ADD}] * 50, workers=1) == [1.0] * 50
     assert sum(count) == 1
 
