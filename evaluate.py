@@ -27,14 +27,15 @@ Every checkpoint gets the same prompts and the same sampling noise. The interval
 samples, not about another training seed: for that, train several, and see report.py.
 """
 # An entry is what --json holds of a checkpoint: a `summary` per domain, "average", "evaluated" and "weights" (the rows and
-# settings, and the checkpoint's content, behind it), and from its run.json "seed", "recipe" and "settings" (as "training").
+# settings, and the checkpoint's content, behind it), and from its run.json "seed", "recipe", "settings" (as "training") and
+# "stages" (see reports/methods.py).
 import json
 import math
 import os
 from pathlib import Path
 
 import domains
-from grpo.settings import (add_rows, at_least, check_places, check_rows, checkpoint, domain_names, new_file, not_negative, parser,
+from grpo.settings import (add_rows, at_least, check_places, check_rows, checkpoint, domain_names, new_file, parser,
                            refuse, share)
 from model import UserError, cli, content, read_run, write_json, write_text
 
@@ -60,7 +61,6 @@ def parse(argv=None):
     group.add_argument("--prompts", type=at_least(1), default=200, help="prompts per domain, at most (default 200)")
     group.add_argument("--samples", type=at_least(1), help="completions per prompt, k (default 4)")
     group.add_argument("--greedy", action="store_true", help="always the most probable token, so one completion per prompt")
-    group.add_argument("--temperature", type=not_negative, help="of sampling (default 1.0)")
     group.add_argument("--top-p", type=share, default=1.0, help="nucleus sampling (default 1.0: off)")
     group.add_argument("--max-prompt-length", type=at_least(1), default=2048, help="tokens at most (default 2048)")
     group.add_argument("--seed", type=int, default=0, help="of the sampling noise (default 0)")
@@ -69,15 +69,17 @@ def parse(argv=None):
                        "already stand there, unchanged and with the same settings, are not evaluated again")
     group.add_argument("--samples-file", metavar="FILE", type=new_file,
                        help="write every completion with its reward, as jsonl")
+    made.set_defaults(temperature=None)             # 1, or 0 of --greedy
     args = made.parse_args(argv)
-    if len(set(args.checkpoints)) < len(args.checkpoints):
-        raise UserError(f"named twice: {next(name for name in args.checkpoints if args.checkpoints.count(name) > 1)}")
-    args.checkpoints = [*dict.fromkeys([*args.checkpoints, *(name for name in args.compare if ".json:" not in name)])]
-    if not args.checkpoints and (not args.compare or args.json or args.samples_file):
-        raise UserError("name a checkpoint to evaluate" + (": --json and --samples-file write no comparison of two files"
-                                                           if args.compare else ", or two to --compare"))
-    if args.greedy and (args.samples, args.temperature) != (None, None):
-        raise UserError("--greedy has one completion per prompt and no temperature: leave --samples and --temperature out")
+    places = {}                                     # {place: its first spelling}: a, ./a and a/ are one checkpoint
+    same = lambda name: name if ".json:" in name else places.setdefault(os.path.realpath(name), os.path.normpath(name))
+    args.checkpoints, args.compare = list(map(same, args.checkpoints)), list(map(same, args.compare))
+    args.checkpoints = list(places.values())        # those of --compare too
+    refuse((not args.checkpoints and not args.compare, "name a checkpoint to evaluate, or two to --compare"),
+           (not args.checkpoints and (args.json or args.samples_file),
+            "name a checkpoint to evaluate: --json and --samples-file write no comparison of two files"),
+           (args.greedy and (args.samples, args.temperature) != (None, None),
+            "--greedy has one completion per prompt and no temperature: leave --samples and --temperature out"))
     args.samples = args.samples or (1 if args.greedy else 4)
     args.temperature = float(not args.greedy) if args.temperature is None else args.temperature
     for run in map(read_run, args.checkpoints):     # which may know the file of a domain that is asked for by its name
@@ -97,12 +99,13 @@ def parse(argv=None):
 
 ARGS = cli(parse) if __name__ == "__main__" else None  # before PyTorch is imported: --help and mistakes answer at once
 
-from grpo.chat import prompt_form
 from grpo.directory import alone
 from grpo.judge import set_judge
+from grpo.rollout import prompt_form
 from grpo.run import fingerprint
 from grpo.scores import average, detectable, differences, evaluate, inside, mean_ci, t_quantile
 from grpo.startup import load
+from reports.methods import stages
 from reports.seeds import columns, read_scores
 
 
@@ -142,7 +145,7 @@ def evaluate_all(args):
         score, half = average([(entry[d]["score"], entry[d]["ci95"]) for d in args.domains])
         fewest = min(len(entry[d]["prompt_scores"]) for d in args.domains)
         report[name] = entry | {"seed": run.get("seed"), "recipe": run.get("recipe", [Path(name).name]),
-                                "training": run.get("settings", []),
+                                "training": run.get("settings", []), "stages": stages(name),
                                 "average": {"score": score, "ci95": half,
                                             "detectable": math.sqrt(2) * detectable(half, fewest - 1)}}
         for label, cells in lines(name, report[name], args.domains, args.samples):

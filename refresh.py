@@ -3,6 +3,7 @@
     python refresh.py checkpoints/code-math-qa-cw --domain math --steps 10 --out checkpoints/refreshed
     python refresh.py checkpoints/code-math-qa-cw --domain math --steps 40 --until-recovered checkpoints/code-math
     python refresh.py checkpoints/code-math-qa-cw --domains math,code --steps 20      # alternating refresh
+    python refresh.py checkpoints/code-math-qa-cw --domain math --teacher checkpoints/code-math   # by distillation
 
 Training on A ended at theta_A; training on B has since added delta_B and damaged A. Refresh descends A's loss L_A again,
 
@@ -18,11 +19,13 @@ come close to descent on the sum of their losses. The loop is that of train_grpo
 three other defaults, because few steps have to count: twice the rate (a larger alpha contracts faster), no warm-up, and
 twice the prompts (noise in g_A is not contracted). Unlike the theorem, this script steps with AdamW, with fresh moments,
 along sampled, clipped GRPO gradients; with --keep-every 1, analyze.py measures what contracts and what stays, beside the
-theorem's own steps. This file adds the rule that says when to stop, and the report over all domains.
+theorem's own steps. With --teacher, theta_A say, the damaged model's own answers are not compared by rewards: each token has
+the advantage A_t = log pi_teacher(o_t) - log pi_old(o_t), see train_grpo.py. This file adds the rule that says when to stop,
+and the report over all domains.
 """
 import domains
-from grpo.settings import add_settings, check, check_places, checkpoint, domain_names, parser
-from model import UserError, cli, read_run
+from grpo.settings import add_settings, check, check_places, checkpoint, domain_names, parser, refuse
+from model import cli, read_run
 
 
 def parse(argv=None):
@@ -34,14 +37,12 @@ def parse(argv=None):
     args = add_settings(made, steps=10, schedule="alternating", warmup_steps=0, prompts_per_step=64).parse_args(argv)
     domains.follow(read_run(args.init))
     args.eval_domains = args.eval_domains or ",".join(dict.fromkeys([*domains.DOMAINS, *domain_names(args.domain)]))
-    if args.until_recovered:
-        args.eval_every = args.eval_every or 2
-        if not args.eval_prompts:
-            raise UserError("--until-recovered needs validation rows: give --eval-prompts a number above 0")
+    args.eval_every = args.eval_every or 2 * bool(args.until_recovered)
     args = check(args, out="checkpoints/refreshed-{}", rates=(1e-4, 2e-6))
     check_places({"--out": args.out}, [args.until_recovered])
-    if args.until_recovered and not set(args.domains) <= set(args.eval_domains):
-        raise UserError("--until-recovered watches the refreshed domains: name them in --eval-domains too")
+    watched = {*args.eval_domains} if args.eval_prompts else set()
+    refuse((args.until_recovered and not {*args.domains} <= watched, "--until-recovered watches the refreshed domains: name "
+            "them in --eval-domains too, with --eval-prompts above 0"))
     return args
 
 

@@ -29,6 +29,13 @@ Regularisers against forgetting of earlier domains, each off by default:
     --ewc FILE --ewc-weight W    W/2 sum_k F_k (theta_k - theta*_k)^2, FILE of rollback.py --save-fisher (arXiv 1612.00796)
     --protect FILE          never move a set of coordinates (single weights), from rollback.py --out
     --mix math:0.25         replay: a quarter of each batch are Math prompts, graded as Math
+    --guard math=CKPT       every --guard-every steps, and after the last, the few weights that hurt Math most go back to
+                            those of CKPT, until the loss of CKPT's right answers is what it was (Policy.roll_back)
+
+With --teacher CKPT no reward enters the loss (on-policy distillation, arXiv 2608.19098, 2609.39405). Each token of each
+completion has an advantage of its own, so the loss descends KL(pi || pi_teacher), token by token, on the student's texts:
+
+    A_it = log pi_teacher(o_it) - log pi_old(o_it)                                   update
 """
 # B prompts x G completions = N, T the most tokens a completion may have. args: of `parse`. pairs: B of (domain, row).
 # rows: {domain: its rows, or None for new synthetic ones}. A step is one rollout and --inner-updates steps of the optimizer.
@@ -57,25 +64,26 @@ import torch
 
 import domains
 from grpo import ranks
-from grpo.chat import decode, encode
-from grpo.directory import read_log
-from grpo.judge import grading_ahead
+from grpo.directory import alone, read_log
 from grpo.losses import group_advantages, policy_loss, token_weights
-from grpo.rollout import grade, micro_batches, sample, token_logps, uniform_noise
-from grpo.run import open_run
-from model import end_ids, nan_for_null
+from grpo.rollout import complete, grade, micro_batches, token_logps, uniform_noise
+from grpo.run import Run
+from model import nan_for_null
 
 SUMS = ("loss", "policy_loss", "kl", "n_clipped_low", "n_clipped_high", "gap", "tokens")    # over the micro-batches of a step
-NO_UPDATE = {"loss": 0.0, "policy_loss": 0.0, "kl": None, "penalty": 0.0, "clip_fraction_low": 0.0,
-             "clip_fraction_high": 0.0, "grad_norm": 0.0, "sampler_gap": None}      # where no completion has a gradient
 
 
 def train(args, stop=None):
     """Run GRPO as `args` says and leave a checkpoint in args.out; returns its run.json as a dict. stop: see run.Run."""
-    with open_run(args, stop) as run:                           # its directory: lock, resume, overwrite, Ctrl-C
+    with ranks.together(), alone(args.out):
+        run = Run(args, stop)                                   # its directory: resume, overwrite, Ctrl-C
+        if run.record["finished"]:
+            return run.record
         policy, reference, tokenizer = run.load()               # and run.rows, the rows to train on
         for step in run.steps():                                # validates, saves, and ends where it should
             line, rollout, rewards, advantages = train_step(args, policy, reference, tokenizer, run.rows, step)
+            if run.guards and ((step + 1) % args.guard_every == 0 or step + 1 == args.steps):
+                line["guard"] = {domain: policy.roll_back(*guard) for domain, guard in run.guards.items()}
             run.log(line, rollout, rewards, advantages)
     return run.record
 
@@ -83,26 +91,25 @@ def train(args, stop=None):
 def train_step(args, policy, reference, tokenizer, rows, step):
     """One step: sample, grade, compare, update. Returns its log line, this process's Rollout, rewards, advantages (B, G).
 
-    reference: a model, or None without a KL term. step: 0 and up.
+    reference: the model of the KL term, or the teacher, or None. step: 0 and up.
     """
     B, G, T, times = args.prompts_per_step, args.group_size, args.max_completion_length, [time.perf_counter()]
     pairs, part = rows_for_step(args, rows, step), ranks.share(B)                      # B (domain, row) pairs
     my_pairs, mine = pairs[part], slice(part.start * G, part.stop * G)                 # this process's; its n completions of N
-    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in my_pairs], args.max_prompt_length)
     noise = uniform_noise(B * G, T, args.seed, "rollout", step)[mine]                  # (n, T) in [0, 1)
-    with policy.gathered(), grading_ahead(policy.model, tokenizer, my_pairs, G) as ahead:
-        rollout = sample(policy.model, prompts, group_size=G, noise=noise, temperature=args.temperature, top_p=args.top_p,
-                         stop_ids=end_ids(policy.model, tokenizer), pad_id=tokenizer.pad_token_id, finished=ahead)
+    with policy.gathered():
+        rollout = complete(policy.model, tokenizer, my_pairs, group_size=G, noise=noise, temperature=args.temperature,
+                           top_p=args.top_p, max_prompt_length=args.max_prompt_length)
         times.append(time.perf_counter())
-    rewards = grade(decode(tokenizer, rollout.ids, rollout.mask), my_pairs, ahead)     # (n,) fp64, NaN where grading failed
+    rewards = grade(rollout.texts, my_pairs, rollout.graded)                           # (n,) fp64, NaN where grading failed
     times.append(time.perf_counter())
 
     facts = torch.stack([rewards, rollout.mask.sum(1).cpu(), rollout.stopped.cpu(), rollout.entropy.sum(1).cpu()], 1)
     rewards, lengths, stopped, entropy = ranks.gather(facts).unbind(1)                 # (N,): of all processes from here on
     advantages = group_advantages(rewards.view(B, G), args.advantage_scale)            # (B, G) fp32
-    counted = ~rewards.isnan() & (stopped.bool() | (not args.mask_truncated))          # (N,)
+    counted = (~rewards.isnan() | bool(args.teacher)) & (stopped.bool() | (not args.mask_truncated))     # (N,)
     weights = token_weights(lengths.long(), counted, args.loss, T)                     # (N,) w_i
-    live = ((advantages.flatten() != 0) | (args.beta > 0)) & counted                   # the others have no gradient
+    live = ((advantages.flatten() != 0) | (reference is not None)) & counted           # the others have no gradient
     metrics = update(args, policy, reference, rollout, advantages.flatten()[mine], weights[mine], live[mine], step)
     times.append(time.perf_counter())
     rewards = rewards.view(B, G)
@@ -118,44 +125,41 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
     """
     batches = policy.passes(micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens))
     advantages, weights = advantages.to(rollout.ids.device), weights.to(rollout.ids.device)
-    scoring = {"temperature": args.temperature, "top_p": args.top_p}
-    old, references, metrics = {}, reference_logps(args, reference, rollout, batches, scoring), {}
-    for _ in range(args.inner_updates if batches or policy.regularisers else 0):
+    old, references = {}, reference_logps(args, reference, rollout, batches)
+    for _ in range(args.inner_updates):
         total = torch.zeros(len(SUMS), dtype=torch.float64, device=rollout.ids.device)
         for b, (index, real) in enumerate(batches):             # real: False where a pass only keeps other ranks company
             chunk = rollout.select(index)
-            mask, logps = chunk.mask & real, policy.logps(chunk, **scoring)                      # (m, T) each
+            mask, logps = chunk.mask & real, policy.logps(chunk)                                 # (m, T) each
             old.setdefault(b, logps.detach())       # of the first pass: the weights that sampled have not moved yet
-            loss, sums = policy_loss(logps, old[b], references.get(b), advantages[index], mask, weights[index],
+            A = references[b] - old[b] if args.teacher else advantages[index]                    # (m, T) or (m,)
+            loss, sums = policy_loss(logps, old[b], references.get(b), A, mask, weights[index],
                                      objective=args.loss, clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta,
                                      beta=args.beta)
             policy.backward(loss)
             sums |= {"loss": loss.detach(), "gap": ((old[b] - chunk.logps) * mask).abs().sum(), "tokens": mask.sum()}
             total += torch.stack([sums[name].double() for name in SUMS])
         metrics = optimizer_step(args, policy, ranks.total(dict(zip(SUMS, total.tolist()))), step)
-    return {**NO_UPDATE, **metrics, "lr": learning_rate(args, step)}
-
-
-def learning_rate(args, step):
-    """A linear rise over args.warmup_steps steps, then constant."""
-    return args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
+    return metrics
 
 
 def optimizer_step(args, policy, total, step):
     """Move the weights along the gradient that has been summed; returns the metrics of it, a dict.
 
-    total: SUMS over the micro-batches of all processes. UserError if loss or gradient is not finite.
+    total: SUMS over the micro-batches of all processes, 0 where no completion has a gradient: then none moves a weight, nor
+    AdamW's moments. UserError if loss or gradient is not finite.
     """
+    lr = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))       # a linear rise, then constant
     penalty = policy.regularise()
     loss, tokens = total["loss"] + penalty, max(1, total["tokens"])
-    grad_norm = policy.step(learning_rate(args, step), args.max_grad_norm) if math.isfinite(loss) else math.nan
+    grad_norm = policy.step(lr, args.max_grad_norm) if math.isfinite(loss) else math.nan
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise UserError(f"step {step + 1}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite; "
                         f"what was saved before stays in {args.out}; try a lower --lr")
     return {"loss": loss, "policy_loss": total["policy_loss"], "kl": total["kl"] / tokens if args.beta > 0 else None,
             "penalty": penalty, "clip_fraction_low": total["n_clipped_low"] / tokens,
-            "clip_fraction_high": total["n_clipped_high"] / tokens, "grad_norm": grad_norm,
-            "sampler_gap": total["gap"] / tokens}
+            "clip_fraction_high": total["n_clipped_high"] / tokens, "grad_norm": grad_norm, "lr": lr,
+            "sampler_gap": total["gap"] / tokens if total["tokens"] else None}
 
 
 # ---- rows in, log out ----------------------------------------------------------------------------------------------
@@ -184,42 +188,40 @@ def rows_for_step(args, rows, step):
     places_of |= {domain: range(step * n, (step + 1) * n) for domain, n in args.mix.items()}
     for domain, places in places_of.items():
         again = [f"visit {args.visits[domain]}"] if args.visits[domain] else []
-        if places and rows[domain] is None:
+        if rows[domain] is None:
             some = domains.synthetic(domain, "train", len(places), seed=" ".join([f"{args.seed} {step}", *again]))
         else:
-            some, order = [], None
-            for place in places:
-                epoch, nth = divmod(place, len(rows[domain]))
-                if nth == 0 or order is None:
-                    order = torch.argsort(uniform_noise(1, len(rows[domain]), args.seed, "epoch", epoch, *again)[0])
-                some.append(rows[domain][order[nth]])
+            n = len(rows[domain])
+            orders = {epoch: torch.argsort(uniform_noise(1, n, args.seed, "epoch", epoch, *again)[0])
+                      for epoch in {place // n for place in places}}
+            some = [rows[domain][orders[place // n][place % n]] for place in places]
         chosen += [(domain, row) for row in some]
     return chosen
 
 
-def reference_logps(args, reference, rollout, batches, scoring):
-    """Log-probabilities under the reference, once a step: {number of a micro-batch: (m, T) fp32}, {} without a KL term."""
-    if not args.beta > 0:
+def reference_logps(args, reference, rollout, batches):
+    """Log-probabilities under the reference, once a step: {number of a micro-batch: (m, T) fp32}, {} without one."""
+    if reference is None:
         return {}
     reference.to(rollout.ids.device)
     with torch.no_grad():
-        logps = {b: token_logps(reference, rollout.select(index), **scoring) for b, (index, _) in enumerate(batches)}
+        logps = {b: token_logps(reference, rollout.select(index)) for b, (index, _) in enumerate(batches)}
     if args.offload:
         reference.to("cpu")
     return logps
 
 
 def log_line(step, pairs, rewards, advantages, lengths, stopped, entropy, times):
-    """What log.jsonl says of a step's samples, a dict. rewards, advantages: (B, G); lengths, stopped, entropy: (N,).
+    """What log.jsonl says of a step's samples, a dict; NaN where none was graded. rewards, advantages: (B, G); lengths,
+    stopped, entropy: (N,).
 
     times: when the step began, and when it had sampled, graded and updated, in seconds.
     """
     graded = rewards[~rewards.isnan()]
-    by_domain = {domain: rewards[[name == domain for name, _ in pairs]].nanmean().item()
-                 for domain in dict(pairs)}
-    return {"step": step + 1, "reward_mean": graded.mean().item() if len(graded) else None,
-            "reward_by_domain": {domain: None if mean != mean else mean for domain, mean in by_domain.items()},
-            "reward_std": graded.std().item() if len(graded) > 1 else None,
+    return {"step": step + 1, "reward_mean": rewards.nanmean().item(),
+            "reward_by_domain": {domain: rewards[[name == domain for name, _ in pairs]].nanmean().item()
+                                 for domain in dict(pairs)},
+            "reward_std": graded.std().item() if len(graded) > 1 else math.nan,
             "zero_variance_groups": advantages.eq(0).all(1).double().mean().item(),
             "completion_length": lengths.mean().item(), "truncated": 1 - stopped.mean().item(),
             "verifier_errors": rewards.numel() - len(graded), "entropy": (entropy.sum() / lengths.sum()).item(),

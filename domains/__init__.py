@@ -43,6 +43,7 @@ import hashlib
 import importlib
 import math
 import os
+import queue
 import random
 import re
 import sys
@@ -52,14 +53,15 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-from domains.records import at, bare, lookup, read_source
+from domains.records import bare, lookup, read_source
 from model import UserError
 
 DOMAINS = ("math", "code", "qa", "cw")  # those that are shipped, in the order of all tables
 REQUIRED = ("synthetic(rng)", "prompt(row)", "answer(completion, row)", "reward(completions, rows)")
 # No names of domains: in JSON files they are keys beside those of domains, or they mean other rows or another directory.
 TAKEN = ("average", "all", "evaluated", "weights", "seed", "recipe", "training", "compared_to", "label", "loss",
-         "synthetic", "hub", "base", "kl", "ref", "ewc", "mix", "protected", "rollback", "merge", "start", "saved")
+         "synthetic", "hub", "base", "kl", "ref", "ewc", "mix", "guard", "distill", "protected",
+         "rollback", "merge", "start", "saved")
 HERE = Path(__file__).resolve().parent
 GRADING_SECONDS = 10  # for one completion, which takes a millisecond; programs have their own limit (sandbox.py)
 REFERENCES = ("reference", "solution", "canonical_solution", "code", "answer")  # where a record may show a whole completion
@@ -84,9 +86,8 @@ def use(word):
         return word
     path = files().get(word, Path(word))
     if path.suffix != ".py":
-        known, where = ", ".join({**files(), **loaded}), "a file"
-        if word in recorded:
-            where = f"{recorded[word]['file']}, which a checkpoint was made with"
+        known = ", ".join({**files(), **loaded})
+        where = f"{recorded[word]['file']}, which a checkpoint was made with" if word in recorded else "a file"
         raise UserError(f"unknown domain {word!r}: choose from {known}, or give the path of {where}")
     if not path.is_file():
         raise UserError(f"there is no domain file {word}")
@@ -182,29 +183,27 @@ def graded(grade, completions, rows):
     number in [0, 1] or takes longer than GRADING_SECONDS. That is its fault, not the completion's, and hurts no other;
     UserError where it does so with all, of several rows.
     A thread grades all; one from which nothing comes any more is asked to end and left behind: nothing can force it."""
-    def work(todo, results):
+    def work(todo, done):
         for completion, row in todo:
             try:
                 score, = grade([completion], [row])
                 if not (math.isnan(score) or 0 <= score <= 1):
                     raise ValueError(f"a reward is in [0, 1], not {score}")
-                results.append(float(score))
+                done.put(float(score))
             except Exception as error:
-                results.append(error)
+                done.put(error)
 
-    scores = []
-    while todo := list(zip(completions, rows))[len(scores):]:
-        results, seen = [], -1
-        thread = threading.Thread(target=work, args=(todo, results), name="grader", daemon=True)
+    scores, todo = [], list(zip(completions, rows))
+    while len(scores) < len(todo):
+        done = queue.SimpleQueue()
+        thread = threading.Thread(target=work, args=(todo[len(scores):], done), name="grader", daemon=True)
         thread.start()
-        while thread.is_alive() and len(results) > seen:
-            seen = len(results)
-            thread.join(GRADING_SECONDS)            # returns as soon as all are graded
-        new = results[:]
-        if len(new) < len(todo):
-            new.append(TimeoutError(f"no result after {GRADING_SECONDS} s"))
+        try:
+            while len(scores) < len(todo):
+                scores.append(done.get(timeout=GRADING_SECONDS))
+        except queue.Empty:
+            scores.append(TimeoutError(f"no result after {GRADING_SECONDS} s"))
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-        scores += new
     failed = [score for score in scores if isinstance(score, Exception)]
     if failed and len(failed) == len(rows) and len({*map(id, rows)}) > 1:      # and not for one odd row
         raise UserError(f"the reward of {grade.__module__} grades none of {len(rows)} completions: {failed[0]!r}")
@@ -337,8 +336,7 @@ def finder(name, source, first, fields):
                         f"or name yours with --fields {missing[0]}=NAME, or OUTER.INNER")
 
     def find(record):
-        found = {field: (given[field], at(record, given[field])) if field in given else lookup(record, known[field])
-                 for field in {**known, **given}}
+        found = {field: lookup(record, [given[field]] if field in given else known[field]) for field in {**known, **given}}
         return ({**record, **{field: value for field, (_, value) in found.items()}},
                 {field: column for field, (column, value) in found.items() if value is not None})
     return find

@@ -1,4 +1,4 @@
-"""Decoding with fixed shapes, one CUDA graph per shape: how a GPU samples, chosen by grpo/startup.py for train_grpo.py and others.
+"""Decoding with fixed shapes, one CUDA graph per shape: how a GPU samples. Chosen by grpo/startup.py, used by train_grpo.py.
 
 On a GPU a decoded token of a small batch costs as long as the host needs to launch some hundred kernels. A CUDA graph
 launches them all at once, but it replays the same shapes at the same addresses. So here nothing has a shape that depends on data:
@@ -19,7 +19,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from grpo import fast
-from grpo.rollout import draw, left_padded
+from grpo.rollout import draw, left_padded, unwritten
 
 LOOK = 8            # steps between two looks of the host
 WIDTHS = 256        # the columns that attention reads are a multiple of so many: each number is a graph of its own
@@ -47,26 +47,19 @@ class Slots:
     """S slots over a model, what has been sampled so far (ids, mask, logps, entropy, (N, T)), and one step of n slots."""
 
     def __init__(self, model, prompts, noise, S, group_size, stop_ids, pad_id, temperature, top_p):
-        device, (N, T) = model.device, noise.shape
-        self.model, self.S, self.n, self.T, self.G, self.how = model, S, S, T, group_size, (temperature, top_p)
-        prompt_ids, self.prompt_mask = left_padded(prompts, pad_id, device)                       # (B, P)
-        self.prompt_lengths = self.prompt_mask.sum(1)                                             # (B,)
-        cache, self.named = fast.new_cache(model.config, model)
-        positions = (self.prompt_mask.cumsum(1) - 1).clamp(min=0)
-        logits = model(input_ids=prompt_ids, attention_mask=self.prompt_mask.long(), position_ids=positions, use_cache=True,
-                       logits_to_keep=1, **self.named).logits[:, -1]                              # (B, V)
+        device, self.T = model.device, noise.shape[1]
+        self.model, self.S, self.n, self.G, self.how = model, S, S, group_size, (temperature, top_p)
+        prompt_ids, prompt_mask = left_padded(prompts, pad_id, device)                            # (B, P)
+        self.prompt_lengths, self.L = prompt_mask.sum(1), prompt_ids.shape[1] + self.T            # (B,)
+        read, cache, self.named = fast.read_prompts(model, prompt_ids, prompt_mask, logits_to_keep=1)
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             raise ValueError("its cache has layers of other kinds than keys and values of all tokens")
-        self.L = prompt_ids.shape[1] + T
-        cache.layers = [Layer(layer, self, self.L) for layer in cache.layers]
-        self.layers = cache.layers
+        self.layers = cache.layers = [Layer(layer, self, self.L) for layer in cache.layers]
 
         self.noise, self.stop = noise.to(device), torch.tensor(stop_ids, device=device)
-        self.ids = torch.full((N, T), pad_id, device=device)
-        self.mask = torch.zeros(N, T, dtype=torch.bool, device=device)
-        self.logps, self.entropy = torch.zeros(2, N, T, device=device)
-        self.ids[:, 0], self.logps[:, 0], self.entropy[:, 0] = draw(logits.repeat_interleave(group_size, 0),
-                                                                    self.noise[:, 0], *self.how)
+        self.ids, self.mask, self.logps, self.entropy = unwritten(noise, pad_id, device)
+        logits = read.logits[:, -1].repeat_interleave(group_size, 0)                              # (N, V)
+        self.ids[:, 0], self.logps[:, 0], self.entropy[:, 0] = draw(logits, self.noise[:, 0], *self.how)
         self.mask[:, 0] = True
         # Of each slot: its number, the row in it, that row's tokens so far (with and without the prompt), whether it runs.
         self.index, self.row = torch.arange(S, device=device), torch.zeros(S, dtype=torch.long, device=device)
@@ -132,7 +125,8 @@ class Slots:
                     self.step()
 
 
-def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None, slots=None):
+def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0,
+           finished=lambda rows, ids, mask: None, slots=None):
     """Sample: ids, mask, logps, entropy and stopped of a Rollout; see rollout.sample. slots: S, by default what memory holds.
 
     ValueError for models whose cache is of another kind.
@@ -140,40 +134,23 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
     (N, T), longest = noise.shape, max(map(len, prompts))
     S = min(N, slots or fast.capacity(model, longest + T))
     with torch.inference_mode():
-        state = Slots(model, prompts, noise, S, group_size, stop_ids, pad_id, temperature, top_p)
-        waiting = (~state.ends(state.ids[:, 0])).nonzero().squeeze(1).tolist() if T > 1 else []
-        report(finished, state, sorted({*range(N)} - {*waiting}))           # one token was all
-        inside = {}                                 # slot: the row in it
-        while True:
-            running = state.running[:state.n].tolist()                       # the host waits for the device here
-            report(finished, state, [inside.pop(slot) for slot, runs in enumerate(running) if not runs and slot in inside])
-            free = [slot for slot, runs in enumerate(running) if not runs][:len(waiting)]
-            if free:
+        state, left = Slots(model, prompts, noise, S, group_size, stop_ids, pad_id, temperature, top_p), {*range(N)}
+        waiting = (~state.ends(state.ids[:, 0])).nonzero().squeeze(1).tolist() if T > 1 else []    # they have a second token
+        while left:
+            running, rows = state.running[:state.n].tolist(), state.row[:state.n].tolist()         # waits for the device
+            inside = {row for row, runs in zip(rows, running) if runs}
+            if ended := sorted(left - inside - {*waiting}):
+                which = torch.tensor(ended, device=state.ids.device)
+                finished(which, state.ids[which], state.mask[which])
+                left -= {*ended}
+            if free := [slot for slot, runs in enumerate(running) if not runs][:len(waiting)]:
                 state.fill(free, waiting[:len(free)])
-                inside |= dict(zip(free, waiting))
-                waiting = waiting[len(free):]
-                continue
-            if not any(running):
-                break
-            if sum(running) <= state.n // 2:
+                del waiting[:len(free)]
+            elif 0 < len(inside) <= state.n // 2:
                 state.keep(running)
-                rows = state.row[:state.n].tolist()
-                inside = {slot: rows[slot] for slot, runs in enumerate(state.running[:state.n].tolist()) if runs}
-                continue
-            width = int(state.length[:state.n].max()) + LOOK
-            state.steps(min(state.L, -(-width // WIDTHS) * WIDTHS))
+            if left:
+                width = int(state.length[:state.n].max()) + LOOK
+                state.steps(min(state.L, -(-width // WIDTHS) * WIDTHS))
         stopped = (state.ends(state.ids) & state.mask).any(1)                                     # (N,)
         found = state.ids, state.mask, state.logps, state.entropy, stopped
     return tuple(x.clone() for x in found)          # ordinary tensors, which a backward pass may keep
-
-
-def report(finished, state, rows):
-    """Tell `finished`, if there is one, of rows (a list of ints) that have ended."""
-    if finished and rows:
-        rows = torch.tensor(rows, device=state.ids.device)
-        finished(rows, state.ids[rows], state.mask[rows])
-
-
-def capacity(model, tokens):
-    """All rows are one batch: those without a slot wait for one."""
-    return 2**31

@@ -46,14 +46,10 @@ def open_out(args):
         return None
     run, state = read_run(out), out / STATE
     if state.is_file():
-        try:
-            with safe_open(state, "pt") as file:
-                run = json.loads(file.metadata()["run"])
-            sound = {"args", "steps", "finished"} <= run.keys()
-        except (SafetensorError, TypeError, KeyError, AttributeError, ValueError):
-            sound = False
-        if not sound:
-            raise UserError(f"{state} is damaged: --overwrite starts anew; {out} itself can still be evaluated")
+        with opened(state, f"is damaged: --overwrite starts anew; {out} itself can still be evaluated") as file:
+            run = json.loads(file.metadata()["run"])
+            if not {"args", "steps", "finished"} <= run.keys():
+                raise ValueError
         check_run(run, state)
     elif not run and any(out.glob("*.safetensors")):
         raise UserError(f"{out} holds a model that no run of ours wrote (no run.json): choose another --out")
@@ -67,13 +63,21 @@ def open_out(args):
             f"{out} holds no interrupted run (no {STATE}): --overwrite replaces it"),
            (then.keys() != now.keys(), f"--resume: {out} was started by another script, or another version of it: go on "
             "with that one, or choose another --out"),
-           (other == "visits",
-            f"--resume: {args.init} has another history than when this run started; --overwrite starts anew"),
            (other, f"--resume: this run was started with --{other.replace('_', '-')} {then.get(other)}, not "
             f"{now.get(other)}; use the same, or --overwrite to start anew"),
            (run.get("steps", 0) > args.steps,
             f"--resume: {out} is at step {run.get('steps')} already, beyond --steps {args.steps}"))
     return run
+
+
+@contextlib.contextmanager
+def opened(path, trouble):
+    """A safetensors file, open for torch. UserError, "PATH TROUBLE", if it is none, or lacks what is looked for within."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} {trouble}") from error
 
 
 @contextlib.contextmanager

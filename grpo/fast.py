@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from grpo.rollout import LOGIT_ELEMENTS, draw, left_padded, scaled_logits, sequences
+from grpo.rollout import LOGIT_ELEMENTS, draw, left_padded, scaled_logits, sequences, unwritten
 
 
 # ---- attention -----------------------------------------------------------------------------------------------------
@@ -52,10 +52,14 @@ AttentionMaskInterface.register("packed", sdpa_mask)
 
 # ---- the cache -----------------------------------------------------------------------------------------------------
 
-def new_cache(config, model):
-    """An empty cache, and the keyword argument that it is for the model, a dict of one: transformers renamed it in 5.24."""
-    cache = DynamicCache(config=config)
-    return cache, {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
+def read_prompts(model, ids, mask, **how):
+    """Read left-padded prompts, ids and mask (B, P), into a new cache: what the model (or a decoder) returns, the cache, and
+    the keyword argument that it is, a dict of one, because transformers renamed it in 5.24."""
+    cache = DynamicCache(config=model.config)
+    named = {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
+    positions = (mask.cumsum(1) - 1).clamp(min=0)                                                 # (B, P)
+    read = model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=True, **how, **named)
+    return read, cache, named
 
 
 def cache_bytes(config, itemsize):
@@ -123,7 +127,8 @@ def share_out(cache, group_size):
 
 # ---- sampling ------------------------------------------------------------------------------------------------------
 
-def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0, finished=None, own_mask=True):
+def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0,
+           finished=lambda rows, ids, mask: None, own_mask=True):
     """Sample in one batch: ids, mask, logps, entropy and stopped of a Rollout, on the model's device; see rollout.sample.
 
     own_mask: spare transformers to make a mask for every token. Some models read other things from the mask's first form.
@@ -131,20 +136,16 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
     device, (N, T) = model.device, noise.shape
     prompt_ids, prompt_mask = left_padded(prompts, pad_id, device)                                        # (B, P)
     noise, stop = noise.to(device), torch.tensor(stop_ids, device=device)
-    ids = torch.full((N, T), pad_id, device=device)
-    mask = torch.zeros(N, T, dtype=torch.bool, device=device)
-    logps, entropy = torch.zeros(2, N, T, device=device)
+    ids, mask, logps, entropy = unwritten(noise, pad_id, device)
     stopped = torch.zeros(N, dtype=torch.bool, device=device)
 
     with torch.inference_mode():                    # the results above are ordinary tensors: a backward pass may keep them
-        cache, named = new_cache(model.config, model)
-        positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)                                              # (B, P)
-        logits = model(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=positions,
-                       use_cache=True, logits_to_keep=1, **named).logits[:, -1]                            # (B, V)
+        read, cache, named = read_prompts(model, prompt_ids, prompt_mask, logits_to_keep=1)
         share_out(cache, group_size)
-        logits = logits.repeat_interleave(group_size, 0)                                                  # (N, V)
+        logits = read.logits[:, -1].repeat_interleave(group_size, 0)                                      # (N, V)
         length = prompt_mask.sum(1).repeat_interleave(group_size, 0)[:, None]                             # (N, 1)
-        own_mask = own_mask and all(type(layer) is Roomy for layer in cache.layers)        # it would hide sliding windows
+        own_mask = (own_mask and model.config._attn_implementation != "eager"        # which adds its mask: no place for bools
+                    and all(type(layer) is Roomy for layer in cache.layers))         # it would hide sliding windows
         attended = torch.ones(N, prompt_ids.shape[1] + T, dtype=torch.bool, device=device)                # (N, P + T)
         attended[:, :prompt_ids.shape[1]] = prompt_mask.repeat_interleave(group_size, 0)
         alive = torch.arange(N, device=device)                 # rows still in the batch, (n,)
@@ -168,8 +169,7 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
                 if left < 0.9 * len(alive):                    # dropping rows copies the cache: not for a few
                     keep, leaving = running.nonzero().squeeze(1), alive[~running]
                     stopped[leaving] = True
-                    if finished:
-                        finished(leaving, ids[leaving], mask[leaving])
+                    finished(leaving, ids[leaving], mask[leaving])
                     cache.batch_select_indices(keep)
                     alive, token, attended, length, running = (x[keep] for x in (alive, token, attended, length, running))
             seen = attended[:, :prompt_ids.shape[1] + t + 1]
@@ -177,24 +177,23 @@ def sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1
                            position_ids=length, use_cache=True, **named).logits[:, -1]                     # (n, V)
             length = length + 1
         stopped[alive] = ~running
-    if finished:
-        finished(alive, ids[alive], mask[alive])
+    finished(alive, ids[alive], mask[alive])
     return ids, mask, logps, entropy, stopped
 
 
 # ---- scoring -------------------------------------------------------------------------------------------------------
 
-def logps(model, rollout, *, temperature=1.0, top_p=1.0):
+def logps(model, rollout):
     """rollout.token_logps: (N, T) fp32, each prompt read once for all rows of its group."""
-    return score(model, rollout, shared_prompts(model.get_decoder(), rollout), temperature, top_p)
+    return score(model, rollout, shared_prompts(model.get_decoder(), rollout))
 
 
-def logps_of_whole_sequences(model, rollout, *, temperature=1.0, top_p=1.0):
+def logps_of_whole_sequences(model, rollout):
     """The same for a model whose layers are checkpointed: they are computed again in the backward pass, and keep no cache."""
     texts, before = sequences(rollout)                                                            # (N, L), (N, T)
     states = model.get_decoder()(input_ids=texts, use_cache=False).last_hidden_state              # (N, L, D)
     states = states.gather(1, before[:, :, None].expand(-1, -1, states.shape[-1]))                # (N, T, D)
-    return score(model, rollout, states, temperature, top_p)
+    return score(model, rollout, states)
 
 
 def shared_prompts(decoder, rollout):
@@ -202,12 +201,10 @@ def shared_prompts(decoder, rollout):
     (N, P), T = rollout.prompt_ids.shape, rollout.ids.shape[1]
     attended = torch.cat([rollout.prompt_mask, rollout.mask], 1)                                  # (N, P + T)
     positions = (attended.cumsum(1) - 1).clamp(min=0)                                             # (N, P + T)
-    cache, named = new_cache(decoder.config, decoder)
     groups, which = rollout.group.unique(return_inverse=True)
     first = which.new_empty(len(groups)).scatter_(0, which, torch.arange(N, device=which.device))         # any row of each
-    prompt = decoder(input_ids=rollout.prompt_ids[first], attention_mask=rollout.prompt_mask[first].long(),
-                     position_ids=positions[first, :P], **named).last_hidden_state[:, -1:]
-    states = prompt.index_select(0, which)                                                        # (N, 1, D)
+    read, cache, named = read_prompts(decoder, rollout.prompt_ids[first], rollout.prompt_mask[first])
+    states = read.last_hidden_state[:, -1:].index_select(0, which)                                # (N, 1, D)
     if T == 1:
         return states
     cache.reorder_cache(which)                      # by index_select: on a CPU its gradient is summed in a fixed order
@@ -216,12 +213,12 @@ def shared_prompts(decoder, rollout):
     return torch.cat([states, answer], 1)
 
 
-def score(model, rollout, states, temperature, top_p):
+def score(model, rollout, states):
     """Log-probabilities (N, T) fp32 of completion tokens, from the decoder's states before them, (N, T, D)."""
     states, targets = states[rollout.mask], rollout.ids[rollout.mask]                             # (M, D), (M,): real tokens
 
     def chunk(states, targets):
-        logits = scaled_logits(logits_of(model, states), temperature, top_p, chosen=targets)      # (m, V)
+        logits = scaled_logits(logits_of(model, states), rollout.temperature, rollout.top_p, chosen=targets)     # (m, V)
         return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)                      # (m,)
 
     size = max(1, LOGIT_ELEMENTS // model.config.get_text_config().vocab_size)
@@ -241,7 +238,7 @@ class Decoded(BaseModelOutputWithPast):
 
 
 def logits_of(model, states):
-    """Logits (m, V) by the model's own forward pass, in which its decoder only returns states (m, D): many scale or cap logits."""
+    """Logits (m, V) by the model's own forward pass, in which its decoder only returns states (m, D): many scale or cap them."""
     decoder, ids = model.get_decoder(), torch.zeros(1, len(states), dtype=torch.long, device=states.device)
     decoder.forward = lambda *args, **kwargs: Decoded(last_hidden_state=states[None])
     try:

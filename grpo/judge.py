@@ -1,7 +1,5 @@
-"""Graders that take their time: a chat model that judges creative writing, and programs that run while a GPU samples.
+"""A chat model that judges creative writing, in place of the rubric. Used by train_grpo.py and all that grades.
 
-    with grading_ahead(model, tokenizer, batch, group_size) as ahead:           # used by train_grpo.py and scores.py
-        rollout = sample(..., finished=ahead)
     set_judge("Qwen/Qwen3-4B", ["math", "cw"], device)     # from now on domains/cw.py asks this model; None: its rubric
 
 --judge NAME of every script names the model. It is asked once per response, greedily, and its answer must be exactly one of
@@ -13,15 +11,10 @@ Not protected against: a response that talks to the judge ('the editor says: ans
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
-import contextlib
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
-
 import torch
 
 import domains
-from grpo.chat import decode, encode
-from grpo.rollout import grade, sample
+from grpo.rollout import decode, encode, sample
 from grpo.startup import load
 from model import end_ids
 
@@ -55,43 +48,3 @@ def llm_judge(name_or_dir, device=None):
         answers = dict(zip(different, map(cw.score, decode(tokenizer, rollout.ids, rollout.mask))))
         return [answers[question] for question in questions]
     return judge
-
-
-@contextlib.contextmanager
-def grading_ahead(model, tokenizer, batch, group_size, overlap=None):
-    """Within, programs are run while other completions are still being sampled: gives what `sample` takes as finished.
-
-    Its `rewards`, {completion n: reward}, are whole when the body has ended, and what `grade` then has no more to do. By
-    default where a GPU samples, because the processors are idle then, and None elsewhere: on a CPU it was slower. Only
-    domains whose file says AHEAD take part; the other rewards take a millisecond, or a judge that wants the device for
-    itself. Every program has a deadline (sandbox.py), and so the wait for them has one.
-    """
-    if not (model.device.type != "cpu" if overlap is None else overlap):
-        yield None
-        return
-    arrivals, rewards = SimpleQueue(), {}           # of (rows, ids, mask) that have left the batch; None behind the last
-
-    def run_programs():
-        more = True
-        while more:
-            waiting = [arrivals.get()]
-            while not arrivals.empty():             # all that came while the last ones ran: starting the sandbox takes time
-                waiting.append(arrivals.get())
-            more = waiting[-1] is not None
-            texts = {n: text for rows, ids, mask in filter(None, waiting)
-                     for n, text in zip(rows.tolist(), decode(tokenizer, ids, mask))}
-            owner = {n: batch[n // group_size] for n in texts}
-            own = [n for n, (domain, _) in owner.items() if getattr(domains.get(domain), "AHEAD", False)]
-            if own:
-                rewards.update(zip(own, grade([texts[n] for n in own], [owner[n] for n in own]).tolist()))
-
-    def finished(rows, ids, mask):
-        arrivals.put((rows, ids, mask))
-    finished.rewards = rewards
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run_programs)
-        try:
-            yield finished
-        finally:
-            arrivals.put(None)
-        running.result()

@@ -82,10 +82,10 @@ def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objec
     """The objective of N completions, to be minimised: a scalar loss, and sums over their tokens for the log.
 
     logps, old_logps, ref_logps (or None): (N, T) fp32, log-probabilities of the sampled tokens under the policy, the
-    policy that sampled them, and the reference. advantages: (N,). mask: (N, T) bool. weights: (N,), see token_weights.
-    objective: a key of settings.LOSSES. clip_low, clip_high: eps_low, eps_high. delta: of drpo alone, a probability. beta:
-    weight of the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the loss without the KL;
-    kl, in nats, unweighted; n_clipped_low and n_clipped_high, how many tokens are beyond each bound.
+    policy that sampled them, and the reference. advantages: (N,), or (N, T), one for each token. mask: (N, T) bool. weights:
+    (N,), see token_weights. objective: a key of settings.LOSSES. clip_low, clip_high: eps_low, eps_high. delta: of drpo, a
+    probability. beta: weight of the KL term; with 0, ref_logps is not read. The sums are scalar tensors: policy_loss, the
+    loss without the KL; kl, in nats, unweighted; n_clipped_low and n_clipped_high, how many tokens are beyond each bound.
 
     The KL term is k3 = e^d - d - 1, d = log pi_ref - log pi (Schulman, 2020): its value is an unbiased estimate of
     KL(pi || ref), never negative. Its gradient is on average that of the forward KL(ref || pi), because it has no importance
@@ -96,7 +96,7 @@ def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objec
         mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
         log_ratio = mean.expand_as(log_ratio)
     ratio = log_ratio.exp()                                                                        # (N, T)
-    A = advantages[:, None]                                                                        # (N, 1)
+    A = advantages.view(len(ratio), -1)                                                            # (N, 1) or (N, T)
     low, high = (ratio < 1 - clip_low) & (A < 0), (ratio > 1 + clip_high) & (A > 0)                # for the log
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     if objective == "cispo":

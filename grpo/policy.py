@@ -1,12 +1,5 @@
 """The policy under training: a model, its fp32 master weights, AdamW, and its resume file. Made by run.py for train_grpo.py.
 
-    policy = Policy(model)
-    with policy.gathered(): ...                    # sampling: the model is whole on every rank
-    for index, real in policy.passes(batches):     # the micro-batches of this rank
-        policy.backward(loss)
-    grad_norm = policy.step(lr, max_grad_norm)
-    policy.save_state("out/resume.safetensors", run); policy.load_state("out/resume.safetensors")
-
 The optimizer moves fp32 copies of the weights while the model computes in its own type. At lr 1e-6 one step of Adam
 moves a weight by about 1e-6, far less than the 8 bits of a bf16 number can show: it would be rounded away every time.
 
@@ -18,20 +11,22 @@ if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import contextlib
-import hashlib
 import json
 import math
 import types
 
 import torch
-from safetensors import SafetensorError, safe_open
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo import ranks
+from grpo.directory import opened
 from grpo.rollout import token_logps
 from grpo.startup import choose_way
 from model import UserError, check_equal, save_tensors
+
+GUARD = 0.0005      # share of the coordinates that is rolled back between two looks at the gradient
 
 
 class Policy:
@@ -64,7 +59,11 @@ class Policy:
                     p.register_post_accumulate_grad_hook(self.take)
             choose_way(model, gradient_checkpointing, way)
         self.named = dict(zip((name for name, _ in model.named_parameters()), self.masters))
-        self.frozen = [(self.named[name], frozen_mask(self.named[name], index)) for name, index in (frozen or {}).items()]
+        self.frozen = []                            # pairs of a master and a mask of its shape, of this rank's part of both
+        for name, index in (frozen or {}).items():
+            mask = torch.zeros(self.named[name].shape, dtype=torch.bool)
+            mask.view(-1)[index] = True
+            self.frozen.append((self.named[name], local(part_of(mask, self.named[name]))))
         self.taken = {}                             # gradients of this step, until `hand_over`; see `take`
         self.regularisers = []                      # see `add_regulariser`
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
@@ -75,10 +74,16 @@ class Policy:
         p.grad = None
 
     def hand_over(self):
-        """Give the step's gradient to the masters: with offload it goes to main memory now, once, and not per micro-batch."""
+        """Give the step's gradient to the masters: with offload it goes to main memory now, once, and not per micro-batch.
+
+        A frozen coordinate gets a gradient of 0, from the start: so AdamW's moments of it, and its steps, are 0 too.
+        """
         for p, master in zip(self.parameters, self.masters):
             if p in self.taken:
                 master.grad = self.taken.pop(p).to(master.device)
+        for master, mask in self.frozen:
+            if master.grad is not None:
+                local(master.grad).masked_fill_(mask, 0)
 
     @contextlib.contextmanager
     def gathered(self):
@@ -103,9 +108,9 @@ class Policy:
         most = max(ranks.everyone(len(batches)))
         return [(index, True) for index in batches] + [([0], False)] * (most - len(batches))
 
-    def logps(self, rollout, **settings):
-        """rollout.token_logps under the policy: (N, T) fp32. settings: temperature, top_p."""
-        return self.model.token_logps(rollout, **settings)
+    def logps(self, rollout):
+        """rollout.token_logps under the policy: (N, T) fp32."""
+        return self.model.token_logps(rollout)
 
     def backward(self, loss):
         """Add the gradient of a micro-batch's loss (a scalar) to that of the step; losses of ranks are summed."""
@@ -141,19 +146,55 @@ class Policy:
         Returns its norm before it was clipped, a float over all ranks.
         """
         self.hand_over()
-        for master, mask in self.frozen:            # a gradient of 0 from the start: AdamW's moments and step are 0 too
-            if master.grad is not None:
-                local(master.grad).masked_fill_(mask, 0)
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.masters, max_grad_norm)).item()
+        norm = whole(clip_grad_norm_(self.masters, max_grad_norm)).item()
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
-            for p, master in zip(self.parameters, self.masters):
-                if p is not master:
-                    p.data.copy_(master)
+            self.follow()
         self.optimizer.zero_grad()
         return norm
+
+    def follow(self):
+        """Give the model the weights of the masters, in its own type."""
+        for p, master in zip(self.parameters, self.masters):
+            if p is not master:
+                p.data.copy_(master)
+
+    def nll(self, answers):
+        """L = - mean log pi(o) of stored answers o (Rollouts), in nats; its gradient, if any, is added to the step's."""
+        value, n = 0.0, sum(len(some.ids) for some in answers)
+        for some in answers:
+            part = -self.logps(some).sum() / n
+            value += part.item()
+            if part.requires_grad:
+                self.backward(part)
+        return value
+
+    def roll_back(self, theta, answers, goal):
+        """Roll back what hurts an earlier domain A most, until its loss L_A is at most `goal`: a dict for the log.
+
+        theta: theta_A, all parameters in one vector (n,). answers: A's own right ones, Rollouts; L_A is their `nll`. Each
+        round takes the share GUARD of all coordinates with the largest s_i = g_i (theta - theta_A)_i > 0 back to theta_A, g
+        being L_A's gradient where the weights now are: to first order, L_A falls by s_i (rollback.py: gradient). It ends too
+        when no coordinate would lower L_A. AdamW's moments stay. For one rank, between two steps.
+        """
+        losses, rolled_back = [], 0
+        while True:
+            losses.append(self.nll(answers))
+            self.hand_over()
+            now = parameters_to_vector(self.masters).detach()                                             # (n,)
+            slope = [torch.zeros_like(m) if m.grad is None else m.grad for m in self.masters]
+            scores, worst = (parameters_to_vector(slope) * (now - theta)).topk(max(1, round(GUARD * len(now))))
+            worst = worst[scores > 0]
+            self.optimizer.zero_grad()
+            if losses[-1] <= goal or not len(worst):
+                return {"loss_before": losses[0], "loss": losses[-1], "rolled_back": rolled_back}
+            now[worst] = theta[worst]
+            for m, part in zip(self.masters, now.split([m.numel() for m in self.masters])):
+                m.data.copy_(part.view_as(m))
+            self.follow()
+            rolled_back += len(worst)
 
     def finite(self):
         """Whether all weights are numbers: after a step far too large they may not be, though its loss was."""
@@ -178,18 +219,16 @@ class Policy:
     def load_state(self, path):
         """Restore the weights and moments that save_state wrote, with any number of ranks; directory.py reads `run`."""
         state = {}
-        with safe_open(path, "pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            moments = lambda i: ("step", "exp_avg", "exp_avg_sq") if f"step.{i}" in shapes else ()     # it had a gradient
-            if shapes != {f"{kind}.{i}": () if kind == "step" else tuple(m.shape) for i, m in enumerate(self.masters)
-                          for kind in ("weight", *moments(i))}:
-                raise UserError(f"{path} does not hold the state of this model: --overwrite starts anew")
-            for i, (p, master) in enumerate(zip(self.parameters, self.masters)):
-                with torch.no_grad():
-                    master.copy_(part_of(file.get_tensor(f"weight.{i}"), master))
-                    p.data.copy_(master)
-                if moments(i):
-                    state[i] = {kind: part_of(file.get_tensor(f"{kind}.{i}"), master) for kind in moments(i)}
+        with opened(path, "does not hold the state of this model: --overwrite starts anew") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys() if key.startswith("weight.")}
+            if shapes != {f"weight.{i}": list(master.shape) for i, master in enumerate(self.masters)}:
+                raise ValueError
+            for i, master in enumerate(self.masters):
+                master.data.copy_(part_of(file.get_tensor(f"weight.{i}"), master))
+                if f"step.{i}" in file.keys():      # it had a gradient
+                    state[i] = {kind: part_of(file.get_tensor(f"{kind}.{i}"), master)
+                                for kind in ("step", "exp_avg", "exp_avg_sq")}
+        self.follow()
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
@@ -245,30 +284,19 @@ def kept(tensor):
     return tensor if ranks.world() == 1 else tensor.cpu() if ranks.leader() else tensor.new_empty(0)
 
 
-def frozen_mask(master, index):
-    """Of this rank's part of a master: (its shape) bool, True at `index`, flat indices (n,) of the whole tensor."""
-    mask = torch.zeros(master.numel(), dtype=torch.bool)
-    mask[index] = True
-    return local(part_of(mask.view(master.shape), master))
-
-
 # ---- files of rollback.py that hold weights in their place ---------------------------------------------------------
 
 def read_coordinates(path):
     """A set of coordinates, {tensor name: flat indices (m,)}, and what it says about itself, as theory/coordinates.py wrote
     it: a dict with "score", "fraction", "coordinates" (how many) and "shapes" (lists). UserError if the file holds none.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            about, chosen = json.loads(file.metadata()["about"]), {name: file.get_tensor(name) for name in file.keys()}
+    with opened(path, "holds no coordinates: write them with rollback.py --out") as file:
+        about, chosen = json.loads(file.metadata()["about"]), {name: file.get_tensor(name) for name in file.keys()}
         sizes = {name: math.prod(shape) for name, shape in about["shapes"].items()}
-        sound = isinstance(about["score"], str) and isinstance(about["fraction"], float | int) and all(
-            index.ndim == 1 and index.dtype in (torch.int32, torch.int64)
-            and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path} holds no coordinates: write them with rollback.py --out")
+        if not (isinstance(about["score"], str) and isinstance(about["fraction"], float | int) and all(
+                index.ndim == 1 and index.dtype in (torch.int32, torch.int64)
+                and bool(((index >= 0) & (index < sizes[name])).all()) for name, index in chosen.items())):
+            raise ValueError
     return chosen, about
 
 
@@ -277,22 +305,12 @@ def read_fisher(path, shapes, where):
 
     shapes, where: of the model to be trained, and its name; UserError too if it has another architecture.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            both = [{key.removeprefix(kind): file.get_tensor(key) for key in file.keys() if key.startswith(kind)}
-                    for kind in ("fisher.", "theta.")]
-    except (OSError, SafetensorError):
-        both = [{}, {}]
-    if not all(both) or not all(t.is_floating_point() and t.isfinite().all() for some in both for t in some.values()) \
-            or min(t.min() for t in both[0].values()) < 0:
-        raise UserError(f"{path} holds no Fisher information, which is nowhere negative: write it with rollback.py "
-                        "--save-fisher")
+    with opened(path, "holds no Fisher information, nowhere negative: write it with rollback.py --save-fisher") as file:
+        both = [{key.removeprefix(kind): file.get_tensor(key) for key in file.keys() if key.startswith(kind)}
+                for kind in ("fisher.", "theta.")]
+        if not all(t.is_floating_point() and t.isfinite().all() for some in both for t in some.values()) \
+                or min(t.min() for t in both[0].values()) < 0:
+            raise ValueError
     for some in both:
         check_equal(path, {name: t.shape for name, t in some.items()}, where, shapes)
     return both
-
-
-def digest(path):
-    """A hash of a file, 16 hexadecimal digits of its SHA-256: a resumed run must find the same."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -74,13 +74,6 @@ def everyone(value=None):
     return values
 
 
-def finish():
-    """Wait for all ranks, then leave the process group."""
-    everyone()
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def gather(tensor):
     """The ranks' tensors one behind the other along the first dimension: (n of all ranks, ...) on the CPU."""
     return torch.cat(everyone(tensor.cpu()))
@@ -92,13 +85,27 @@ def total(numbers):
     return {key: sum(part[key] for part in parts) for key in numbers}
 
 
+def finish():
+    """Wait for all ranks, then leave the process group."""
+    everyone()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextlib.contextmanager
-def lost_rank():
-    """Within, UserError in place of what torch says when another process has gone: none can go on without it."""
+def together():
+    """Within, ranks may `start`; at the end, or when a signal has ended all of them (SystemExit), they `finish`.
+
+    UserError in place of what torch says when another process has gone: none can go on without it, or wait for it.
+    """
     try:
         yield
+    except SystemExit:
+        finish()
+        raise
     except RuntimeError as error:
         if world() > 1 and any(word in str(error) for word in ("gloo", "NCCL", "onnection", "Broken pipe")):
             raise UserError("another process of this run has died (its own message, or torchrun's, says of what); what was "
                             "saved before stays, and --resume goes on from there, with any number of processes") from error
         raise
+    finish()

@@ -1,14 +1,8 @@
-"""A run: its directory, from the lock to the last checkpoint, behind one object. Used by train_grpo.py and refresh.py.
-
-    with open_run(args, stop) as run:                 # nobody else may write to args.out meanwhile
-        policy, reference, tokenizer = run.load()     # where it stood, after --resume
-        for step in run.steps():                      # validates, saves, keeps steps, ends on Ctrl-C or when `stop` says so
-            ...
-            run.log(line, rollout, rewards, advantages)
-    run.record                                        # run.json: lineage, recipe, settings, held-out scores
+"""A run: its directory, from the first step to the last checkpoint, behind one object. Used by train_grpo.py (`train`) and
+refresh.py.
 
 A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own
-files (model.py) and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that
+files (model.py), run.json and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that
 file and the number of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit
 on a CPU.
 """
@@ -16,35 +10,27 @@ on a CPU.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
-import contextlib
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import torch
+from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
 import domains
 from grpo import ranks, startup
-from grpo.chat import decode, encode, prompt_form
-from grpo.directory import STATE, alone, append, interruptions, open_out, read_log, swap_in, trim_log
+from grpo.directory import STATE, append, interruptions, open_out, read_log, swap_in, trim_log
 from grpo.judge import set_judge
-from grpo.policy import Policy, digest, read_coordinates, read_fisher
-from grpo.rollout import context_length
-from grpo.scores import evaluate, paired
+from grpo.policy import Policy, read_coordinates, read_fisher
+from grpo.rollout import context_length, decode, encode, prompt_form, micro_batches
+from grpo.scores import evaluate, paired, respond
 from grpo.settings import SAME_RECIPE, stage_name
 from model import UserError, check_equal, content, load, nan_for_null, read_run, save
 
-
+GUARD_ROWS = 256   # prompts of a guarded domain, with four answers each
 FIRST_STEPS = 5    # after so many without a gradient a line says why
-
-
-@contextlib.contextmanager
-def open_run(args, stop=None):
-    """Within, a Run that alone writes to args.out. UserError if another one does, or if the run may not go there."""
-    with ranks.lost_rank(), alone(args.out):
-        yield Run(args, stop)
 
 
 class Run:
@@ -52,6 +38,7 @@ class Run:
 
     stop: None, or a function stop(validations, scores_of) that returns None, or why the run ends here (record["stopped"]).
     validations: the lines of validation.jsonl; scores_of(model, tokenizer): the scores of another model on the same rows.
+    UserError if the run may not go where args.out says.
     """
 
     def __init__(self, args, stop):
@@ -60,6 +47,7 @@ class Run:
         self.earlier = open_out(args)
         ranks.everyone()                            # all have looked before anyone writes
         self.record = self.earlier or {"finished": False}
+        self.guards = {}                            # {domain: what Policy.roll_back wants to know of it}
         if self.record["finished"]:
             self.say(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
             self.record["metrics"] = nan_for_null(self.record["metrics"])
@@ -73,11 +61,9 @@ class Run:
         """Policy, reference (None without a KL term) and tokenizer, in the state of an interrupted run after --resume.
 
         Rows are read before the models, and nothing is written before all that has worked. UserError for what cannot be used,
-        and if --resume finds other rows or files than the run had. Three times None if the run is finished already.
+        and if --resume finds other rows or files than the run had. For a run that is not finished yet.
         """
         args = self.args
-        if self.record["finished"]:
-            return None, None, None
         if args.offload and not torch.cuda.is_available():
             raise UserError("--offload is for one GPU: torch sees none here")
         self.rows = {domain: None if source == "synthetic" else
@@ -86,11 +72,14 @@ class Run:
         self.held_out = held_out_rows(args)
         model, self.tokenizer = load(args.init, self.device, torch.float32)
         shapes = {name: p.shape for name, p in model.named_parameters()}
-        not_shipped = {*args.domains, *args.mix, *args.eval_domains} - {*domains.DOMAINS}
+        not_shipped = {*args.domains, *args.mix, *args.guard, *args.eval_domains} - {*domains.DOMAINS}
         files = {name: domains.source(name) for name in sorted(not_shipped)}
+        other = args.teacher or args.beta > 0 and (args.ref or args.init)                      # the reference, or False
+        held = {"--protect": args.protect, "--ewc": args.ewc, "--teacher" if args.teacher else "--ref": other,
+                **{f"--guard {domain}": anchor for domain, anchor in args.guard.items()}}
         found = {"data": {domain: fingerprint(some) for domain, some in self.rows.items()},
                  "domain_files": read_run(args.init).get("domain_files", {}) | files,
-                 "protected": digest(args.protect) if args.protect else None, "held": {},      # no other after --resume
+                 "held": {option: content(path) for option, path in held.items() if path},     # no other after --resume
                  "prompt": prompt_form(self.tokenizer)}                                         # perhaps another
         frozen, name = {}, ""
         if args.protect:                            # one recipe over seeds, each with its own set: no file name in it
@@ -101,17 +90,15 @@ class Run:
         if args.l2:
             self.policy.add_regulariser(args.l2)
         if args.ewc:
-            found["held"]["--ewc"] = digest(args.ewc)
             self.policy.add_regulariser(args.ewc_weight, *read_fisher(args.ewc, shapes, args.init))
         check_prompt_lengths(args, model, self.tokenizer, [*self.rows.items(), *self.held_out.items()])
         set_judge(args.judge, [*self.rows, *self.held_out], model.device)
+        self.guards = {domain: guarded(args, domain, anchor, self.device, shapes) for domain, anchor in args.guard.items()}
         reference = None
-        if args.beta > 0:
-            its_name = args.ref or args.init
-            found["held"]["--ref"] = content(its_name)
-            reference, its_tokenizer = startup.load(its_name, "cpu" if args.offload else model.device, self.policy.compute_dtype)
+        if other:
+            reference, its_tokenizer = startup.load(other, "cpu" if args.offload else model.device, self.policy.compute_dtype)
             if its_tokenizer.get_vocab() != self.tokenizer.get_vocab():
-                raise UserError(f"--ref {its_name} has another vocabulary than {args.init}: the KL is between models of one "
+                raise UserError(f"{other} has another vocabulary than {args.init}: --ref and --teacher compare models of one "
                                 "tokenizer")
         self.begin(stage_name(args, name), found)
         domain = args.domains[0]
@@ -132,11 +119,9 @@ class Run:
             "finished": False, "metrics": {}}
         self.done(earlier["steps"])
         for key, problem in (("data", "the data hold other rows"), ("domain_files", "a domain's file has another content"),
-                             ("protected", "--protect names another set"),
-                             ("held", "--ewc or --ref name another content")):
+                             ("held", f"{' or '.join(found['held'])} names another content")):
             if earlier.get(key) != found[key]:
-                raise UserError(f"--resume: {problem} than when this run started; use the same, or --overwrite to start "
-                                "anew")
+                raise UserError(f"--resume: {problem} than when this run started; use the same, or --overwrite to start anew")
         if earlier.get("prompt", found["prompt"]) != found["prompt"]:
             self.say("the chat template writes another prompt than when this run started, with another date, say: the rest of "
                      "the run reads that one")
@@ -160,8 +145,6 @@ class Run:
         SystemExit after the step in which a signal to end came: it is saved. UserError if weights are no longer finite.
         """
         args, record = self.args, self.record
-        if record["finished"]:
-            return
         left = range(record["steps"], args.steps)
         with interruptions() as received, tqdm(left, f"grpo {args.domain}", args.steps, initial=record["steps"],
                                                disable=not ranks.leader()) as self.bar:
@@ -186,7 +169,6 @@ class Run:
         self.save_model(self.out)
         if ranks.leader():
             (self.out / STATE).unlink(missing_ok=True)
-        ranks.finish()
 
     def done(self, steps):
         """Note how far the run is: {"steps": 100, "recipe": ["base", "code 100", "math 100"]}."""
@@ -210,9 +192,8 @@ class Run:
                 for n in map(int, chosen)])
         if step in (FIRST_STEPS, self.args.steps):
             self.warn(read_log(self.place / "log.jsonl"))
-        shown = nan_for_null(line)                  # a mean of nothing is not 0
-        self.bar.set_postfix({key: f"{shown[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
-                             {key: f"{shown[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
+        self.bar.set_postfix({key: f"{line[key]:.2f}" for key in ("reward_mean", "zero_variance_groups")} |
+                             {key: f"{line[key]:.0f}" for key in ("completion_length", "tokens_per_s")}, refresh=False)
 
     def warn(self, lines):
         """Say, after the first steps or at the end, what a user should know of them. lines: the records of log.jsonl."""
@@ -266,20 +247,17 @@ def nothing_to_learn(lines, limit):
 
     lines: the records of log.jsonl. limit: the most tokens of a completion.
     """
-    if any(line["zero_variance_groups"] < 1 for line in lines):
+    if any(line["zero_variance_groups"] < 1 or line["grad_norm"] > 0 for line in lines):
         return None
     means = [line["reward_mean"] for line in lines if line["reward_mean"] is not None]
-    said = "all completions of each group got the same reward, so no advantage and no gradient: "
-    if not means:
-        return "no completion could be graded: see the warnings above, and the reward of this domain"
-    if sum(line["truncated"] for line in lines) > 0.9 * len(lines):
-        return f"{said}nearly all are cut off after {limit} tokens: raise --max-completion-length"
-    if max(means) == 0:
-        return (f"{said}none earned anything. Start from a model that sometimes can, or give easier rows; the tiny base knows "
-                "synthetic rows alone, and can read rows of yours only if they have a field `terse` that is true")
-    if min(means) == 1:
-        return f"{said}all are right already: give harder rows"
-    return f"{said}raise --temperature or --group-size"
+    return "no group had two different rewards, so no advantage and no gradient: " + next(text for holds, text in (
+        (not means, "no completion could be graded: see the warnings above, and the reward of this domain"),
+        (sum(line["truncated"] for line in lines) > 0.9 * len(lines),
+         f"nearly all are cut off after {limit} tokens: raise --max-completion-length"),
+        (not any(means), "none earned anything. Start from a model that sometimes can, or give easier rows; the tiny base "
+         "knows synthetic rows alone, and can read rows of yours only if they have a field `terse` that is true"),
+        (means and min(means) == 1, "all are right already: give harder rows"),
+        (True, "raise --temperature or --group-size")) if holds)
 
 
 def before_and_after(validations):
@@ -298,12 +276,29 @@ def held_out_rows(args):
     A domain without rows of its own is left out, and a line says so, where others have real ones.
     """
     names, sources = args.eval_domains if args.eval_prompts else [], args.data | args.eval_data
-    if set(args.data.values()) != {"synthetic"}:
-        if left_out := [name for name in names if name not in sources]:
-            print(f"not validated on {', '.join(left_out)}, which have no rows here: give --eval-data DOMAIN=SOURCE")
-        names = [name for name in names if name in sources]
+    real = set(args.data.values()) != {"synthetic"}
+    if left_out := [name for name in names if real and name not in sources]:
+        print(f"not validated on {', '.join(left_out)}, which have no rows here: give --eval-data DOMAIN=SOURCE")
     return {name: domains.evaluation_rows(name, sources.get(name), args.fields, args.eval_prompts,
-                                          split_of(args, name, "validation")) for name in names}
+                                          split_of(args, name, "validation")) for name in names if name not in left_out}
+
+
+def guarded(args, domain, name, device, shapes):
+    """What Policy.roll_back asks of an earlier domain: the weights of its checkpoint, `name`, its right answers to training
+    rows, and its loss on them. shapes: of the model in training. UserError if it has others, or answers nothing rightly.
+    """
+    model, tokenizer = load(name, device, torch.float32)
+    check_equal(name, {name: p.shape for name, p in model.named_parameters()}, args.init, shapes)
+    anchor = Policy(model, offload=args.offload)
+    rows = domains.evaluation_rows(domain, args.data[domain], args.fields, GUARD_ROWS, split_of(args, domain, "train"))
+    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=4, temperature=1.0,
+                                  max_prompt_length=args.max_prompt_length, max_completion_length=args.max_completion_length)
+    right = (rewards.flatten() == 1).nonzero().squeeze(1).tolist()
+    if not right:
+        raise UserError(f"--guard: none of the answers of {name} in {domain} is right: name an expert of it")
+    answers = [rollout.select(index) for index in micro_batches(rollout, right, args.micro_batch_tokens)]
+    with torch.no_grad():
+        return parameters_to_vector(anchor.masters).detach(), answers, anchor.nll(answers)
 
 
 def split_of(args, domain, split):

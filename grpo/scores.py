@@ -18,31 +18,23 @@ import torch
 
 import domains
 from grpo import ranks
-from grpo.chat import decode, encode
-from grpo.judge import grading_ahead
-from grpo.rollout import grade, sample, uniform_noise
-from model import UserError, end_ids
+from grpo.rollout import complete, grade, uniform_noise
+from model import UserError
 
 
 # ---- sample and grade --------------------------------------------------------------------------------------------
 
-def respond(model, tokenizer, domain, rows, *, samples, temperature, top_p=1.0, max_prompt_length=2048,
-            max_completion_length=64, seed=0):
+def respond(model, tokenizer, domain, rows, *, samples, max_completion_length=64, seed=0, **how):
     """Sample and grade completions of n rows of a domain: a Rollout, its completions (N texts) and rewards (n, k) fp64.
 
-    samples: k, so that N = n k. temperature 0 is greedy; lengths are in tokens. A reward is NaN where grading failed. The
-    sampling noise is a function of (seed, row id), so it is the same for every checkpoint and for any choice of the other
-    rows; no global random state is read or changed. UserError if a prompt has more than max_prompt_length tokens.
+    samples: k, so that N = n k. how: see rollout.complete. A reward is NaN where grading failed. The sampling noise is a
+    function of (seed, row id), so it is the same for every checkpoint and for any choice of the other rows; no global random
+    state is read or changed.
     """
-    batch = [(domain, row) for row in rows]
+    pairs = [(domain, row) for row in rows]
     noise = torch.cat([uniform_noise(samples, max_completion_length, seed, "evaluate", row["id"]) for row in rows])
-    prompts = encode(tokenizer, [domains.prompt(*pair) for pair in batch], max_prompt_length)
-    with grading_ahead(model, tokenizer, batch, samples) as ahead:
-        rollout = sample(model, prompts, group_size=samples, noise=noise, temperature=temperature, top_p=top_p,
-                         stop_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id, finished=ahead,
-                         progress=f"evaluate {domain}")
-    completions = decode(tokenizer, rollout.ids, rollout.mask)
-    return rollout, completions, grade(completions, batch, ahead).view(-1, samples)
+    rollout = complete(model, tokenizer, pairs, group_size=samples, noise=noise, progress=f"evaluate {domain}", **how)
+    return rollout, rollout.texts, grade(rollout.texts, pairs, rollout.graded).view(-1, samples)
 
 
 def evaluate(model, tokenizer, rows, *, samples, keep=None, **settings):

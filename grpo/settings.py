@@ -14,6 +14,7 @@ import argparse
 import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import domains
@@ -45,13 +46,10 @@ def parser(doc, **more):
 def checked(kind, holds, words):
     """A `type=` of argparse: kind(text), refused in these words unless holds(value)."""
     def read(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not holds(value):
-            raise argparse.ArgumentTypeError(f"must be {words}, not {text}")
-        return value
+        with suppress(ValueError):
+            if holds(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {words}, not {text}")
     return read
 
 
@@ -69,6 +67,14 @@ def checkpoint(text):
     """A model's directory that is whole, or a hub name."""
     check_directory(text)
     return text
+
+
+def labelled(text):
+    """LABEL=CHECKPOINT as a pair."""
+    label, _, name = text.partition("=")
+    if not (label and name):
+        raise argparse.ArgumentTypeError(f"write LABEL=CHECKPOINT, not {text}")
+    return label, checkpoint(name)
 
 
 def existing(text):
@@ -123,12 +129,15 @@ def mixed_in(text):
 
 
 def add_rows(made, title="rows, sampling and device"):
-    """Add --data, --fields, --max-completion-length, --judge and --device, which all that samples has; the group."""
+    """Add --data, --fields, --max-completion-length, --temperature, --judge, --device, of all that samples; the group."""
     group = made.add_argument_group(title)
     group.add_argument("--data", nargs="+", default=[], metavar="DOMAIN=SOURCE", help="real rows for a domain: a .jsonl, "
                        ".json, .parquet or .csv file, a hub name, or `hub` for the paper's set (default: synthetic rows)")
     group.add_argument("--fields", default="", help="field names of --data, as question=NAME,answer=NAME")
-    group.add_argument("--max-completion-length", type=at_least(1), default=64, help="tokens (default 64)")
+    group.add_argument("--max-completion-length", type=at_least(1), default=64, help="tokens, enough for the "
+                       "synthetic rows: a real model wants 512 (default 64)")
+    group.add_argument("--temperature", type=positive, default=1.0, help="of sampling, and of the loss where there is one "
+                       "(default 1)")
     group.add_argument("--judge", help="model that judges cw: a directory or hub name (default: a rubric)", type=checkpoint)
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     return group
@@ -152,10 +161,6 @@ def check_places(writes, reads=()):
         if path is None:
             continue
         place = os.path.realpath(path)
-        try:
-            place.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{option} is no valid UTF-8: choose another name") from error
         if not os.path.basename(place) or f"{os.getcwd()}/".startswith(f"{place}/"):
             raise UserError(f"{option} {path} is, or holds, the directory that this runs in: name one below it")
         for name in filter(None, reads):
@@ -174,66 +179,57 @@ CLIPS = {side: ", ".join(f"{name} {loss['clip'][side]:g}" for name, loss in LOSS
 SETTINGS = {
     "what to train, on what, where to": [
         ("--mix", mixed_in, [], "replay: of every batch this share are prompts of another domain: DOMAIN:SHARE, as math:0.25"),
-        ("--schedule", ("mixed", "alternating"), "mixed", "several domains: a share of each batch for each, or whole "
-         "batches of one domain in turn"),
-        ("--data", str, ["synthetic"], "`synthetic` (default), `hub` (the paper's set), a hub name, or a .jsonl/.json/"
-         ".parquet/.csv file; DOMAIN=SOURCE for several domains"),
-        ("--fields", str, "", "field names of --data where they are not recognised: question=NAME,answer=NAME"),
-        ("--eval-data", str, [], "held-out rows from here, likewise; default: new synthetic rows, or the tenth of --data "
-         "that is kept for validation"),
-        ("--judge", checkpoint, None, "model that judges cw: directory or hub name (default: a rubric)"),
+        ("--schedule", ("mixed", "alternating"), "mixed", "several domains: all in each batch, or whole batches in turn"),
+        ("--eval-data", str, [], "held-out rows, likewise (default: new synthetic ones, or a tenth of --data, kept for it)"),
         ("--out", str, None, "directory to write (default checkpoints/DOMAIN, or refreshed-DOMAIN there)"),
         ("--overwrite", None, False, "replace the checkpoint that stands in --out"),
         ("--resume", None, False, "go on where the interrupted run in --out stopped"),
-        ("--seed", int, 0, "decides rows, their order and the sampling"),
-        ("--device", str, None, "cpu, cuda, cuda:1 (default: the GPU if there is one)")],
+        ("--seed", int, 0, "decides rows, their order and the sampling")],
     "rollout": [
         ("--steps", at_least(1), 100, "rounds of sampling and updating"),
         ("--prompts-per-step", at_least(1), 32, "B"),
         ("--group-size", at_least(2), 8, "G, completions per prompt, at least 2: one alone has nothing to be better than"),
         ("--max-prompt-length", at_least(1), 2048, "tokens; longer is an error"),
-        ("--max-completion-length", at_least(1), 64, "tokens, enough for the synthetic rows: a real model wants 512"),
-        ("--temperature", positive, 1.0, "of sampling and of the loss alike"),
         ("--top-p", share, 1.0, "nucleus, renormalised in the loss too; 1 is off")],
     "advantages and loss": [
         ("--loss", tuple(LOSSES), "grpo", "the objective: see grpo/losses.py"),
-        ("--advantage-scale", ("group", "batch", "none"), None, "divide advantages by the standard deviation of the group's "
-         "rewards (default, except for dr_grpo), of the batch's, or not at all (dr_grpo)"),
+        ("--advantage-scale", ("group", "batch", "none"), None, "whose rewards' standard deviation divides "
+         "advantages (default group; of dr_grpo none)"),
         ("--clip-low", not_negative, None, f"eps_low (default: {CLIPS['clip_low']})"),
         ("--clip-high", not_negative, None, f"eps_high (default: {CLIPS['clip_high']})"),
         ("--delta", positive, None, "of drpo: how far a token's probability may move (default 0.2)"),
         ("--beta", not_negative, 0.0, "weight of the KL(pi || reference), estimated by k3; 0 is none"),
         ("--ref", checkpoint, None, "the reference of --beta (default: the starting model)"),
+        ("--teacher", checkpoint, None, "distillation: how probable a token is to this checkpoint, in place of rewards"),
         ("--l2", not_negative, 0.0, "L2-SP: weight of the squared distance to the start"),
         ("--ewc", existing, None, "EWC: stay near the weights in this file, written by rollback.py --save-fisher"),
         ("--ewc-weight", positive, None, "EWC's weight W (needed with --ewc)"),
+        ("--guard", labelled, [], "DOMAIN=CKPT: now and then roll the weights that hurt DOMAIN most back to those of CKPT"),
+        ("--guard-every", at_least(1), None, "steps between two such rollbacks (default 10)"),
         ("--mask-truncated", None, False, "completions cut off at the length limit count for the baseline alone")],
     "update": [
-        ("--lr", positive, None, "peak learning rate of AdamW (default 5e-5 for models of up to 10 M parameters, 1e-6 above;"
-         " twice that in refresh.py)"),
+        ("--lr", positive, None, "peak rate of AdamW (default 5e-5 up to 10 M parameters, 1e-6 above; refresh.py: twice it)"),
         ("--warmup-steps", at_least(0), 5, "linear rise of the rate, then constant"),
         ("--inner-updates", at_least(1), 1, "optimizer steps per rollout"),
-        ("--micro-batch-tokens", at_least(1), 16384, "padded tokens per forward pass; gradients are accumulated over as "
-         "many passes as that takes, and do not depend on it"),
+        ("--micro-batch-tokens", at_least(1), 16384, "padded tokens per pass; gradients are summed, and do not depend on it"),
         ("--max-grad-norm", positive, 1.0, "gradient clipping"),
         ("--protect", existing, None, "freeze the coordinates in this file, written by rollback.py --out"),
         ("--gradient-checkpointing", None, False, "less memory, a third more compute"),
-        ("--offload", None, False, "keep AdamW's 16 bytes per parameter, and the reference while it waits, in main memory "
-         "(one GPU)")],
+        ("--offload", None, False, "AdamW's 16 bytes per parameter, and an idle reference, are in main memory (one GPU)")],
     "evaluation and files": [
         ("--eval-domains", str, None, "domains to validate on (default: those trained; in refresh.py all four too)"),
         ("--eval-every", at_least(0), 0, "steps between validations; 0: at both ends only"),
         ("--eval-prompts", at_least(0), 128, "prompts per domain, 0 for no validation"),
         ("--eval-samples", at_least(1), 4, "completions per prompt"),
         ("--save-every", at_least(1), 20, "steps between checkpoints"),
-        ("--keep-every", at_least(0), 0, "steps between checkpoints that stay, in OUT/step-00010 and so on: the path of the "
-         "weights, for analyze.py; 0 for none")]}
+        ("--keep-every", at_least(0), 0, "steps between checkpoints that stay, as OUT/step-00010, for analyze.py; 0: none")]}
 
 
 def add_settings(made, **defaults):
     """Add SETTINGS to a parser, with some other defaults; returns it. `init` is for the script to add."""
     made.add_argument("--domain", "--domains", required=True, help=", ".join(domains.DOMAINS) + ", a file of your own "
                       "(path/to/sort.py), or several with commas")
+    add_rows(made)
     for title, options in SETTINGS.items():
         group = made.add_argument_group(title)
         for option, kind, default, words in options:
@@ -250,33 +246,37 @@ def check(args, out, rates):
 
     out: the default of --out, {} for the domains. rates: those of --lr, for a model of at most 10 M parameters and above.
     Then domains and eval_domains are lists of names, data and eval_data {domain: source}, mix {domain: prompts per step},
-    and visits {domain: count, see `visits`}; what was None has its default, which for some the loss decides.
+    guard {domain: checkpoint}, visits {domain: count}; what was None has its default, which for some the loss decides.
     """
     domains.follow(read_run(args.init))             # the files of domains that it was trained on
     args.domains = domain_names(args.domain)
     args.domain = ",".join(args.domains)            # of a file: its name
     args.out = args.out or out.format("+".join(args.domains))
     args.eval_domains = domain_names(args.eval_domains) if args.eval_domains else args.domains
-    B, k, trained = args.prompts_per_step, len(args.domains), [*args.domains, *(domain for domain, _ in args.mix)]
+    B, k = args.prompts_per_step, len(args.domains)
+    guards = [(domains.use(name), anchor) for name, anchor in args.guard]
+    args.guard, trained = dict(guards), [*args.domains, *(domain for domain, _ in [*args.mix, *guards])]
     args.mix = {domain: round(part * B) for domain, part in args.mix}                              # prompts per step
     own, processes = B - sum(args.mix.values()), int(os.environ.get("WORLD_SIZE", 1))
     args.visits = {domain: visits(args.init, domain) for domain in trained}
-    args.data = domains.sources(args.data, trained)
+    args.data = domains.sources(args.data or ["synthetic"], trained)
     args.eval_data = domains.sources(args.eval_data, args.eval_domains)
     without = ", ".join(domain for domain in trained if domain not in args.data)
-    refuse((len(set(trained)) < len(trained), "a domain is named twice, by --domain and by --mix"),
-           (own < 1 or not all(args.mix.values()), "--mix leaves a domain without prompts: of --prompts-per-step "
-            f"{B} it takes {args.mix}"),
+    refuse((len(set(trained)) < len(trained), "a domain is named twice, by --domain, --mix or --guard"),
+           (own < (k if args.schedule == "mixed" else 1) or not all(args.mix.values()), "a domain is left without prompts: "
+            f"--prompts-per-step must be at least {k + B - own}, and a share of --mix a prompt or more"),
            (args.mix and args.schedule == "alternating" and k > 1, "--mix puts other prompts into each batch, --schedule "
             "alternating wants whole batches: choose one"),
            (without, f"--data names no rows of {without}: write DOMAIN=SOURCE for each"),
            (args.schedule == "alternating" and args.steps < k, f"--steps must be at least {k}: one step for each domain"),
-           (args.schedule == "mixed" and own < k, f"--prompts-per-step must be at least {k + B - own}: one prompt of each "
-            "domain"),
            (B < processes, f"--prompts-per-step must be at least {processes}, a prompt for each process of torchrun"),
            (not LOSSES[args.loss]["clip"] and (args.clip_low, args.clip_high) != (None, None),
             f"--clip-low and --clip-high: --loss {args.loss} clips nothing, it has --delta"),
            (args.loss != "drpo" and args.delta, f"--delta belongs to --loss drpo; {args.loss} has --clip-low, --clip-high"),
+           (args.teacher and (args.beta or args.ref or args.advantage_scale), "--teacher takes the place of rewards and of a "
+            "reference: leave --beta, --ref and --advantage-scale out"),
+           (args.guard_every and not args.guard, "--guard-every says how often --guard acts: name what to guard"),
+           (args.guard and processes > 1, "--guard is for one process: leave torchrun out"),
            (args.ref and not args.beta, "--ref names the reference of the KL: give the KL a weight with --beta"),
            ((args.ewc is None) != (args.ewc_weight is None), "--ewc and --ewc-weight belong together: a file of rollback.py "
             "--save-fisher, and how much it counts"),
@@ -284,10 +284,11 @@ def check(args, out, rates):
            (args.offload and (processes > 1 or args.device == "cpu"), "--offload is for one GPU: on a CPU all is in main "
             "memory, and several processes share it out already"))
     check_rows(args, [*trained, *args.eval_domains], args.eval_data)
-    check_places({"--out": args.out}, [args.init, args.ref, args.ewc, args.protect, args.judge, *args.data.values(),
-                                       *args.eval_data.values()])
+    check_places({"--out": args.out}, [args.init, args.ref, args.teacher, args.ewc, args.protect, args.judge,
+                                       *args.guard.values(), *args.data.values(), *args.eval_data.values()])
     defaults = {"clip_low": 0.0, "clip_high": 0.0, **LOSSES[args.loss]["clip"], "delta": 0.2, "ewc_weight": 0.0,
-                "advantage_scale": LOSSES[args.loss]["scale"], "lr": rates[not is_small(args.init)]}
+                "advantage_scale": LOSSES[args.loss]["scale"], "guard_every": 10 * bool(args.guard),
+                "lr": rates[not is_small(args.init)]}
     vars(args).update({name: value for name, value in defaults.items() if getattr(args, name) is None})
     return args
 
@@ -305,8 +306,9 @@ def stage_name(args, protected):
 
     args: after `check`. protected: the set of coordinates left alone, as run.load names it, or "".
     """
-    held = [f"{name}-{value:g}" for name, value in (("kl", args.beta), ("l2", args.l2), ("ewc", args.ewc_weight)) if value]
-    held += ["ref"] * (args.ref is not None)        # another reference than the start
+    held = [f"{name}-{value:g}" for name, value in (("kl", args.beta), ("l2", args.l2), ("ewc", args.ewc_weight),
+                                                    ("guard", args.guard_every)) if value]
+    held += ["ref"] * (args.ref is not None) + ["distill"] * (args.teacher is not None)
     how = [protected, *held, *(f"mix-{n}-{domain}" for domain, n in args.mix.items()), args.loss * (args.loss != "grpo")]
     return ":".join([("+" if args.schedule == "mixed" else "/").join(args.domains), *filter(None, how)])
 

@@ -45,11 +45,11 @@ def choose_way(model, checkpointed=False, first=None):
     name, attention = model.name_or_path or type(model).__name__, model.config._attn_implementation.replace("packed", "sdpa")
     packed, failed = "packed" if attention == "sdpa" else attention, []
     scorer = fast.logps_of_whole_sequences if checkpointed else fast.logps
-    quick = {own_mask: SimpleNamespace(sample=partial(fast.sample, own_mask=own_mask), logps=scorer, capacity=fast.capacity)
-             for own_mask in (True, False)}
-    ways = [("fast", packed, quick[True]), ("usual", packed, quick[False]), ("plain", attention, PLAIN), ("plain", "eager", PLAIN)]
-    if model.device.type == "cuda" and world() == 1:
-        ways.insert(0, ("captured", packed, SimpleNamespace(sample=captured.sample, logps=scorer, capacity=captured.capacity)))
+    quick = lambda sample, capacity=fast.capacity: SimpleNamespace(sample=sample, logps=scorer, capacity=capacity)
+    ways = [("fast", packed, quick(fast.sample)), ("usual", packed, quick(partial(fast.sample, own_mask=False))),
+            ("plain", attention, PLAIN), ("plain", "eager", PLAIN)]
+    if model.device.type == "cuda" and world() == 1:                # all rows are one batch: those without a slot wait for one
+        ways.insert(0, ("captured", packed, quick(captured.sample, lambda model, tokens: 2**31)))
     limit = 1.0 if first else tolerance(model.dtype)
     for which, attention, model.way in ways[[way[0] for way in ways].index(first or ways[0][0]):]:
         try:

@@ -59,7 +59,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from grpo.chat import encode
+from grpo.rollout import encode
 from model import load, save, use_threads
 
 SEED = 0

@@ -28,7 +28,7 @@ import model as models
 import train_grpo
 from grpo import rollout as rollouts
 from grpo import startup, warmup
-from grpo.chat import encode
+from grpo.rollout import encode
 from grpo.policy import Policy
 from shared import WORK, lively, read_jsonl, run, same_weights, with_reward
 

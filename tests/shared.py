@@ -19,7 +19,6 @@ from theory import curvature
 import domains
 import model as models
 import refresh
-from grpo import chat
 from grpo import rollout as rollouts
 import train_grpo
 from grpo import startup, warmup
@@ -121,7 +120,7 @@ def a_rollout(prompts=("ab", "abcde", "x"), group_size=3, tokens=6, model=None, 
     """Sampled completions of some texts by the tiny model."""
     _, default, tokenizer = tiny()
     model = model or default
-    ids = chat.encode(tokenizer, prompts, 100)
+    ids = rollouts.encode(tokenizer, prompts, 100)
     noise = rollouts.uniform_noise(len(prompts) * group_size, tokens, "test")
     return rollouts.sample(model, ids, **{"group_size": group_size, "noise": noise,
                                           "stop_ids": [1, 70], "pad_id": 0, **options})
@@ -164,11 +163,8 @@ def replaced(module, **new):
 
 def with_reward(function, action):
     """Run something while domains.reward is function(domain, completions, rows)."""
-    reward, domains.reward = domains.reward, lambda domain, completions, rows, judge=None: function(domain, completions, rows)
-    try:
+    with replaced(domains, reward=lambda domain, completions, rows, judge=None: function(domain, completions, rows)):
         return action()
-    finally:
-        domains.reward = reward
 
 
 def lively(domain, completions, rows):
@@ -309,8 +305,5 @@ def whole_hessian():
 
 
 def in_small_batches(action):
-    old, curvature.BUDGET = curvature.BUDGET, 10
-    try:
+    with replaced(curvature, BUDGET=10):
         return action()
-    finally:
-        curvature.BUDGET = old

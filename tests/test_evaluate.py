@@ -5,16 +5,19 @@ Run by test_all.py.
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 import domains
 import evaluate
 import refresh
 import report
+from grpo import rollout as rollouts
 from grpo import scores
 from shared import WORK, raised, refresh_command, replaced, run, talker, tiny
 
@@ -163,6 +166,29 @@ def test_scores_that_stand_in_the_file_are_not_computed_again_unless_something_c
     (WORK / "notes.json").write_text("[1]")
     code, _, err = run(evaluate.main, start, "--json", WORK / "notes.json", "--domains", "math")
     assert code == 2 and "holds no scores" in err and (WORK / "notes.json").read_text() == "[1]"
+
+
+def test_one_checkpoint_under_several_spellings_is_one():
+    place = tiny()[0]
+    args = evaluate.parse([f"{place}/", os.path.relpath(place), talker()[0], "--compare", f"{place}/.", f"scores.json:{place}"])
+    assert args.checkpoints == [place, talker()[0]] and args.compare == [place, f"scores.json:{place}"]
+    code, out, err = run(evaluate.main, place, f"{place}/", "--domains", "math", "--prompts", 2, "--max-completion-length", 2)
+    assert code == 0 and out.count(place) == 1, (out, err)
+
+
+def test_the_bar_counts_completions_and_moves_within_a_batch():
+    _, model, tokenizer = tiny()
+    rows, steps = domains.synthetic("math", "test", 10, seed=0), []
+
+    class Bar(tqdm):
+        def update(self, n=1):
+            steps.append(n)
+    with replaced(rollouts, tqdm=Bar):
+        for way in (model.way, rollouts.PLAIN):
+            with replaced(model, way=way):
+                scores.respond(model, tokenizer, "math", rows, samples=4, max_completion_length=400)
+            assert sum(steps) == 40 and len([n for n in steps if n]) > 5, (way, steps)
+            steps.clear()
 
 
 def test_samples_are_written_also_where_no_numbers_are():

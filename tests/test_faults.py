@@ -30,7 +30,6 @@ import refresh
 import report
 from grpo import directory
 import rollback
-from grpo import chat
 from grpo import rollout as rollouts
 from grpo import scores
 import train_grpo
@@ -288,9 +287,9 @@ def test_any_prompt_is_read_as_it_stands_or_refused_by_length_and_weights_of_any
     init, _, tokenizer = tiny()
     rows = [{"question": text, "answer": "1"} for text in texts if text != "\ud800"]          # which no file of rows may hold
     (WORK / "odd-prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for text, ids in zip(texts, chat.encode(tokenizer, texts, 400)):
+    for text, ids in zip(texts, rollouts.encode(tokenizer, texts, 400)):
         assert text.encode("utf-8", "replace").decode() in tokenizer.decode(ids), text
-    assert "--max-prompt-length" in str(raised(lambda: chat.encode(tokenizer, texts, 299)))
+    assert "--max-prompt-length" in str(raised(lambda: rollouts.encode(tokenizer, texts, 299)))
     code, out, err = run(train_grpo.main, "--init", init, "--domain", "math", "--data", WORK / "odd-prompts.jsonl",
                          "--out", WORK / "odd", "--steps", 2, "--prompts-per-step", 6, "--group-size", 2,
                          "--max-completion-length", 4, "--eval-prompts", 0)
@@ -422,7 +421,7 @@ def test_every_mistake_gets_one_clear_line_and_exit_code_2_and_overwrites_nothin
         assert err.strip().splitlines()[-1].startswith("error: "), (argv, err)
         assert not (WORK / "never").exists()
     assert (snapshot(existing), snapshot(other)) == before
-    for argv in ((WORK / "nowhere",), (good, "--domains", "x"), (good, "--data", "math"), (good, "--samples", 0), (good, good),
+    for argv in ((WORK / "nowhere",), (good, "--domains", "x"), (good, "--data", "math"), (good, "--samples", 0),
                  (good, "--domains", "math,math"), (good, "--domains", "math", "--data", "qa=x"), (good, "--temperature", "nan"),
                  (good, "--json", WORK / "nowhere" / "x.json"), (good, "--json", WORK), (),
                  ("--compare", good, WORK / "nowhere"), ("--compare", good, WORK / "nowhere.json:x"),

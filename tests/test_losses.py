@@ -98,6 +98,18 @@ def test_kl_value_is_exact_and_its_gradient_that_of_the_forward_kl_on_a_small_vo
     assert torch.allclose(ours, forward, atol=1e-9)
 
 
+def test_every_token_can_have_an_advantage_of_its_own():
+    rng = torch.Generator().manual_seed(0)
+    logps, old, A = (torch.randn(3, 4, generator=rng) for _ in range(3))
+    mask, weights = torch.arange(4) < torch.tensor([[4], [1], [2]]), torch.tensor([0.5, 0.2, 0.3])
+    loss, _ = losses.policy_loss(logps, old, None, A, mask, weights)
+    by_hand = 0.0
+    for i, t in mask.nonzero().tolist():
+        rho, a = math.exp(logps[i, t] - old[i, t]), A[i, t].item()
+        by_hand -= weights[i].item() * min(rho * a, min(max(rho, 0.8), 1.2) * a)
+    assert math.isclose(loss.item(), by_hand, rel_tol=1e-5)
+
+
 # ---- one objective beside the other: d loss / d log pi of one token, worked out by hand ---------------------------------
 
 def test_gspo_has_one_ratio_for_the_whole_answer_and_clips_it_whole():

@@ -2,6 +2,7 @@
 
 Run by test_all.py.
 """
+import contextlib
 import math
 import os
 
@@ -10,10 +11,9 @@ import torch
 from theory import coordinates
 import domains
 import model as models
-from grpo import fast, judge
+from grpo import fast
 from grpo import policy as policies
 from grpo import ranks
-from grpo import chat
 from grpo import rollout as rollouts
 import train_grpo
 from shared import (ROOT, WORK, a_rollout, raised, read_jsonl, replaced, run, talker, tiny, torchrun, weights,
@@ -91,6 +91,16 @@ def test_shares_of_the_ranks_are_everything_once_and_in_order():
             assert sum(parts, []) == list(range(n)) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_processes_leave_their_group_when_a_run_ends_and_when_a_signal_ends_it():
+    for end in (None, SystemExit(130)):
+        left = []
+        with replaced(ranks.dist, is_initialized=lambda: True, get_world_size=lambda: 1, destroy_process_group=lambda: left.append(1)), \
+                contextlib.suppress(SystemExit), ranks.together():
+            if end:
+                raise end
+        assert left == [1], end
+
+
 def test_what_several_processes_or_a_missing_gpu_do_not_allow_is_one_line():
     for env, argv, word in (({"WORLD_SIZE": "8"}, ("--prompts-per-step", 4), "at least 8"),
                             ({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, ("--device", "cuda:1"), "leave --device out"),
@@ -128,7 +138,7 @@ def test_offloaded_masters_take_the_same_steps_and_leave_no_gradient_on_the_devi
 def test_the_cache_with_room_samples_what_a_growing_one_does_over_many_tokens_and_when_rows_leave():
     from transformers import DynamicCache
     _, model, tokenizer = tiny()
-    prompts = chat.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1"], 100)
+    prompts = rollouts.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1"], 100)
     options = {"group_size": 3, "noise": rollouts.uniform_noise(9, 90, 5), "stop_ids": [1, 70, 71], "pad_id": 0}
     ours = rollouts.sample(model, prompts, **options)
     with replaced(fast, share_out=lambda cache, group_size: DynamicCache.batch_repeat_interleave(cache, group_size)):
@@ -140,7 +150,7 @@ def test_the_cache_with_room_samples_what_a_growing_one_does_over_many_tokens_an
 
 def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanwhile_get_the_same_rewards():
     _, model, tokenizer = tiny()
-    prompts, seen = chat.encode(tokenizer, ["12+34=", "5", "a long prompt"], 100), []
+    prompts, seen = rollouts.encode(tokenizer, ["12+34=", "5", "a long prompt"], 100), []
     with replaced(model.way, capacity=lambda model, tokens: 8):   # two prompts, then one
         rollout = rollouts.sample(model, prompts, group_size=4, noise=rollouts.uniform_noise(12, 50, 3),
                                   stop_ids=[1, 70], pad_id=0, finished=lambda *leaving: seen.append(leaving))
@@ -151,7 +161,6 @@ def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanw
 
     code = domains.synthetic("code", "train", 2, seed=0)
     batch = [("code", code[0]), ("math", {"question": "1+1=", "answer": "2"}), ("code", code[1])]
-    prompts = chat.encode(tokenizer, [domains.prompt(*pair) for pair in batch], 100)
     calls = []
 
     def graded(domain, completions, rows):
@@ -159,12 +168,10 @@ def test_every_completion_is_reported_once_when_it_leaves_and_programs_run_meanw
         return [len(text) + row.get("answer", "").count("2") / 2 for text, row in zip(completions, rows)]
 
     def answered(overlap):
-        with judge.grading_ahead(model, tokenizer, batch, 4, overlap) as ahead:
-            rollout = rollouts.sample(model, prompts, group_size=4, noise=rollouts.uniform_noise(12, 20, 3), stop_ids=[1], pad_id=0,
-                                      finished=ahead)
-        assert (ahead is None) == (not overlap)
-        texts = chat.decode(tokenizer, rollout.ids, rollout.mask)
-        return texts, rollouts.grade(texts, batch, ahead)
+        rollout = rollouts.complete(model, tokenizer, batch, group_size=4, noise=rollouts.uniform_noise(12, 20, 3), overlap=overlap)
+        assert sorted(rollout.graded) == ([*range(4), *range(8, 12)] if overlap else [])       # those of code
+        assert rollout.texts == rollouts.decode(tokenizer, rollout.ids, rollout.mask)
+        return rollout.texts, rollouts.grade(rollout.texts, batch, rollout.graded)
     plain, overlapped = (with_reward(graded, lambda: answered(overlap)) for overlap in (False, True))
     assert plain[0] == overlapped[0] and torch.equal(plain[1], overlapped[1]) and plain[1].isfinite().all()
     assert calls[:2] == [("code", 8), ("math", 4)] and sum(n for _, n in calls[2:]) == 12

@@ -13,7 +13,6 @@ import domains
 import model as models
 from grpo import captured, fast
 from grpo import policy as policies
-from grpo import chat
 from grpo import rollout as rollouts
 from grpo import scores, startup, warmup
 from grpo.judge import set_judge
@@ -142,7 +141,7 @@ def test_logprobs_are_of_the_distribution_that_was_sampled():
     _, model, _ = tiny()
     for temperature, top_p in ((1.0, 1.0), (0.7, 1.0), (1.3, 0.6)):
         rollout = a_rollout(temperature=temperature, top_p=top_p)
-        scored = rollouts.token_logps(model, rollout, temperature=temperature, top_p=top_p)
+        scored = rollouts.token_logps(model, rollout)
         assert torch.allclose(scored, rollout.logps, atol=1e-5)
         for n in range(len(scored)):
             logprobs, ids = direct_logps(model, rollout, n, temperature)
@@ -238,10 +237,11 @@ def test_scoring_is_invariant_to_extra_padding_and_leaves_its_inputs_unchanged()
         torch.cat([torch.zeros(N, 7, dtype=torch.bool), rollout.prompt_mask], 1),
         torch.cat([rollout.ids, torch.zeros(N, 5, dtype=torch.long)], 1),
         torch.cat([rollout.mask, torch.zeros(N, 5, dtype=torch.bool)], 1), rollout.logps, rollout.entropy, rollout.stopped)
-    copy = [t.clone() for t in vars(wide).values()]
+    tensors = [t for t in vars(wide).values() if torch.is_tensor(t)]
+    copy = [t.clone() for t in tensors]
     narrow, padded = rollouts.token_logps(model, rollout), rollouts.token_logps(model, wide)
     assert torch.allclose(narrow, padded[:, :narrow.shape[1]], atol=1e-5) and not padded[:, narrow.shape[1]:].any()
-    assert all(torch.equal(a, b) for a, b in zip(copy, vars(wide).values()))
+    assert all(torch.equal(a, b) for a, b in zip(copy, tensors))
     trimmed = wide.select([1, 2])
     assert trimmed.prompt_ids.shape[1] == int(rollout.prompt_mask[1:3].sum(1).max())
     assert torch.allclose(rollouts.token_logps(model, trimmed), narrow[1:3, :trimmed.ids.shape[1]], atol=1e-5)
@@ -249,10 +249,10 @@ def test_scoring_is_invariant_to_extra_padding_and_leaves_its_inputs_unchanged()
 
 def test_scoring_in_chunks_changes_neither_values_nor_gradients():
     _, model, _ = tiny()
-    rollout, results = a_rollout(), []
+    rollout, results = a_rollout(temperature=0.8), []
     for elements in (fast.LOGIT_ELEMENTS, 261 * 5):
         with replaced(fast, LOGIT_ELEMENTS=elements):
-            logps = rollouts.token_logps(model, rollout, temperature=0.8)
+            logps = rollouts.token_logps(model, rollout)
             model.zero_grad()
             (logps * torch.arange(logps.numel()).view_as(logps)).sum().backward()
             results.append([logps.detach()] + [p.grad.clone() for p in model.parameters()])
@@ -262,19 +262,19 @@ def test_scoring_in_chunks_changes_neither_values_nor_gradients():
 
 def test_reading_each_prompt_once_changes_neither_values_nor_gradients_and_reads_it_once():
     model = startup.load(tiny()[0])[0]
-    rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3).select([8, 0, 1, 3, 4, 5, 7])  # groups broken up
+    rollout = a_rollout(prompts=("ab", "abcdefgh", "ab"), group_size=3, temperature=0.7).select([8, 0, 1, 3, 4, 5, 7])  # groups broken up
     results, read = [], []
     model.model.layers[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[:2].numel()))
     for alone in (False, True):                      # once as groups, once with every row a group of its own
         rollout.group = torch.arange(7) if alone else rollout.group
-        logps = rollouts.token_logps(model, rollout, temperature=0.7)
+        logps = rollouts.token_logps(model, rollout)
         logps.square().sum().backward()
         results.append((logps.detach(), [p.grad.clone() for p in model.parameters()]))
         model.zero_grad()
     before = list(read)
     policies.Policy(model, torch.float32, gradient_checkpointing=True)       # turns it on
     read.clear()
-    logps = rollouts.token_logps(model, rollout, temperature=0.7)            # keeps no cache: prompt and answer in one piece
+    logps = rollouts.token_logps(model, rollout)            # keeps no cache: prompt and answer in one piece
     logps.square().sum().backward()
     results.append((logps.detach(), [p.grad for p in model.parameters()]))
     for logps, gradients in results[1:]:
@@ -302,15 +302,15 @@ def test_no_logits_of_the_prompt_are_computed_while_scoring():
 
 def test_a_rendered_prompt_has_one_bos_and_ends_where_the_answer_begins():
     _, _, tokenizer = tiny()
-    ids = chat.encode(tokenizer, ["hi"], 100)[0]
+    ids = rollouts.encode(tokenizer, ["hi"], 100)[0]
     assert tokenizer.decode(ids) == "<|user|>hi<|assistant|>"
     with_bos = warmup.byte_tokenizer()
     with_bos.bos_token = "<|system|>"
     with_bos.chat_template = "{{ bos_token }}" + with_bos.chat_template
-    ids = chat.encode(with_bos, ["hi"], 100)[0]
+    ids = rollouts.encode(with_bos, ["hi"], 100)[0]
     assert ids.count(with_bos.bos_token_id) == 1
     try:
-        chat.encode(tokenizer, ["hi", "x" * 99], 100)
+        rollouts.encode(tokenizer, ["hi", "x" * 99], 100)
         raise AssertionError("a prompt over the limit passed")
     except models.UserError as error:
         assert "101 tokens" in str(error)
@@ -330,7 +330,7 @@ def near_a_boundary(model, text, uniform, temperature=1.0, top_p=1.0):
 
 def test_the_plain_the_fast_and_the_captured_way_sample_the_same_ids():
     _, model, tokenizer = tiny()
-    prompts = chat.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1", "xyz"], 100)
+    prompts = rollouts.encode(tokenizer, ["12+34=", "a much longer prompt than the first", "1", "xyz"], 100)
     for how in ({}, {"temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0}):
         options = {"group_size": 4, "stop_ids": [1, *range(60, 90)], "pad_id": 0, **how}
         for tokens in (1, 24):
@@ -365,9 +365,9 @@ def test_a_sliding_window_is_sampled_the_fast_way_and_refused_by_fixed_slots():
 
 def test_the_plain_and_the_fast_way_score_alike_and_have_the_same_gradient():
     _, model, _ = tiny()
-    rollout, found = a_rollout(prompts=("ab", "abcdefgh", "x")), []
+    rollout, found = a_rollout(prompts=("ab", "abcdefgh", "x"), temperature=0.7, top_p=0.95), []
     for score in (rollouts.plain_logps, fast.logps, fast.logps_of_whole_sequences):
-        logps = score(model, rollout, temperature=0.7, top_p=0.95)
+        logps = score(model, rollout)
         logps.square().sum().backward()
         found.append([logps.detach(), *(p.grad for p in model.parameters())])
         model.zero_grad()

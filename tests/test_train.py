@@ -23,7 +23,6 @@ import model as models
 from grpo import policy as policies
 from grpo import directory
 import rollback
-from grpo import chat
 from grpo import rollout as rollouts
 from grpo import startup
 from grpo import settings as settings_module
@@ -62,6 +61,8 @@ def hand_loss(model, rollout, rewards, args, old=None, reference=None):
 class Recorder(policies.Policy):
     """A policy that keeps the gradient of each update and moves by plain gradient descent."""
     def step(self, lr, max_grad_norm):
+        if self.masters[0].grad is None:
+            return 0.0
         self.gradients = getattr(self, "gradients", []) + [[m.grad.clone() for m in self.masters]]
         with torch.no_grad():
             for m in self.masters:
@@ -107,7 +108,7 @@ def test_the_gradient_is_autograds_of_the_formula_written_out_by_hand():
             assert all(torch.allclose(g, e, atol=2e-4 * scale_of)
                        for g, e in zip(gradients, expected)), (aggregation, scale, beta)
             if old is None:
-                old = rollouts.token_logps(by_hand, rollout, temperature=0.9).detach()
+                old = rollouts.token_logps(by_hand, rollout).detach()
             with torch.no_grad():
                 for p, g in zip(by_hand.parameters(), expected):
                     p -= 0.05 * g
@@ -220,10 +221,10 @@ def test_each_completion_is_graded_with_its_own_row():
         domains.reward = reward
     rows = [row for _, row in train_grpo.rows_for_step(args, SYNTHETIC, 4)]
     assert [i for i, _ in seen] == [row["id"] for row in rows for _ in range(2)]
-    rollout = rollouts.sample(policy.model, chat.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
+    rollout = rollouts.sample(policy.model, rollouts.encode(tiny()[2], [domains.prompt("math", r) for r in rows], 99),
                               group_size=2, noise=rollouts.uniform_noise(6, 5, 0, "rollout", 4),
                               stop_ids=[1], pad_id=0)
-    assert [text for _, text in seen] == chat.decode(tiny()[2], rollout.ids, rollout.mask)
+    assert [text for _, text in seen] == rollouts.decode(tiny()[2], rollout.ids, rollout.mask)
 
 
 def test_of_several_domains_each_gets_its_share_of_a_batch_or_whole_batches_in_turn():
@@ -350,13 +351,98 @@ def test_l2_ewc_kl_and_replay_keep_a_run_nearer_to_where_it_shall_stay():
                "--max-completion-length", 2, "--ewc", WORK / "elsewhere.fisher", "--ewc-weight", 1)
     assert run_interrupted(options) and (coordinates.write_fisher(WORK / "elsewhere.fisher", F, theta, {}) or True)
     code, out, err = run(train_grpo.main, *options, "--resume")
-    assert code == 2 and "--ewc or --ref" in err and err.count("\n") == 1, err
+    assert code == 2 and "--ewc names another" in err and err.count("\n") == 1, err
     for more in (("--out", WORK / "x"), ("--score", "gradient"), ("--fraction", 0.1)):
         code, out, err = run(rollback.main, "--anchor", init, "--domain", "math", "--save-fisher", WORK / "y", *more)
         assert code == 2 and "the Fisher information" in err and not (WORK / "y").exists(), err
     code, out, err = run(train_grpo.main, "--init", init, "--domain", "cw", "--out", WORK / "foreign", "--ewc",
                          data, "--ewc-weight", 1)
     assert code == 2 and "--save-fisher" in err and err.count("\n") == 1
+
+
+def test_a_teachers_gradient_is_that_of_its_formula_whatever_the_rewards():
+    teacher, by_hand, policy, rollout = models.load(talker()[0])[0], models.load(tiny()[0])[0], fresh_policy(), a_rollout()
+    args = settings(teacher=talker()[0], max_completion_length=6)
+    weights = losses.token_weights(rollout.mask.sum(1), torch.ones(9, dtype=torch.bool), "grpo", 6)
+    train_grpo.update(args, policy, teacher, rollout, torch.zeros(9), weights, torch.ones(9, dtype=torch.bool), 0)
+    loss = 0.0
+    for i in range(9):
+        logprobs, ids = direct_logps(by_hand, rollout, i)
+        own, wanted = (some.gather(1, ids[:, None])[:, 0] for some in (logprobs, direct_logps(teacher, rollout, i)[0]))
+        loss = loss - ((wanted - own).detach() * own).mean() / 9
+    expected = torch.autograd.grad(loss, list(by_hand.parameters()))
+    scale = max(g.abs().max().item() for g in expected)
+    assert scale > 0.01 and all(torch.allclose(g, e, atol=2e-4 * scale) for g, e in zip(policy.gradients[0], expected))
+
+
+def test_a_teacher_is_approached_without_any_reward_and_an_interrupted_run_ends_with_the_same_weights():
+    teacher = startup.load(talker()[0])[0]
+    options = ("--domain", "math", "--teacher", talker()[0], "--steps", 4, "--warmup-steps", 0, "--lr", 3e-3)
+    whole, parts = WORK / "taught", WORK / "taught-in-parts"
+    short = ("--init", tiny()[0], "--prompts-per-step", 4, "--group-size", 4, "--max-completion-length", 8,
+             "--eval-prompts", 0)
+    with_reward(lambda d, c, rows: [math.nan] * len(c), lambda: train(whole, *options))        # not even a grade
+    assert with_reward(lively, lambda: run_interrupted((*short, *options, "--out", parts)))
+    with_reward(lively, lambda: train(parts, *options, "--resume"))
+    assert same_weights(whole, parts) and models.read_run(whole)["recipe"][-1] == "math:distill 4"
+    assert {line["reward_mean"] for line in read_jsonl(parts / "log.jsonl")} != {None}           # rewards are still logged
+
+    def apart(place):                                # KL(student || teacher) of a token, on the student's own texts
+        student = startup.load(str(place))[0]
+        rollout = a_rollout(("1+1=", "2+3="), 32, 8, student)
+        return (rollout.logps - rollouts.token_logps(teacher, rollout))[rollout.mask].mean().item()
+    assert apart(whole) < 0.95 * apart(tiny()[0]), (apart(whole), apart(tiny()[0]))
+
+
+def test_a_guard_rolls_back_the_coordinates_whose_slope_and_distance_hurt_most_until_the_loss_is_the_anchors():
+    anchor = startup.load(talker()[0])[0]
+    rollout = a_rollout(model=anchor)
+    theta = torch.nn.utils.parameters_to_vector(anchor.parameters()).detach()
+    answers = [rollout.select([0, 4, 7]), rollout.select([2, 3])]
+    mean_nll = lambda model: -sum(logprobs.gather(1, ids[:, None]).sum() for logprobs, ids in (
+        direct_logps(model, rollout, i) for i in (0, 4, 7, 2, 3))) / 5
+    free, goal = models.load(tiny()[0])[0], mean_nll(anchor).item()
+    before = torch.nn.utils.parameters_to_vector(free.parameters()).detach()
+    slope = torch.autograd.grad(mean_nll(free), list(free.parameters()))
+    scores = torch.nn.utils.parameters_to_vector(slope) * (before - theta)
+    for dtype in (torch.float32, torch.bfloat16):
+        policy, now = policies.Policy(models.load(tiny()[0])[0], dtype), None
+        where = lambda: torch.nn.utils.parameters_to_vector(policy.masters).detach()
+        once = policy.roll_back(theta, answers, mean_nll(free).item() - 0.1)                    # a fall that one round makes
+        k = round(0.0005 * len(theta))
+        back = where() != before
+        assert once["rolled_back"] == back.sum() == k and torch.equal(where()[back], theta[back])
+        assert once["loss"] < once["loss_before"] - 0.1 and not policy.optimizer.state
+        if dtype == torch.float32:
+            assert math.isclose(once["loss_before"], mean_nll(free).item(), rel_tol=1e-5)
+            assert scores[back].min() > 0.999 * scores[~back].max() > 0
+        with replaced(policies, GUARD=0.05):
+            done = policy.roll_back(theta, answers, goal)
+            assert done["loss"] <= goal < done["loss_before"] and all(p.grad is None for p in policy.parameters)
+            stuck = policy.roll_back(theta, answers, -1.0)          # a goal that nothing reaches
+            assert stuck["loss"] > -1 and policy.roll_back(theta, answers, -1.0)["rolled_back"] == 0
+        assert all(torch.equal(p, m.to(dtype)) for p, m in zip(policy.parameters, policy.masters))
+
+
+@replaced(runs, GUARD_ROWS=8)
+@replaced(policies, GUARD=0.02)      # quick: the tiny model has many to roll back
+def test_a_guarded_run_is_logged_named_and_resumed_bit_for_bit():
+    init, data = talker()
+    options = ("--domain", "qa", "--init", init, "--data", "qa=synthetic", f"math={data}", "--guard", f"math={init}",
+               "--guard-every", 2, "--steps", 5, "--lr", 3e-3)
+    by_letters = lambda domain, texts, rows: [abs((domain == "qa") - sum(map(ord, text)) % 3 / 2) for text in texts]
+    whole = with_reward(by_letters, lambda: train(WORK / "guarded", *options))
+    guards = {line["step"]: line["guard"]["math"] for line in read_jsonl(whole / "log.jsonl") if "guard" in line}
+    assert [*guards] == [2, 4, 5] and models.read_run(whole)["recipe"][-1] == "qa:guard-2 5"
+    assert any(guard["rolled_back"] for guard in guards.values()) and models.read_run(whole)["held"]["--guard math"]
+    assert all(guard["loss"] <= guard["loss_before"] for guard in guards.values())
+    short = ("--prompts-per-step", 4, "--group-size", 4, "--max-completion-length", 8, "--eval-prompts", 0)
+    assert with_reward(by_letters, lambda: run_interrupted((*short, *options, "--out", WORK / "guarded-parts")))
+    parts = with_reward(by_letters, lambda: train(WORK / "guarded-parts", *options, "--resume"))
+    assert same_weights(whole, parts) and not same_weights(whole, init)
+    code, _, err = with_reward(lambda d, c, rows: [0.0] * len(c),
+                               lambda: run(train_grpo.main, *short, *options, "--out", WORK / "none"))
+    assert code == 2 and "none of the answers" in err and not (WORK / "none").exists()
 
 
 def run_interrupted(options):
@@ -396,7 +482,11 @@ def test_settings_of_losses_and_prevention_that_make_no_sense_are_refused_at_the
                        (("--mix", "poetry:0.5"), "poetry"), (("--mix", "qa:0.2", "qa:0.3"), "twice"),
                        (("--delta", 0.1), "drpo"), (("--loss", "drpo", "--clip-low", 0.1), "--delta"),
                        (("--loss", "drpo", "--delta", 0), "--delta"), (("--l2", -1), "--l2"),
-                       (("--mix", "qa:0.5", "--data", "math=synthetic"), "qa")):
+                       (("--mix", "qa:0.5", "--data", "math=synthetic"), "qa"),
+                       (("--teacher", tiny()[0], "--beta", 0.1), "--teacher"), (("--teacher", "./nowhere"), "no checkpoint"),
+                       (("--teacher", tiny()[0], "--advantage-scale", "none"), "--advantage-scale"),
+                       (("--guard", f"math={tiny()[0]}"), "twice"), (("--guard", tiny()[0]), "LABEL=CHECKPOINT"),
+                       (("--guard", "qa=./nowhere"), "no checkpoint"), (("--guard-every", 5), "--guard-every")):
         code, out, err = run(train_grpo.main, "--domain", "math", "--init", tiny()[0], "--out", WORK / "refused", *argv)
         assert code == 2 and word in err and err.count("\n") == 1 and not (WORK / "refused").exists(), (argv, err)
     args = settings()
@@ -405,7 +495,7 @@ def test_settings_of_losses_and_prevention_that_make_no_sense_are_refused_at_the
 
 def test_kl_from_samples_is_the_exact_kl_of_one_token():
     before, after = tiny()[1], models.load(talker()[0])[0]
-    prompt = chat.encode(tiny()[2], ["3+4="], 99)
+    prompt = rollouts.encode(tiny()[2], ["3+4="], 99)
     # in place of random numbers: every token as often as it is probable
     grid = (torch.arange(4000)[:, None] + 0.5) / 4000
     rollout = rollouts.sample(before, prompt, group_size=4000, noise=grid, stop_ids=[1], pad_id=0)
@@ -467,11 +557,12 @@ def test_the_log_has_a_line_per_step_with_every_promised_field():
 
 
 def test_a_run_in_which_nothing_can_be_learned_says_why_after_its_first_steps_and_at_its_end():
-    line = {"zero_variance_groups": 1.0, "reward_mean": 0.0, "truncated": 0.0}
+    line = {"zero_variance_groups": 1.0, "reward_mean": 0.0, "truncated": 0.0, "grad_norm": 0.0}
     for change, word in (({}, "terse"), ({"reward_mean": 1.0}, "harder"), ({"reward_mean": 0.5}, "--temperature"),
                          ({"truncated": 0.95}, "--max-completion-length"), ({"reward_mean": None}, "graded")):
         assert word in runs.nothing_to_learn([{**line, **change}] * 3, 64), change
-    assert runs.nothing_to_learn([line, {**line, "zero_variance_groups": 0.9}], 64) is None
+    for change in ({"zero_variance_groups": 0.9}, {"grad_norm": 0.1}):         # that of a KL term or a teacher
+        assert runs.nothing_to_learn([line, {**line, **change}], 64) is None
     short = ["--domain", "math", "--init", tiny()[0], "--out", WORK / "nothing", "--prompts-per-step", 4, "--group-size", 2,
              "--max-completion-length", 4, "--eval-prompts", 0, "--steps", 6]
     code, said, err = with_reward(lambda d, c, rows: [0.0] * len(c), lambda: run(train_grpo.main, *short))
