@@ -18,7 +18,8 @@ equal full rows (one by default), V the vocabulary and R processes, the peak is 
 Left out: the CUDA context (0.5 GB), what the allocator cannot use, a judge, and each row's copy of the keys and values of
 a shared prompt (5 to 10 % of S in Qwen3). Sequences are taken to be full; real ones are shorter.
 """
-# config: the transformers config of a text model. dtype: of the computation. device: "cpu" or "cuda".
+# config: the transformers config of a text model. dtype: of the computation. device: "cpu" or "cuda". P, T: tokens of prompt
+# and completion.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -28,22 +29,35 @@ import sys
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from grpo.fast import cache_bytes, rows_that_fit
-from grpo.rollout import LOGIT_ELEMENTS
+from grpo.policy import Policy
+from grpo.rollout import LOGIT_ELEMENTS, Rollout
 from model import UserError, check_directory
 
 GB = 1e9
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 QWEN3 = {"Qwen3-0.6B": (1024, 3072, 28, 16, 8), "Qwen3-1.7B": (2048, 6144, 28, 16, 8), "Qwen3-4B": (2560, 9728, 36, 32, 8)}
+LLAMA = {"3m": (64, 128, 2, 4, 2), "14m": (192, 512, 12, 3, 1), "50m": (384, 1024, 20, 6, 2), "100m": (576, 1536, 30, 9, 3)}
+RANDOM = {**QWEN3, **LLAMA}     # models that have random weights here
+FLAGS = {"none": {}, "--gradient-checkpointing": {"checkpointing": True},
+         "--gradient-checkpointing --offload": {"checkpointing": True, "offload": True},
+         "--gradient-checkpointing, 4 processes": {"checkpointing": True, "processes": 4}}
 
 
 def configuration(name):
-    """The config of one of QWEN3 (nothing is downloaded), of a directory or of a hub name; UserError where there is none."""
-    from transformers import AutoConfig, Qwen3Config
+    """The config of one of QWEN3 or LLAMA (SmolLM2 in miniature; nothing is downloaded), of a directory or of a hub name.
+
+    UserError where there is none. Special ids of the former are those of warmup.byte_tokenizer.
+    """
+    from transformers import AutoConfig, LlamaConfig, Qwen3Config
+    special = {"tie_word_embeddings": True, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     if name in QWEN3:
-        return Qwen3Config(**dict(zip(SHAPE, QWEN3[name])), vocab_size=151936, head_dim=128, tie_word_embeddings=True,
-                           max_position_embeddings=40960)
+        return Qwen3Config(**dict(zip(SHAPE, QWEN3[name])), vocab_size=151936, head_dim=128, max_position_embeddings=40960,
+                           **special)
+    if name in LLAMA:
+        return LlamaConfig(**dict(zip(SHAPE, LLAMA[name])), vocab_size=49152, max_position_embeddings=8192, **special)
     check_directory(name)
     try:
         return AutoConfig.from_pretrained(name).get_text_config()
@@ -78,16 +92,15 @@ def kept_by_autograd(config, dtype, tokens=128):
     return (sizes[1] - sizes[0]) / tokens
 
 
-def predict(config, S, *, prompt, completion, rows=1, group_size=8, checkpointing=False, offload=False, processes=1,
+def predict(config, S, P, T, *, rows=1, group_size=8, checkpointing=False, offload=False, processes=1,
             dtype=torch.bfloat16, device_bytes=80 * GB):
     """Bytes of one process's device, {"update": {use: bytes}, "rollout": {use: bytes}}: the formulas above.
 
-    prompt, completion: tokens. rows: in a micro-batch. checkpointing, offload: is the flag set? device_bytes: what the
-    device has, for the rollout.
+    rows: in a micro-batch. checkpointing, offload: is the flag set? device_bytes: what the device has, for the rollout.
     """
     model = build(config, dtype, "meta")
     b, L, C, V = dtype.itemsize, config.num_hidden_layers, config.hidden_size, config.vocab_size
-    n, R, length, m = model.num_parameters(), processes, prompt + completion, rows * (prompt + completion)
+    n, R, length, m = model.num_parameters(), processes, P + T, rows * (P + T)
     layer = next(module for module in model.modules() if type(module).__name__ in model._no_split_modules)
     layer = sum(p.numel() for p in layer.parameters())
     head = getattr(config, "head_dim", None) or C // config.num_attention_heads
@@ -98,12 +111,50 @@ def predict(config, S, *, prompt, completion, rows=1, group_size=8, checkpointin
               "optimizer": states + 4 * n / R,
               "layers": m * (L * C * b + S) if checkpointing else m * L * S,
               "masks": 0 if checkpointing else m * length * (1 + b * L),
-              "logits": min(rows * completion * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
+              "logits": min(rows * T * V, LOGIT_ELEMENTS) * (2 * b + 12 if b < 4 else 16),
               "in flight": 2 * m * max(config.intermediate_size, config.num_attention_heads * head) * b + handed_over}
     N = max(1, rows_that_fit(config, b, length, device_bytes - n * b - states) // group_size) * group_size   # whole groups
     rollout = {"weights": n * b, "optimizer": states, "cache": 1.25 * N * length * cache_bytes(config, b),
                "logits": 16 * N * V}
     return {"update": update, "rollout": rollout}
+
+
+def predict_update(name, device, P, T, **how):
+    """What `predict` says of an update in the device's precision: {"all" or a use: GB}. how: its rows, checkpointing."""
+    config, dtype = configuration(name), torch.bfloat16 if device == "cuda" else torch.float32
+    uses = predict(config, kept_by_autograd(config, dtype), P, T, dtype=dtype, **how)["update"]
+    return {use: size / GB for use, size in {"all": sum(uses.values()), **uses}.items()}
+
+
+def print_fits(names, P, T, group_size, gpu_memory):
+    """For each model and set of flags, what `predict` says, beside a GPU of gpu_memory GB."""
+    print(f"GB in bf16 at {P} + {T} tokens, groups of {group_size}; * fits {gpu_memory:g} GB with a tenth to spare\n"
+          f"{'':14}{'flags':44}{'update':>8}{'rollout':>9}{'peak':>7}")
+    for name in names:
+        config = configuration(name)
+        S = kept_by_autograd(config, torch.bfloat16)
+        for flags, how in FLAGS.items():
+            found = predict(config, S, P, T, group_size=group_size, device_bytes=gpu_memory * GB, **how)
+            update, rollout = (sum(uses.values()) / GB for uses in found.values())
+            print(f"{name:13} {flags:44}{update:8.1f}{rollout:9.1f}{max(update, rollout):7.1f}"
+                  + " *" * (max(update, rollout) < 0.9 * gpu_memory))
+
+
+def print_measured(name, device, P, T, checkpointing):
+    """What `predict` says of one update of one full row, and what that takes on this machine with random weights."""
+    uses = predict_update(name, device, P, T, checkpointing=checkpointing)
+    before, config = held(device)[0], configuration(name)      # on a CPU: with the libraries
+    updates = tqdm(range(2), desc="measure", unit="update", leave=False)         # no delay: the first may take a minute
+    policy = Policy(build(config, torch.float32, device), gradient_checkpointing=checkpointing)
+    ids = torch.randint(config.vocab_size, (1, P + T), device=device)
+    real, zeros = ids >= 0, torch.zeros(1, T, device=device)
+    rollout = Rollout(ids[:, 0] * 0, ids[:, :P], real[:, :P], ids[:, P:], real[:, P:], zeros, zeros, real[:, 0])
+    for _ in updates:                               # AdamW makes its moments at the end of the first
+        policy.backward(policy.logps(rollout).mean())
+        policy.step(1e-6, 1.0)
+    uses |= {"predicted": uses.pop("all"), "measured": (held(device)[1] - before) / GB}
+    print(f"{'GB':24}" + "".join(f"{use:>12}" for use in uses))
+    print(f"{name:24}" + "".join(f"{value:12.2f}" for value in uses.values()))
 
 
 def held(device):
