@@ -8,10 +8,13 @@
 The claims stand in the order of arXiv 2606.02398. From the weights alone, delta_A = theta_A - theta_base being A's edit:
 
     1  it is sparse         share of |delta_i| < 1e-7 and < 1e-3 |theta_i|; norms               edits.sparsity
-                            rank (sum s^2)^2 / sum s^4, s the singular values of a matrix       edits.matrix_ranks
+                            rank (sum s^2)^2 / sum s^4, s the singular values of a matrix       edits.effective_ranks
     2  in neurons of        |T_A and T_B| / |T_A or T_B| beside that of random sets,            routes.overlap
-       its own              T_A the neurons that A's edit changed most                          edits.neuron_grams
-    3  and directions       cos(delta_A, delta_B), of all, by module, on shared neurons         edits.cosines
+       its own              T_A the neurons that A's edit changed most, of all or of each       edits.neuron_grams
+                            layer
+    3  and directions       cos(delta_A, delta_B), of all, by module, on shared neurons;        edits.cosines
+                            || min(0, delta_A delta_B) ||, cos(u, u + v), u and v the two       edits.conflict
+                            edits on the neurons that A's changed most in each layer            edits.direction_kept
 
 From the base model, g_A being A's policy gradient at theta_base:
 
@@ -25,8 +28,9 @@ From theta_A and the checkpoints trained after it: later training on B, which ad
                             = g_A . delta_B + 1/2 delta_B' H_A delta_B + higher orders          curvature.expansion
 
 where, the paper says, the first term is small near A's optimum, and the second lies in a few directions S of high curvature
-that both domains use; a refresh contracts the part of delta_B in S and leaves the rest. Here S is (our choice) the span of
-the leading eigenvectors v_i of H_A, lambda_i their eigenvalues:
+that both domains use; a refresh contracts the part of delta_B in S and leaves the rest, if L_A is curved upwards on S and
+the rest of delta_B hardly acts back on S. Here S is (our choice) the span of the leading eigenvectors v_i of H_A, lambda_i
+their eigenvalues:
 
     7  conflict subspace    sum_i lambda_i (v_i . delta_B)^2 / delta_B' H_A delta_B             curvature.eigen_shares
     8  refresh              || P_S (theta_t - theta_A) || <= (1 - alpha mu)^t || P_S delta_B || curvature.distances
@@ -41,9 +45,9 @@ numbers of the run; report.py makes it over several runs.
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, check_rows, checkpoint, new_directory, new_file, parser, positive, share
+from grpo.settings import add_rows, at_least, check_rows, checkpoint, new_directory, new_file, parser, share
 from model import UserError, cli, read_run
-from theory.lineage import displacements, refreshed, same, short, trained_on
+from theory.lineage import DIRECTIONS, ROUTE, displacements, refreshed, same, short, trained_on
 
 
 def parse(argv=None):
@@ -60,19 +64,19 @@ def parse(argv=None):
     made.add_argument("--domains", help="domains of the experts, names or files, in their order (default: as trained)")
     group = made.add_argument_group("weights")
     group.add_argument("--weights-only", action="store_true", help="leave out all that needs rows")
-    group.add_argument("--threshold", type=positive, help="also count |delta| below this")
-    group.add_argument("--top", type=share, default=0.1, help="share of the neurons that counts as most changed, and as a "
-                       "route (default 0.1)")
+    group.add_argument("--ranks", action="store_true", help="ranks of all matrices, and not only of those up to 256 wide: "
+                       "minutes for a model of 1 GB")
+    group.add_argument("--top", type=share, default=ROUTE, help="share of the neurons that counts as most changed, "
+                       f"and as a route (default {ROUTE})")
     group = add_rows(made, "rows and curvature")
     group.add_argument("--prompts", type=at_least(8), default=64, help="prompts per domain, at least 8 (default 64), and "
                        "twice as many, with twice the samples, at the base")
     group.add_argument("--samples", type=at_least(1), default=4, help="completions per prompt (default 4)")
-    group.add_argument("--directions", type=at_least(1), default=48, help="eigenvectors that span the conflict subspace S; "
-                       "memory: three times as many copies of the parameters (default 48)")
+    group.add_argument("--directions", type=at_least(1), default=DIRECTIONS, help="eigenvectors that span the conflict "
+                       f"subspace S; memory: three times as many copies of the parameters (default {DIRECTIONS})")
     group = made.add_argument_group("output")
     group.add_argument("--json", type=new_file, metavar="FILE", help="write every number")
-    group.add_argument("--plot", type=new_directory, metavar="DIR", help="draw neurons, gradients, damage and refresh there "
-                       "(needs matplotlib)")
+    group.add_argument("--plot", type=new_directory, metavar="DIR", help="draw damage and refresh there (needs matplotlib)")
     args = made.parse_args(argv)
     names = [args.base, *args.experts, *args.later]
     if twice := [name for i, name in enumerate(names) if any(same(name, other) for other in names[:i])]:
@@ -102,7 +106,7 @@ ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is im
 
 import math
 from functools import partial
-from itertools import chain, combinations
+from itertools import chain, combinations, permutations
 from types import SimpleNamespace
 
 import torch
@@ -113,6 +117,7 @@ from grpo.scores import mean_ci, respond
 from grpo.startup import load
 from model import write_json
 from reports import analysis, claims
+from reports.forgetting import kl
 from theory import curvature, edits
 from theory.curvature import nll, surrogate
 from theory.routes import activity, gradient_cosines, module_spans, overlap, policy_gradients, top_neurons
@@ -125,16 +130,18 @@ DESCENT = 50                            # steps of gradient descent on L_A
 
 def of_weights(args, report):
     """Add claims 1 to 3 to the report; returns grams (None for a model without such neurons) and layers."""
-    found, experts = edits.measure(args.base, args.experts, args.threshold), list(enumerate(args.experts))
-    report["sparsity"] = {name: edits.sparsity(found, e, args.threshold) for e, name in experts}
-    report["rank"] = {name: edits.matrix_ranks(found, e) for e, name in experts}
+    found, experts = edits.measure(args.base, args.experts, args.ranks), list(enumerate(args.experts))
+    for key, measured in (("sparsity", edits.sparsity), ("rank", edits.effective_ranks), ("energy", edits.energy)):
+        report[key] = {name: measured(found, e) for e, name in experts}
     analysis.show_sizes(report)
 
     grams, neurons = edits.neuron_grams(found)
     layers = torch.tensor([edits.layer_of(f"{mlp}.") or 0 for mlp, _ in neurons])
-    most = [top_neurons(grams[e, e], args.top) for e, _ in experts] if neurons else []                    # (M,) bool each
-    null = {f"{a}|{b}": overlap(one, other, layers) for (a, one), (b, other) in combinations(zip(args.experts, most), 2)}
-    report |= {"neuron_jaccard": {pair: o["jaccard"] for pair, o in null.items()}, "neuron_null": null}
+    most, even = ([top_neurons(grams[e, e], args.top, of) for e, _ in experts if neurons] for of in (None, layers))
+    null, per_layer = ({f"{a}|{b}": overlap(one, other, layers) for (a, one), (b, other) in
+                        combinations(zip(args.experts, sets), 2)} for sets in (most, even))
+    report |= {"neuron_jaccard": {pair: o["jaccard"] for pair, o in null.items()}, "neuron_null": null,
+               "neuron_per_layer": per_layer}
     analysis.show_neurons(report, args.top, len(layers))
 
     modules = {module: edits.cosines(gram) for module, gram in edits.module_grams(found).items()}         # (E, E) each
@@ -142,6 +149,9 @@ def of_weights(args, report):
         "by_module": {module: cosine[i, j].item() for module, cosine in modules.items()},
         "shared_neurons": edits.cosine_on(grams, most[i] & most[j], i, j) if most else math.nan}
         for (i, a), (j, b) in combinations(experts, 2)}
+    report["conflict"] = {f"{a}|{b}": edits.conflict(found, i, j) for (i, a), (j, b) in combinations(experts, 2)}
+    report["direction_kept"] = {f"{a}|{b}": edits.direction_kept(grams, even[i], i, j)
+                                for (i, a), (j, b) in permutations(experts, 2) if even}
     analysis.show_directions(report)
     return grams, layers
 
@@ -151,8 +161,8 @@ def of_weights(args, report):
 def answering(args, model, tokenizer, domain, times=1):
     """A function () -> Rollout, completions, rewards (B, G) of the model, as it is when called, on training rows alone."""
     rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, times * args.prompts, "train")
-    return partial(respond, model, tokenizer, domain, rows, samples=times * args.samples, temperature=1.0,
-                   max_completion_length=args.max_completion_length)
+    return partial(respond, model, tokenizer, domain, rows, samples=times * args.samples,
+                   temperature=args.temperature, max_completion_length=args.max_completion_length)
 
 
 def of_base(args, names, grams, layers, report):
@@ -167,8 +177,7 @@ def of_base(args, names, grams, layers, report):
             one, other = top_neurons(active[a], args.top), top_neurons(active[b], args.top)              # (M,) bool
             index[f"{a}|{b}"] = {**overlap(one, other, layers),
                                  "edits": report["neuron_jaccard"][f"{args.experts[i]}|{args.experts[j]}"]}
-            cosines[f"{a}|{b}"] = {"all": edits.cosine_on(grams, one & other, i, j), "by_layer": {
-                int(l): edits.cosine_on(grams, one & other & (layers == l), i, j) for l in layers.unique()}}
+            cosines[f"{a}|{b}"] = edits.cosine_on(grams, one & other, i, j)
         report |= {"route_jaccard": index, "route_cosine": cosines}
     analysis.show_routes(report, args.top)
 
@@ -185,18 +194,52 @@ def stand_at(args, name):
     answer = answering(args, model, tokenizer, args.domain[name])
     rollout, _, rewards = answer()
     return SimpleNamespace(
-        name=short(name), model=model, theta=curvature.flatten(model.parameters()).detach().clone(),         # (n,) fp32
-        answer=answer, rewards=rewards,                                                                      # (B, G)
+        name=short(name), model=model, tokenizer=tokenizer, answer=answer, rollout=rollout, rewards=rewards,     # (B, G)
+        theta=curvature.flatten(model.parameters()).detach().clone(),                                            # (n,) fp32
         correct=curvature.own_correct(rollout, rewards),                            # the parts of nll, maybe none
         graded=curvature.own_all(rollout, rewards))                                 # the parts of surrogate, maybe none
 
 
 def vector(model, name):
     """The weights of a checkpoint, (n,) fp32, in the order and on the device of a model."""
-    files = edits.tensor_files(name)
+    files = edits.tensor_files(name)[name]
     edits.check_names(model, name, files)
     tensors = (edits.read_tensor(files[parameter], parameter) for parameter, _ in model.named_parameters())
     return curvature.flatten(tensor.to(model.device, torch.float32) for tensor in tensors)
+
+
+def predictors(args, at, anchor, deltas):
+    """What may foretell damage without A's curvature: {target: dict}. deltas: {(name, source, target): (n,)}.
+
+    "gradient_cosine" is cos(g_A, g_B), both policy gradients taken at theta_A, and "reversal" -cos(delta_A, delta_B), delta_A
+    what the training on A added (arXiv 2609.06469): NaN where one is unknown. Where B was trained straight from A, "new" is
+    B's domain, beside `divergences`.
+    """
+    def slope(parts):
+        return curvature.gradient(at.model, surrogate, parts) if parts else torch.zeros_like(at.theta)
+    start = args.base if anchor in args.experts else read_run(anchor).get("parent")
+    update = at.theta - vector(at.model, start) if start and Path(start).is_dir() else torch.zeros_like(at.theta)
+    slopes, before, found = {None: torch.zeros_like(at.theta), args.domain[anchor]: slope(at.graded)}, {}, {}
+    for (_, source, target), delta in deltas.items():
+        new = args.domain.get(target)
+        answer = answering(args, at.model, at.tokenizer, new) if new else None
+        if new not in slopes:
+            before[new], _, rewards = answer()
+            slopes[new] = slope(curvature.own_all(before[new], rewards))
+        found[target] = {"gradient_cosine": curvature.cosine(slopes[args.domain[anchor]], slopes[new]),
+                         "reversal": -curvature.cosine(update, delta)}
+        if new in before and source == anchor and same(read_run(target).get("parent") or "", anchor):
+            found[target] |= {"new": new, **divergences(at, delta, before[new], answer)}
+    return found
+
+
+def divergences(at, delta, before, answer):
+    """KLs between the policies at theta_A and theta_A + delta, nats per completion; before: what `answer` gave at theta_A."""
+    curvature.place(at.model, at.theta + delta)
+    after = answer()[0]
+    found = {"kl_new": kl(before, at.model), "kl_old": kl(at.rollout, at.model)}
+    curvature.place(at.model, at.theta)
+    return {**found, "kl_new_reverse": kl(after, at.model)}
 
 
 def damage(at, deltas):
@@ -226,11 +269,7 @@ def subspace(at, directions, deltas, effects):
     n, device, product = len(at.theta), at.model.device, curvature.hessian(at.model, nll, at.correct)
     values, vectors, residuals = curvature.lanczos(product, n, min(directions, n), device=device,
                                                    progress=f"curvature of {at.name}")
-    k, gram, curved = len(values), curvature.inner(vectors, vectors), curvature.steep(values, residuals)    # gram: (k, k)
-    spectrum = {"eigenvalues": values.tolist(), "residuals": residuals.tolist(),
-                "trace": curvature.trace(product, n, device=device),
-                "orthonormality": (gram - torch.eye(k, device=device)).abs().max().item(),
-                "gradient_norm": curvature.gradient(at.model, nll, at.correct).norm().item()}
+    k, curved, trace = len(values), curvature.steep(values, residuals), curvature.trace(product, n, device=device)
     for delta, effect in zip(deltas, effects):
         second = effect["second"] if effect["second"] > 0 else math.nan      # a gain has no shares
         shares = curvature.eigen_shares(values, vectors, delta, second)
@@ -238,8 +277,9 @@ def subspace(at, directions, deltas, effects):
         needed = {f"k_for_{p}": next((i for i, x in enumerate(shares, 1) if x >= p / 100), None) for p in (50, 90)}
         effect |= {"eigen_shares": shares, **needed,
                    "coordinate_share": curvature.coordinate_share(product, delta, second, k),
-                   "random_share": curvature.random_share(k, n, spectrum["trace"], delta, second),
+                   "random_share": curvature.random_share(k, n, trace, delta, second),
                    "norm_share": inside / delta.double().square().sum().item()}
+    spectrum = {"eigenvalues": values.tolist(), "residuals": residuals.tolist(), "trace": trace}
     return spectrum, values[curved], vectors[curved]
 
 
@@ -275,13 +315,14 @@ def around(args, anchor, report):
             deltas[name, source, target] = delta
         else:
             print(f"{name}: nothing has moved, so nothing is damaged\n")
+    foretold = predictors(args, at, anchor, deltas)
     effects = damage(at, deltas.values())
     spectrum, values, S = subspace(at, args.directions, deltas.values(), effects)
     report.setdefault("subspace", {})[anchor] = spectrum
     for (name, source, target), effect in zip(deltas, effects):
         report.setdefault("damage", []).append({
             "name": name, "anchor": anchor, "domain": domain, "checkpoint": target, "trained": source == anchor,
-            "lr": read_run(target).get("args", {}).get("lr"), **effect})
+            "lr": read_run(target).get("args", {}).get("lr"), **effect, **foretold[target]})
     if args.refresh and anchor == args.refreshed and len(values):
         found = refresh(args, at, 1 / spectrum["eigenvalues"][0], values, S)
         report["refresh"] = {"checkpoint": args.refresh, "anchor": anchor, "domain": domain, **found}
@@ -292,7 +333,7 @@ def main(args=None):
     args = args or parse()
     report = {"base": args.base, "experts": args.experts,
               "domains": {name: args.domain[name] or read_run(name).get("domain") for name in args.experts}}
-    edits.check_same_shape({name: edits.tensor_files(name) for name in (args.base, *args.experts, *args.later)})
+    edits.tensor_files(args.base, *args.experts, *args.later)          # fails if they are not of one architecture
     grams, layers = of_weights(args, report)
     names = [*dict.fromkeys(filter(None, map(args.domain.get, args.experts)))]
     without = [name for name in (args.base, *args.experts) if not any(Path(name).glob("tokenizer*"))]
@@ -301,7 +342,7 @@ def main(args=None):
             "no run.json says which domain an expert was trained on (--domains would)"
         print(f"Routes, gradients, damage, subspace and refresh need rows and are left out: {why}\n")
     else:
-        set_judge(args.judge, [*names, *map(args.domain.get, args.moves)], args.device)
+        set_judge(args.judge, args.domain.values(), args.device)
         if len(names) > 1:
             of_base(args, names, grams, layers, report)
         else:

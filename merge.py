@@ -35,14 +35,16 @@ from os.path import commonprefix, exists  # commonprefix: of lists too
 from pathlib import Path
 
 import domains
-from grpo.settings import add_rows, at_least, check_places, check_rows, checked, checkpoint, not_negative, parser, refuse, share
+from grpo.settings import (add_rows, at_least, check_places, check_rows, checked, checkpoint, not_negative, parser, refuse,
+                           share)
 from model import UserError, cli, read_run, save
+from theory.lineage import computed, short
 
 # the options that a method has, besides the checkpoints, and those that a sweep has
 USES = {"interpolate": ["weight"], "mean": [], "arithmetic": ["base", "weight"], "negate": ["base", "damaged", "weight"],
         "ties": ["base", "weight", "density"], "dare": ["base", "weight", "drop", "seed"],
         "ram": ["base", "weight", "threshold"]}
-SWEEP = ["prompts", "data", "fields", "max_completion_length", "judge"]
+SWEEP = ["prompts", "data", "fields", "max_completion_length", "temperature", "judge"]
 
 
 def parse(argv=None):
@@ -230,7 +232,7 @@ def sweep(args, files, model, tokenizer):
     found = {}
     for weight in tqdm(args.weight, desc="sweep", unit="weight", leave=False, delay=3):
         edits.put(model, partial(merged, args, files, weight))
-        scores = evaluate(model, tokenizer, rows, samples=4, temperature=1.0,
+        scores = evaluate(model, tokenizer, rows, samples=4, temperature=args.temperature,
                           max_completion_length=args.max_completion_length)
         found[weight] = {d: (scores[d]["score"], scores[d]["ci95"]) for d in rows}
         found[weight]["average"] = average(found[weight].values())
@@ -243,39 +245,34 @@ def sweep(args, files, model, tokenizer):
     return best, found
 
 
-def recipe_of(args):
-    """The result's recipe: the way to the checkpoint it starts from, then 'merge:METHOD:SETTING:WEIGHT:CHECKPOINTS 0'.
+def lineage(args, weight, found):
+    """The result's run.json. weight: that of the result; found: the scores of a sweep, or None.
 
-    A checkpoint stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and a sweep
-    by all of its weights, so that the recipe is the same over seeds, whichever weight each may choose.
+    Its recipe is the way to the checkpoint it starts from, then 'merge:METHOD:SETTING:WEIGHT:CHECKPOINTS 0'. A checkpoint
+    stands there by its stages since the base ('math-100', 'qa-100>cw-100'; 'start' if it has none) and a sweep by all of its
+    weights, so that the recipe is the same over seeds, whichever weight each may choose.
     """
-    way = lambda where: read_run(where).get("recipe") or [Path(where).name]
+    way = lambda where: read_run(where).get("recipe") or [short(where)]
     ways, is_mean = [way(where) for where in args.checkpoints], args.method == "mean"
     origin = (commonprefix(ways) or ways[0][:1]) if is_mean else way(args.base or args.first)
     own = [">".join(stages[len(commonprefix([stages, origin])):]).replace(" ", "-") or "start" for stages in ways]
     how = [f"{getattr(args, name):g}" for name in ("density", "drop", "threshold") if name in USES[args.method]]
     how += [] if is_mean else ["/".join(f"{weight:g}" for weight in args.weight)]
-    return [*(origin if is_mean else way(args.first)), ":".join(["merge", args.method, *how, "+".join(own)]) + " 0"]
-
-
-def lineage(args, weight, found):
-    """The result's run.json. weight: that of the result; found: the scores of a sweep, or None."""
+    stage = ":".join(["merge", args.method, *how, "+".join(own)])
     runs = {name: read_run(name) for name in args.read}
     seeds = {run.get("seed") for name, run in runs.items() if name != args.base}
-    return {"parent": args.first, "lineage": [*runs[args.first].get("lineage", []), args.first], "merged": args.checkpoints,
-            "method": args.method, "weight": weight if args.method != "mean" else None,
-            "sweep": found and {f"{w:g}": row for w, row in found.items()}, "domain": None,
-            "domain_files": reduce(dict.__or__, (run.get("domain_files", {}) for run in runs.values())),
-            "seed": seeds.pop() if len(seeds) == 1 else None, "args": vars(args), "steps": 0, "finished": True,
-            "metrics": {}, "recipe": recipe_of(args), "settings": runs[args.first].get("settings", [])}
+    return computed(args.first, stage, args, merged=args.checkpoints, method=args.method, weight=None if is_mean else weight,
+                    sweep=found and {f"{w:g}": row for w, row in found.items()},
+                    domain_files=reduce(dict.__or__, (run.get("domain_files", {}) for run in runs.values())),
+                    seed=seeds.pop() if len(seeds) == 1 else None,
+                    recipe=[*(origin if is_mean else way(args.first)), f"{stage} 0"])
 
 
 def main(args=None):
     """With several weights print the table of a sweep; with --out write the merged checkpoint."""
     args = args or parse()
     with alone(args.out):
-        files = {name: edits.tensor_files(name) for name in args.read}
-        edits.check_same_shape(files)
+        files = edits.tensor_files(*args.read)
         check_moved(args, files)
         swept = len(args.weight) > 1
         model, tokenizer = load(args.first, args.device) if swept else edits.without_weights(args.first)

@@ -24,7 +24,6 @@ import re
 import shutil
 import sys
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -73,7 +72,7 @@ def load(name_or_dir, device=None, dtype=None, attention=None):
     """A causal LM in eval mode and its tokenizer, ready for left-padded chat prompts. tokenizer.end_ids: see `end_ids`.
 
     name_or_dir: a checkpoint of ours, any Hugging Face model directory, or a hub name. GGUF files are loaded where
-        transformers can, and adapters merged into their base where peft is installed.
+        transformers can.
     device, dtype: default to the GPU of this process and bf16 where there is one, else CPU and fp32.
         train_grpo.py asks for fp32 everywhere: at lr 1e-6 a bf16 weight is too coarse to move at all.
     attention: "sdpa" (the default where a model has it), "flash_attention_2" (GPU, where installed) or "eager" (the default
@@ -99,7 +98,8 @@ def load(name_or_dir, device=None, dtype=None, attention=None):
         tokenizer = AutoTokenizer.from_pretrained(name_or_dir, padding_side="left", **how)
         model, found = AutoModelForCausalLM.from_pretrained(name_or_dir, dtype=dtype, attn_implementation=attention,
                                                             output_loading_info=True, ignore_mismatched_sizes=True, **how)
-        merge_adapters(model)
+        if getattr(model, "_hf_peft_config_loaded", False):               # of a hub: check_directory sees those on disk
+            raise ValueError("it is an adapter: merge it into its base with peft")
         model = model.to(device).eval()
     except Exception as error:  # the hub, safetensors and json each raise types of their own
         reason = str(error).strip().split("\n")[0] + "; there is no such directory here" * (not os.path.isdir(name_or_dir))
@@ -148,23 +148,10 @@ def all_threads():
     return torch.get_num_threads()
 
 
-def merge_adapters(model):
-    """Add the adapters that peft put into a model to its weights, and take them out. ValueError for what cannot be added."""
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        return
-    for name, module in list(model.named_modules()):
-        if hasattr(module, "modules_to_save"):
-            raise ValueError(f"its adapter replaces {name}: merge it with peft first")
-        if hasattr(module, "get_base_layer"):
-            module.merge()
-            model.set_submodule(name, module.get_base_layer())
-    model._hf_peft_config_loaded, model._weight_conversions = False, None      # how transformers would save an adapter
-
-
 def weight_files(directory):
     """The files (Path) that hold a checkpoint's weights, of the best kind that is there; none for a hub name."""
-    kinds = (sorted(Path(directory).glob(name)) for name in ("model*.safetensors", "pytorch_model*.bin", "*.gguf"))
-    return next(filter(None, kinds), [])
+    names = ("model.safetensors", "model*.safetensors", "pytorch_model*.bin", "*.gguf")
+    return next(filter(None, (sorted(Path(directory).glob(name)) for name in names)), [])
 
 
 def check_directory(path):
@@ -176,34 +163,34 @@ def check_directory(path):
                             "; `python -m grpo.warmup` makes it again" * (os.path.normpath(path) == BASE))
         return
     names, files = os.listdir(path), weight_files(path)
-    adapter, gguf = "adapter_config.json" in names, [file for file in files if file.suffix == ".gguf"]
+    gguf = [file for file in files if file.suffix == ".gguf"]
     for wrong, what in (
-            (adapter and not find_spec("peft"), "holds an adapter: `pip install peft`, and it is merged into its base"),
+            ("adapter_config.json" in names, "holds an adapter: merge it into its base with peft, and name what that saves"),
             (len(gguf) > 1, "holds several GGUF files: leave one"),
-            (not (adapter or gguf or "config.json" in names), "is no checkpoint: it has no config.json"),
-            (not (adapter or files), "is half-written: it has a config.json and no weights; delete it or train it again")):
+            (not (gguf or "config.json" in names), "is no checkpoint: it has no config.json"),
+            (not files, "is half-written: it has a config.json and no weights; delete it or train it again")):
         if wrong:
             raise UserError(f"{path} {what}")
 
 
 def check_weights(directory):
-    """The shapes of a checkpoint's tensors by the headers of its safetensors files, {name: list}; empty without files.
+    """A checkpoint's tensors by the headers of its safetensors files: {name: (file, shape)}; empty without files.
 
     UserError if a file is damaged, or if weights are no plain floating-point numbers.
     """
-    shapes = {}
-    for file in sorted(Path(directory).glob("model*.safetensors")):
+    found = {}
+    for file in [file for file in weight_files(directory) if file.suffix == ".safetensors"]:
         try:
             with safe_open(file, "np") as tensors:
                 stored = {name: tensors.get_slice(name) for name in tensors.keys()}
                 kinds = {name: part.get_dtype() for name, part in stored.items() if name.endswith("weight")}
-                shapes |= {name: part.get_shape() for name, part in stored.items()}
+                found |= {name: (file, part.get_shape()) for name, part in stored.items()}
         except SafetensorError as error:
             raise UserError(f"{file} is damaged ({error}): copy, download or train it again") from error
         if odd := [name for name, kind in kinds.items() if kind not in FLOATS]:
             raise UserError(f"{file} stores {odd[0]} as {kinds[odd[0]]}: take a version that is not quantized, with weights "
                             f"in one of {', '.join(FLOATS)}")
-    return shapes
+    return found
 
 
 def end_ids(model, tokenizer):
@@ -267,16 +254,17 @@ def is_small(name_or_dir):
 
     False for a hub name, of which nothing is here to be counted.
     """
-    return 0 < sum(map(math.prod, check_weights(name_or_dir).values())) <= SMALL
+    return 0 < sum(math.prod(shape) for _, shape in check_weights(name_or_dir).values()) <= SMALL
 
 
-def content(directory):
-    """A hash of all that a model is loaded from: its weights, configuration, tokenizer and template; None for a hub name."""
-    if not os.path.isdir(directory):
+def content(name):
+    """A hash of a file, or of all that a model is loaded from (weights, config, tokenizer, template); None for a hub name."""
+    if not os.path.exists(name):
         return None
-    files = {file for file in Path(directory).iterdir() if file.suffix in (".json", ".jinja", ".model", ".txt")}
-    whole = hashlib.sha256()
-    for path in sorted(files.union(weight_files(directory)) - {Path(directory) / "run.json"}):
+    beside, whole = Path(name).glob("*"), hashlib.sha256()
+    files = {Path(name)} if os.path.isfile(name) else {
+        *weight_files(name), *(file for file in beside if file.suffix in (".json", ".jinja", ".model", ".txt"))}
+    for path in sorted(files - {Path(name) / "run.json"}):
         with open(path, "rb") as file:
             whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     return whole.hexdigest()[:16]

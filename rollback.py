@@ -30,21 +30,22 @@ converged. There are two controls of each size: `random`, a random set of those 
 A set has at most the size that is asked for: a score of 0 is never picked, and the last two scores end when the damage
 is gone. Besides the model, memory holds one copy of the parameters in fp32 (fisher, gradient), two (fisher+sign), or three
 times as many as there are eigenpairs (curvature, as in analyze.py), and 12 bytes per coordinate of the largest set.
-The controls and --coordinates read only files: without an evaluation, no model is loaded for them.
+The controls read only files: without an evaluation, no model is loaded for them.
 """
 # theta: a function tensor name -> tensor, the weights of a checkpoint, as stored or in fp32. A set is {tensor name: flat
 # indices} (theory/coordinates.py). score: the rule that picks a set; fraction: its size, as a share of all coordinates.
 import sys
+import time
 from collections import Counter
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import domains
-from grpo.settings import (add_rows, at_least, check_places, check_rows, checkpoint, domain_names, existing, new_file, parser,
-                           refuse, share)
+from grpo.settings import (add_rows, at_least, check_places, check_rows, checkpoint, domain_names, labelled, new_file,
+                           parser, refuse, share)
 from model import UserError, cli, read_run
-from theory.lineage import is_ancestor, stage
+from theory.lineage import computed, is_ancestor, stage
 
 
 def parse(argv=None):
@@ -60,7 +61,6 @@ def parse(argv=None):
     group.add_argument("--score", nargs="+", help="one or several; both controls are in every table (default gradient)")
     group.add_argument("--fraction", nargs="+", type=share, help="share of all parameters, at most (default 0.05)")
     group.add_argument("--strength", type=share, default=1.0, help="beta; sets are picked as if it were 1 (default 1)")
-    group.add_argument("--coordinates", type=existing, metavar="FILE", help="roll back the set that another run wrote")
     group.add_argument("--prompts", type=at_least(1), default=256, help="training rows that it is picked by (default 256)")
     group.add_argument("--samples", type=at_least(1), default=4, help="answers to each row (default 4)")
     group.add_argument("--later", metavar="DOMAINS", help="those trained after the anchor (default: from run.json)")
@@ -76,12 +76,10 @@ def parse(argv=None):
                        "weights, for train_grpo.py --ewc: before any damage, so without --damaged")
     group.add_argument("--json", type=new_file, metavar="FILE", help="write all numbers, for report.py")
     args = made.parse_args(argv)
-    picks = args.score or args.fraction
     refuse(((args.damaged is None) != (args.save_fisher is not None),
             "give --damaged, which is to be rolled back, or --save-fisher: one of the two"),
-           (args.save_fisher and (picks or args.out or args.json or args.beside or args.coordinates),
+           (args.save_fisher and (args.score or args.fraction or args.out or args.json or args.beside),
             "--save-fisher writes only the Fisher information: leave the options of a set and of its evaluation out"),
-           (args.coordinates and picks, "--coordinates is a set in place of a --score and a --fraction"),
            (not args.eval_prompts and (args.json or args.beside),
             "--json and --beside are about the evaluation: give --eval-prompts a number above 0"),
            (not (args.out or args.eval_prompts or args.save_fisher),
@@ -110,14 +108,6 @@ def parse(argv=None):
     return args
 
 
-def labelled(text):
-    """LABEL=CHECKPOINT as a pair."""
-    label, _, name = text.partition("=")
-    if not (label and name):
-        raise UserError(f"--beside {text}: write LABEL=CHECKPOINT")
-    return label, checkpoint(name)
-
-
 def trained_between(before, after):
     """The domains of the stages by which recipe `after` goes on from `before` (or None): [] if it does not begin with it."""
     before = before or after[:1]                    # the first names the model that all began with
@@ -143,10 +133,9 @@ from tqdm import tqdm
 
 from grpo.directory import alone
 from grpo.judge import set_judge
-from grpo.policy import read_coordinates
 from grpo.scores import evaluate, respond
 from grpo.startup import load
-from model import check_equal, save, write_json
+from model import save, write_json
 from reports.recovery import FULL, tables
 from theory import coordinates, curvature, edits
 from theory.conflict import CONTROLS, SCORES, Case, fisher, left_in_s
@@ -170,17 +159,13 @@ def main(args=None):
 def recover(args):
     """Pick the sets, write what --out asks for, evaluate, and show: a row per checkpoint.
 
-    UserError if nothing has moved, no answer is correct, or the set of --coordinates is of another architecture.
+    UserError if nothing has moved, or no answer is correct.
     """
-    files = {name: edits.tensor_files(name) for name in (args.anchor, args.damaged, *dict(args.beside).values())}
-    edits.check_same_shape(files)
-    saved = read_coordinates(args.coordinates) if args.coordinates else None
+    files = edits.tensor_files(args.anchor, args.damaged, *dict(args.beside).values())
     frame, tokenizer = edits.without_weights(args.anchor)
     edits.check_names(frame, args.anchor, files[args.anchor])
     shapes = {name: p.shape for name, p in frame.named_parameters()}
-    if saved:
-        check_equal(args.coordinates, saved[1]["shapes"], args.damaged, shapes)
-    asks = not saved and not {*args.score} <= {*CONTROLS}              # a score that is made of the anchor's answers
+    asks = not {*args.score} <= {*CONTROLS}                            # a score that is made of the anchor's answers
     model = frame if not (asks or args.eval_prompts) else load(
         args.anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else None)[0]
     device = "cpu" if model is frame else model.device
@@ -195,7 +180,8 @@ def recover(args):
             coordinates.roll_back(tensor, stored(args.anchor, name), chosen[name], args.strength)
         return tensor
 
-    if all(torch.equal(anchor(name), damaged(name)) for name in shapes):
+    norm = squared_distance(anchor, damaged, shapes)**0.5
+    if not norm:
         raise UserError(f"{args.damaged} has the weights of {args.anchor}: there is nothing to roll back")
     if (run := read_run(args.damaged)) and not is_ancestor(args.anchor, run):
         print(f"warning: by its run.json, {args.damaged} was not trained on from {args.anchor}: this undoes a "
@@ -212,15 +198,14 @@ def recover(args):
     n = sum(map(torch.Size.numel, shapes.values()))
     counts = [max(1, round(fraction * n)) for fraction in args.fraction]
     case = Case(model, anchor, damaged, rollout, rewards, counts, others, run.get("seed") or 0)
-    sets, seconds = pick(args, case) if not saved else (
-        {("saved", float(f"{coordinates.size(saved[0]) / n:.3g}")): saved[0]}, {})
+    sets, seconds = pick(args, case)
     spectrum, case, model = case.spectrum, None, None          # not two models at once
 
     # 3. the checkpoints, and their scores
-    rows, norm = [("damaged", damaged, {})], args.eval_prompts and squared_distance(anchor, damaged, shapes)**0.5
+    rows = [("damaged", damaged, {})]
     for (score, fraction), chosen in sets.items():
         theta, k = partial(rolled, chosen), coordinates.size(chosen)
-        if args.out and score in (*args.score, "saved"):
+        if args.out and score in args.score:
             out = place_of(args, score, fraction)
             about = {"anchor": args.anchor, "damaged": args.damaged, "score": score, "fraction": fraction}
             save(frame, tokenizer, out, lineage(args, score, fraction), {name: theta(name) for name in files[args.damaged]},
@@ -228,7 +213,7 @@ def recover(args):
             print(f"{out}: {k} coordinates rolled back")
         if args.eval_prompts:
             rows.append((label_of(score, fraction), theta, {
-                "score": score, "fraction": fraction, "seconds": seconds.get(score), "coordinates": k, "share": k / n,
+                "score": score, "fraction": fraction, "seconds": seconds[score], "coordinates": k, "share": k / n,
                 "norm_share": squared_distance(theta, damaged, chosen)**0.5 / norm,
                 "in_S": spectrum and left_in_s(spectrum, theta, damaged, shapes)}))
     if not args.eval_prompts:
@@ -237,14 +222,15 @@ def recover(args):
     rows += [(FULL, anchor, {"share": 1.0, "norm_share": 1.0}),
              *((label, partial(exact, other), {}) for label, other in args.beside)]
     test = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.eval_prompts, "test") for d in args.domains}
-    settings = ("prompts", "samples", "strength", "data", "eval_prompts", "max_completion_length")
+    settings = ("prompts", "samples", "strength", "data", "eval_prompts", "max_completion_length", "temperature")
     report = {"anchor": args.anchor, "damaged": args.damaged, "domain": args.domain, "later": args.later, "rows": [],
               "settings": {key: getattr(args, key) for key in settings}}
     for label, theta, facts in tqdm(rows, desc="evaluate", unit="row", leave=False, delay=3):
         edits.put(model, theta)
         loss = curvature.value(model, curvature.nll, unseen) if unseen else None
         report["rows"].append({"label": label, **facts, "loss": loss, **evaluate(
-            model, tokenizer, test, samples=4, temperature=1.0, max_completion_length=args.max_completion_length)})
+            model, tokenizer, test, samples=4, temperature=args.temperature,
+            max_completion_length=args.max_completion_length)})
     if args.json:
         write_json(args.json, report)
     tables([report])
@@ -257,8 +243,10 @@ def pick(args, case):
         if score in args.score or score in CONTROLS and args.eval_prompts:
             if score in SCORES:
                 edits.put(case.model, case.anchor)        # the last score may have moved it
-            found, seconds[score] = case.sets(find)
-            sets |= {(score, fraction): chosen for fraction, chosen in zip(args.fraction, found)}
+            began = time.perf_counter()
+            sets |= {(score, fraction): chosen for fraction, chosen in zip(args.fraction, find(case))}
+            seconds[score] = time.perf_counter() - began
+            case.model.zero_grad()
     return sets, seconds
 
 
@@ -268,7 +256,7 @@ def answers(args, model, tokenizer, domain, split):
     split: "train", to pick by, or "validation", for the loss in the table. UserError if no answer to pick by is correct.
     """
     rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, args.prompts, split)
-    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, temperature=1.0,
+    rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, temperature=args.temperature,
                                   max_completion_length=args.max_completion_length)
     if (domain, split) == (args.domain, "train") and not (rewards == 1).any():
         raise UserError(f"none of the answers of {args.anchor} in {domain} is correct: is it the expert? Else raise --prompts")
@@ -276,14 +264,9 @@ def answers(args, model, tokenizer, domain, split):
 
 
 def lineage(args, score, fraction):
-    """The run.json of a rolled-back checkpoint, a dict: a stage without steps after those of the damaged one."""
-    run = read_run(args.damaged)
-    name = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
-    return {
-        "parent": args.damaged, "lineage": [*run.get("lineage", []), args.damaged], "anchor": args.anchor, "domain": None,
-        "domain_files": run.get("domain_files", {}), "rolled_back": args.domain, "seed": run.get("seed"), "args": vars(args),
-        "steps": 0, "finished": True, "metrics": {}, "recipe": [*run.get("recipe", [Path(args.damaged).name]), f"{name} 0"],
-        "settings": run.get("settings", [])}
+    """The run.json of a rolled-back checkpoint: see lineage.computed."""
+    stage = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
+    return computed(args.damaged, stage, args, anchor=args.anchor, rolled_back=args.domain)
 
 
 def squared_distance(one, other, names):

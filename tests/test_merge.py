@@ -37,7 +37,7 @@ def run(*argv, code=0):
 def tensors(*argv, weight=None):
     """What merge.py would write, {name: tensor}, without a model: of directories that are nothing but tensors."""
     args = merge.parse([*map(str, argv), "--out", str(WORK / "nowhere")])
-    files = {name: edits.tensor_files(name) for name in args.read}
+    files = edits.tensor_files(*args.read)
     return {name: merge.merged(args, files, args.weight[0] if weight is None else weight, name) for name in files[args.first]}
 
 

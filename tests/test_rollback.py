@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import shutil
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -362,7 +361,6 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
         assert near(got["largest"], best(moved.abs(), k))
         assert len(got["random"]) == k and all(moved[i] != 0 for i in got["random"]) and got["random"] != got["largest"]
     assert set(seconds) == {*scores, *conflict.CONTROLS} and all(s >= 0 for s in seconds.values())
-    assert all(seconds[score] > case.cost for score in scores if "fisher" in score)     # alone, each would compute F
     args.score, case.seed = [], 1
     other, _ = rollback.pick(args, case)
     curvature.place(model, theta)
@@ -383,22 +381,6 @@ def test_every_score_picks_what_its_formula_says_and_what_is_left_in_s_is_that_o
         return t
     assert abs(conflict.left_in_s(case.spectrum, rolled, B, shapes) - expected) < 1e-3 * max(1, expected)
     assert abs(rollback.squared_distance(rolled, B, shapes) - (moved.double() - kept).square().sum().item()) < 1e-9
-
-
-def test_every_score_that_uses_the_fisher_is_charged_for_it_and_no_other_is():
-    model, rollout, rewards = small()
-    anchor, original = {name: p.detach().clone() for name, p in model.named_parameters()}, conflict.fisher
-    args = rollback.parse(["--anchor", "a", "--damaged", "b", "--domain", "math", "--score", "fisher", "mine", "largest"])
-    case = conflict.Case(model, anchor.get, lambda name: anchor[name] + 0.01, rollout, rewards.flatten(), counts=[3])
-    conflict.SCORES["mine"] = lambda case: case.top(lambda name: case.F[name].sqrt())
-    calls = []
-    try:
-        with replaced(conflict, fisher=lambda *most: (calls.append(time.sleep(0.5)), original(*most))[1]):
-            sets, seconds = rollback.pick(args, case)
-    finally:
-        del conflict.SCORES["mine"]
-    assert len(calls) == 1 and min(seconds["fisher"], seconds["mine"]) >= case.cost >= 0.5 > seconds["largest"]
-    assert coordinates.size(sets["mine", 0.05]) == 3
 
 
 # ---- reports/recovery.py ---------------------------------------------------------------------------------
@@ -573,17 +555,16 @@ def test_the_default_is_the_method_that_the_readme_recommends_and_siblings_are_w
         assert ("was not trained on from" in err) == warned and err.count("\n") == warned, err
 
 
-def test_controls_and_saved_sets_load_no_model_and_ask_for_no_answers():
+def test_controls_load_no_model_and_ask_for_no_answers():
     def needless(*_, **__):
         raise AssertionError("a model")
     common = ("--fraction", 0.01, "--eval-prompts", 0)
     with replaced(rollback, load=needless, respond=needless, set_judge=needless):
         rolled_back(WORK / "controls", "--score", "largest", "random", *common)
-        rolled_back(WORK / "saved", "--coordinates", WORK / "controls/random-0.01/coordinates.safetensors", "--eval-prompts", 0)
     rolled_back(WORK / "with-model", "--score", "largest", "fisher", *common)
     for name in ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
         assert (WORK / "controls/largest-0.01" / name).read_bytes() == (WORK / "with-model/largest-0.01" / name).read_bytes()
-    assert same_weights(WORK / "saved", WORK / "controls/random-0.01") and models.load(str(WORK / "saved"))
+    assert models.load(str(WORK / "controls/random-0.01"))
     anchor, damaged, rolled = (weights(x) for x in (family()["math"], family()["math-qa"], WORK / "controls/largest-0.01"))
     sizes = torch.cat([(damaged[name] - anchor[name]).abs().flatten() for name in damaged])
     back = torch.cat([(damaged[name] != rolled[name]).flatten() for name in damaged])
@@ -609,19 +590,6 @@ def test_a_domain_of_ones_own_is_rolled_back_and_found_again_by_the_run():
     report = json.loads((WORK / "own.json").read_text())
     assert report["domain"] == "digits" and report["later"] == ["qa"] and models.read_run(WORK / "own-rolled")["domain_files"]
     assert all({"digits", *domains.DOMAINS} <= row.keys() for row in report["rows"]) and "digits" in text
-
-
-def test_saved_coordinates_are_applied_to_another_checkpoint():
-    source = WORK / "many" / "fisher-0.02" / "coordinates.safetensors"
-    if not source.exists():
-        rolled_back(WORK / "many", "--score", "fisher", "--fraction", 0.02, 0.001)
-    text = rolled_back(WORK / "other-rolled", "--coordinates", source, anchor=family()["math"], damaged=family()["again"])
-    anchor, other, rolled = (weights(x) for x in (family()["math"], family()["again"], WORK / "other-rolled"))
-    chosen, _ = policies.read_coordinates(source)
-    moved = {name: (rolled[name] != other[name]).flatten().nonzero().flatten() for name in other}
-    assert all(set(index.tolist()) <= set(chosen[name].tolist() if name in chosen else []) for name, index in moved.items())
-    assert all(torch.equal(rolled[name].flatten()[index], anchor[name].flatten()[index]) for name, index in chosen.items())
-    assert "| saved 2 % " in text
 
 
 def test_recovery_puts_reports_together_draws_them_and_refuses_what_does_not_belong():
@@ -656,8 +624,6 @@ def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
             ("nothing to roll back", ["--overwrite"], {"damaged": family()["math"]}),
             ("no checkpoint at", ["--overwrite"], {"anchor": "checkpoints/none"}),
             ("reads", ["--overwrite", "--out", family()["math"]], {}),
-            ("holds no coordinates", ["--overwrite", "--coordinates", talker()[1]], {}),
-            ("in place of a --score", ["--coordinates", talker()[1], "--score", "gradient"], {}),
             ("--prompts: must be", ["--prompts", 0], {}), ("cannot write", ["--overwrite", "--json", "/nowhere/x.json"], {}),
             ("would be called 'a'", ["--overwrite", "--beside", *[f"a={family()['again']}"] * 2], {})):
         err = rolled_back(out, *argv, code=2, **more)
@@ -680,8 +646,8 @@ def test_mistakes_with_rollback_are_one_line_and_leave_what_stands():
     broken = WORK / "broken.safetensors"
     models.save_tensors({"a": torch.zeros(1, dtype=torch.int32)}, broken,
                         {"about": json.dumps({"shapes": [], "score": "x", "fraction": 1})})
-    assert "holds no coordinates" in rolled_back(None, "--coordinates", broken, code=2)
-    assert "there is no file" in rolled_back(None, "--coordinates", "", code=2)
+    for file in (broken, talker()[1]):
+        raises(lambda: policies.read_coordinates(file), "holds no coordinates")
     assert "nothing to do" in rolled_back(None, "--eval-prompts", 0, code=2)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     # another name of the anchor's own directory

@@ -24,21 +24,18 @@ case.counts; case.top makes these of a function that gives a tensor of scores fo
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
-from threading import Lock
 
 import torch
 from tqdm import tqdm
 
 from model import UserError
 from theory import coordinates, curvature, edits
+from theory.lineage import DIRECTIONS, ROUTE
 from theory.routes import activity, top_neurons
 
 STEP = 0.0005      # share of the coordinates that is rolled back between two looks at the gradient
-DIRECTIONS = 48    # leading eigenpairs of the quadratic model, as many as in analyze.py
-ROUTE = 0.1        # share of the neurons, the most active on a domain's tokens, that is its route, as in analyze.py
 
 
 @dataclass
@@ -53,31 +50,11 @@ class Case:
     others: tuple = ()       # A's answers in the domains that were trained later, as rollouts: for fisher+route
     seed: int = 0            # of the random set
     spectrum: tuple = None   # see leading
-    information: dict = None                 # F, as soon as it is asked for
-    lock: object = field(default_factory=Lock)
-
-    def sets(self, score):
-        """The sets of a score and its seconds, with those of F even if another score has computed F."""
-        shared, self.used, began = self.cost if self.information else 0.0, False, time.perf_counter()
-        found = score(self)
-        self.model.zero_grad()
-        return found, time.perf_counter() - began + shared * self.used
 
     @cached_property
     def parts(self):
         """The correct ones among A's answers, in micro-batches."""
         return curvature.own_correct(self.rollout, self.rewards)
-
-    @property
-    def F(self):
-        """The Fisher information at theta_A, {name: tensor}, computed once for all scores that are made of it."""
-        with self.lock:                             # `top` calls a score in several threads
-            self.used = True
-            if self.information is None:
-                began = time.perf_counter()
-                self.information = fisher(self.model, self.rollout, self.rewards)
-                self.cost = time.perf_counter() - began
-            return self.information
 
     def delta(self, name):
         """theta_B - theta_A of one tensor."""
@@ -99,7 +76,6 @@ class Case:
 
     def rescored(self, loss_and_slopes, goal):
         """The sets of `rescored` from theta_B on."""
-        self.information = None                     # room for a gradient: the scores that need F come first in SCORES
         edits.put(self.model, self.damaged)
         return rescored(self.model, loss_and_slopes, goal, self.anchor, self.counts)
 
@@ -108,13 +84,14 @@ class Case:
 
 def fisher_score(case, mask=lambda name: 1):
     """s_i = F_i delta_i^2: the paper's proxy, the diagonal of 1/2 delta' H_A delta with the empirical Fisher for H_A."""
-    return case.top(lambda name: case.F[name] * case.delta(name)**2 * mask(name))
+    F = fisher(case.model, case.rollout, case.rewards)
+    return case.top(lambda name: F[name] * case.delta(name)**2 * mask(name))
 
 
 def fisher_route_score(case):
     """s_i = F_i delta_i^2 in neurons on the route of both the damaged domain and a later one, 0 elsewhere."""
     on = on_route(case.model, [activity(case.model, some) for some in (case.rollout, *case.others)])
-    return fisher_score(case, lambda name: on(name, case.F[name]))
+    return fisher_score(case, lambda name: on(name, case.anchor(name)))
 
 
 def fisher_sign_score(case):

@@ -27,6 +27,7 @@ if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import math
+import tempfile
 
 import torch
 from tqdm import tqdm
@@ -128,13 +129,18 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
     Lanczos: q_1 random, H Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows. The eigenpairs (lambda, y) of
     T give H (Q y) ~ lambda (Q y), the extreme ones first. Every new q is orthogonalised against all before it, because
     rounding destroys orthogonality as soon as a pair converges (Golub & Van Loan, Matrix Computations). steps: 2 k + 20
-    unless given, n at most; as many vectors are held on `device`. progress: the name of a bar, or None.
+    unless given, n at most; as many vectors are held, on a GPU or in a temporary file. progress: the name of a bar, or None.
 
     Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || H v - lambda v || = |beta y_last|
     for the last beta: a pair that has not converged shows in its residual.
     """
     steps = min(n, steps or 2 * k + 20)
-    Q, T = torch.zeros(steps, n, device=device), torch.zeros(steps, steps, dtype=torch.float64)
+    if torch.device(device).type == "cpu":          # the system may move Q out of main memory, which may be too small for it
+        with tempfile.NamedTemporaryFile() as file:
+            Q = torch.from_file(file.name, shared=True, size=steps * n).view(steps, n)
+    else:
+        Q = torch.zeros(steps, n, device=device)
+    T = torch.zeros(steps, steps, dtype=torch.float64)
     random = lambda j: torch.randn(n, generator=torch.Generator().manual_seed(seed + j)).to(device)
     q = random(0)
     for j in tqdm(range(steps), desc=progress, disable=progress is None, leave=False, delay=3):
@@ -168,6 +174,12 @@ def inner(rows, vector):
     """Inner products of rows (j, n) with a vector (n,) or with rows (k, n): (j,) or (j, k) fp64, summed in pieces."""
     pieces = zip(rows.split(2**16, -1), vector.split(2**16, -1))
     return sum(torch.tensordot(a, b, ([-1], [-1])).double() for a, b in pieces)
+
+
+def cosine(one, other):
+    """Cosine of two vectors: a float, NaN if one is 0."""
+    one, other = one.double(), other.double()
+    return (torch.dot(one, other) / (one.norm() * other.norm())).item()
 
 
 # ---- damage ------------------------------------------------------------------------------------------------------
@@ -258,7 +270,8 @@ def distances(point, centre, vectors):
     """|| P_S (point - centre) ||, S the span of the vectors, and the norm of the rest: two floats.
 
     The theorem, for descent of rate alpha: || P_S (theta_t - theta_A) || <= (1 - alpha mu)^t || P_S (theta_0 - theta_A) ||
-    with mu the least curvature in S.
+    with mu the least curvature in S, if mu > 0 and the rest of delta_B hardly acts back on S. Where it does, the minimum in
+    S lies elsewhere while the rest stands, and the distance to theta_A does not go to 0.
     """
     moved = point - centre
     coordinates = inner(vectors, moved)                                                                  # (k,)

@@ -2,7 +2,7 @@
 rollback.py and merge.py read weights through it.
 
     found = measure("checkpoints/base", ["checkpoints/math", "checkpoints/code"])   # one pass over the files
-    sparsity(found, 0), matrix_ranks(found, 0)                                      # of the first checkpoint
+    sparsity(found, 0), effective_ranks(found, 0)                                   # of the first checkpoint
     cosines(module_grams(found)["all"]), neuron_grams(found)                        # all against all
 
 An edit is delta = theta_expert - theta_base over all parameters; there are E of them. The files are read once, a tensor
@@ -22,6 +22,7 @@ import math
 import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,9 @@ from tqdm import tqdm
 from model import UserError, check_directory, check_equal, check_weights
 
 BLOCK = 2**17          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
-PROBES = 8             # random directions by which a large edit is multiplied to learn about its rank
-EXACT_UP_TO = 768      # a matrix whose smaller side is at most this gets exact singular values; their time grows as its cube
-SHARES = ("unchanged", "abs_below_1e-7", "rel_below_1e-3", "abs_and_rel", "bf16_unchanged", "below_half_bf16_ulp")
+WIDE = 256             # matrices whose smaller side is above get singular values if asked: their time grows as its cube
+PART = 8               # energy: of the first 1/PART of the singular values
+SHARES = ("unchanged", "abs_below_1e-7", "abs_below_1e-5", "rel_below_1e-3", "abs_and_rel", "bf16_unchanged")
 
 
 # ---- names -------------------------------------------------------------------------------------------------------
@@ -66,40 +67,27 @@ def channels_of(name, tensor):
     return (match[1], int(match[2] == "down_proj"), match[2] == "gate_up_proj") if match and tensor.ndim == 2 else None
 
 
-def tensor_files(directory):
-    """{tensor name: safetensors file, a Path} of a checkpoint; a tied output head, which is the embedding, is left out.
+def tensor_files(*checkpoints):
+    """{checkpoint: {tensor name: safetensors file, a Path}}; a tied output head, which is the embedding, is left out.
 
-    Raises UserError if it is not a directory, is damaged, or has no safetensors.
+    UserError if one is no directory, is damaged, has no safetensors, or differs from the first in a tensor's name or shape.
     """
-    check_directory(str(directory))
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory} is no directory: weights are compared on disk, so download a hub model first")
-    shapes, files = check_weights(directory), {}
-    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    try:
-        if index.is_file():
-            files = {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-        else:
-            for path in [single] if single.is_file() else sorted(directory.glob("model*.safetensors")):
-                with safe_open(path, "pt") as file:
-                    files |= dict.fromkeys(file.keys(), path)
-        tied = json.loads((directory / "config.json").read_text()).get("tie_word_embeddings", False)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{directory} is damaged: {error!r} in its config.json or its index of shards") from error
-    if not files:
-        raise UserError(f"{directory} has no safetensors: load it with model.py and save it again")
-    if lost := sorted(files.keys() - shapes):
-        raise UserError(f"{files[lost[0]]} lacks {lost[0]}, which its index names: download it again")
-    return {name: file for name, file in files.items() if not (tied and name == "lm_head.weight")}
-
-
-def check_same_shape(files):
-    """UserError if a checkpoint differs from the first in a tensor's name or shape. files: {directory: its tensor_files}."""
-    first, *others = [(directory, {name: shape for name, shape in check_weights(directory).items() if name in own})
-                      for directory, own in files.items()]
-    for other in others:
-        check_equal(*first, *other)
+    files, shapes = {}, {}
+    for checkpoint in checkpoints:
+        check_directory(str(checkpoint))
+        if not Path(checkpoint).is_dir():
+            raise UserError(f"{checkpoint} is no directory: weights are compared on disk, so download a hub model first")
+        try:
+            tied = json.loads((Path(checkpoint) / "config.json").read_text()).get("tie_word_embeddings", False)
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{checkpoint} is damaged: {error!r} in its config.json") from error
+        stored = {name: own for name, own in check_weights(checkpoint).items() if not (tied and name == "lm_head.weight")}
+        if not stored:
+            raise UserError(f"{checkpoint} has no safetensors: load it with model.py and save it again")
+        files[checkpoint] = {name: file for name, (file, _) in stored.items()}
+        shapes[checkpoint] = {name: shape for name, (_, shape) in stored.items()}
+        check_equal(checkpoints[0], shapes[checkpoints[0]], checkpoint, shapes[checkpoint])
+    return files
 
 
 def check_names(model, name, files):
@@ -133,26 +121,24 @@ def put(model, weights):
 
 # ---- one pass over the files -------------------------------------------------------------------------------------
 
-def measure(base, checkpoints, threshold=None):
+def measure(base, checkpoints, wide=False):
     """Everything below from one pass over the files: {tensor name: dict}, tensors of integers left out, in each dict
 
-        parameters, shape                          of the tensor
-        counts   (E, shares) int64, NumPy          for how many each of SHARES (and "abs_below_<threshold>") holds
+        parameters                                 of the tensor
+        counts   (E, shares) int64, NumPy          for how many each of SHARES holds
         l1, linf (E,) fp64, null (E,) fp32         sums and maxima of |delta|; null: see rounding_null
         gram     (E, E) fp64                       inner products of the edits; its diagonal is their squared L2 norms
-        channels (E, E, channels) fp64 or None     the same, channel by channel of the MLP that "mlp" names
-        singular E x (singular values, tr G^2 if estimated) or None, of matrices alone; G = delta' delta
-        floor    E floats                          largest singular value that rounding alone would give
+        products (2, E, E) fp64, for e < f         sums of p^2 over all p = delta_e,i delta_f,i, and over those below 0
+        channels (E, E, channels) fp64 or None     like gram, channel by channel of the MLP that "mlp" names
+        singular E x (values,) fp64                singular values, descending; [] of no matrix; None of too wide a one
 
-    base, checkpoints: directories. threshold: also count |delta| below it. Raises UserError if the checkpoints differ
-    in a name or a shape, or hold numbers that are not finite.
+    base, checkpoints: directories. wide: singular values of every matrix. UserError if the checkpoints differ in a name or a
+    shape, or hold numbers that are not finite.
     """
-    files = {directory: tensor_files(directory) for directory in (base, *checkpoints)}
-    check_same_shape(files)
-    each = [files[directory] for directory in (base, *checkpoints)]
-    read = lambda name: measure_tensor(name, [read_tensor(own[name], name) for own in each], threshold)
-    shapes = check_weights(base)
-    largest_first = sorted(files[base], key=lambda name: -math.prod(shapes[name]))      # so that all threads end together
+    files = tensor_files(base, *checkpoints)
+    read = lambda name: measure_tensor(name, [read_tensor(files[c][name], name) for c in (base, *checkpoints)], wide)
+    size = {name: math.prod(shape) for name, (_, shape) in check_weights(base).items()}
+    largest_first = sorted(files[base], key=size.get, reverse=True)                      # so that all threads end together
     found = dict(zip(largest_first, in_threads(read, largest_first, "read weights")))
     return {name: found[name] for name in files[base] if found[name]}
 
@@ -174,7 +160,7 @@ def read_tensor(path, name):
         return file.get_tensor(name)
 
 
-def measure_tensor(name, tensors, threshold):
+def measure_tensor(name, tensors, wide):
     """The dict that `measure` has for one tensor, or None if it holds no real numbers (a buffer).
 
     tensors: the base's, then those of E checkpoints, of one shape. UserError if a number is not finite.
@@ -182,31 +168,32 @@ def measure_tensor(name, tensors, threshold):
     base, *edited = tensors
     if not base.is_floating_point():
         return None
-    shape, matrix = list(base.shape), base.ndim == 2
+    matrix = base.ndim == 2
     base, *edited = (t.reshape(len(t) if t.ndim > 1 else 1, -1) for t in tensors)
     (rows, columns), E = base.shape, len(edited)
     dtype = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
-    counts = np.zeros((E, len(SHARES) + (threshold is not None)), np.int64)
-    l1, linf, gram = (torch.zeros(size, dtype=torch.float64) for size in (E, E, (E, E)))
+    counts = np.zeros((E, len(SHARES)), np.int64)
+    l1, linf, gram, products = (torch.zeros(size, dtype=torch.float64) for size in (E, E, (E, E), (2, E, E)))
     mlp, axis, fused = channels_of(name, base) or (None, None, False)
     channels = torch.zeros(E, E, base.shape[axis], dtype=torch.float64) if mlp else None
-    exact, block = min(rows, columns) <= EXACT_UP_TO, max(1, BLOCK // columns)                    # block: rows at a time
-    probes = torch.randn(PROBES, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
-    images = torch.zeros(E, PROBES, columns, dtype=torch.float64)
-    buffer = torch.empty(E, rows if exact else min(rows, block), columns, dtype=dtype)  # once: new memory costs page faults
+    whole, block = matrix and (wide or min(rows, columns) <= WIDE), max(1, BLOCK // columns)      # block: rows at a time
+    buffer = torch.empty(E, rows if whole else min(rows, block), columns, dtype=dtype)  # once: new memory costs page faults
     scratch = torch.empty(2, min(rows, block), columns, dtype=dtype)
     for i in range(0, rows, block):
         j = min(rows, i + block)
-        deltas = buffer[:, i:j] if exact else buffer[:, :j - i]                                   # (E, R, C)
+        deltas = buffer[:, i:j] if whole else buffer[:, :j - i]                                   # (E, R, C)
         for e, tensor in enumerate(edited):
-            held, total, largest = tally(base[i:j], tensor[i:j], deltas[e], scratch[:, :j - i], threshold)
+            held, total, largest = tally(base[i:j], tensor[i:j], deltas[e], scratch[:, :j - i])
             counts[e] += held
             l1[e] += total
             linf[e] = max(linf[e], largest)
-            if not exact:                          # probes times G = delta' delta: few rows times many columns, which is
-                images[e] += (probes @ deltas[e].T) @ deltas[e]  # three times as fast as the transpose of it
         flat = deltas.reshape(E, -1)
         gram += flat @ flat.T if E > 1 else torch.dot(flat[0], flat[0])
+        for e, f in combinations(range(E), 2):
+            p = flat[e] * flat[f]
+            products[0, e, f] += torch.dot(p, p)
+            p.clamp_(max=0)
+            products[1, e, f] += torch.dot(p, p)
         if mlp:
             part = torch.stack([torch.stack([(one * other).sum(1 - axis) for other in deltas]) for one in deltas])
             (channels if axis else channels[:, :, i:j]).add_(part)                                # (E, E, C or R)
@@ -217,18 +204,14 @@ def measure_tensor(name, tensors, threshold):
     if fused:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
     sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an even stride could see few columns
-    ulp = [exponent(sample) * torch.finfo(t.dtype).eps for t in (base, *edited)]
-    noise = [math.sqrt(((ulp[0]**2 + u**2) / 12).mean()) * (math.sqrt(rows) + math.sqrt(columns)) for u in ulp[1:]]
-    return {"parameters": base.numel(), "shape": shape, "counts": counts, "l1": l1, "linf": linf, "gram": gram,
-            "channels": channels, "mlp": mlp, "floor": noise,
+    return {"parameters": base.numel(), "counts": counts, "l1": l1, "linf": linf, "gram": gram, "products": products,
+            "channels": channels, "mlp": mlp, "singular": [*map(spectrum, buffer)] if whole else None if matrix else [],
             "null": torch.tensor([rounding_null(l1[e].item() / base.numel(), sample, t.dtype == torch.bfloat16)
-                                  for e, t in enumerate(edited)]),
-            "singular": None if not matrix else [(spectrum(buffer[e]), None) if exact else
-                                                 sketched_spectrum(probes, images[e]) for e in range(E)]}
+                                  for e, t in enumerate(edited)])}
 
 
-def tally(a, b, delta, scratch, threshold):
-    """Write b - a, (R, C), to `delta`, fp32 or fp64, and count for how many parameters each of SHARES (and threshold) holds.
+def tally(a, b, delta, scratch):
+    """Write b - a, (R, C), to `delta`, fp32 or fp64, and count for how many parameters each of SHARES holds.
 
     Returns (list of counts, sum and max of |b - a|). scratch: (2, R, C), of delta's type, is written over. NumPy compares
     and counts several times faster than torch on a CPU.
@@ -236,24 +219,16 @@ def tally(a, b, delta, scratch, threshold):
     old, (size, limit) = a.to(delta.dtype), scratch
     torch.abs(torch.sub(b.to(delta.dtype), old, out=delta), out=size)
     d = size.numpy()
-    unchanged, tiny = d == 0, d < 1e-7
+    unchanged, tiny, small = d == 0, d < 1e-7, d < 1e-5
     if a.dtype == b.dtype == torch.bfloat16:        # any change is more than 2^-9 of the number: twice as fast
-        held = [unchanged, tiny, unchanged, unchanged, unchanged, unchanged]
+        same = np.count_nonzero(unchanged)
+        counts = [same, np.count_nonzero(tiny), np.count_nonzero(small), same, same, same]
     else:
         relative = (d < torch.abs(old, out=limit).mul_(1e-3).numpy()) | unchanged
         bits = lambda x: x.bfloat16().view(torch.int16).numpy()
         rounded = (bits(a) == bits(b)) | unchanged  # because 0 equals -0
-        below = (d < exponent(old, out=limit.float()).mul_(2.0**-8).numpy()) | unchanged
-        held = [unchanged, tiny, relative, tiny & relative, rounded, below]
-    held += [] if threshold is None else [d < threshold]
-    return [np.count_nonzero(one) for one in held], size.sum().item(), d.max().item()
-
-
-def exponent(x, out=None):
-    """2^floor(log2 |x|), elementwise, as fp32 (to `out`, if given): the bits of the exponent alone; 0 where x is 0."""
-    out = torch.empty_like(x, dtype=torch.float32) if out is None else out
-    torch.bitwise_and(x.float().view(torch.int32), 0x7F800000, out=out.view(torch.int32))
-    return out
+        counts = list(map(np.count_nonzero, (unchanged, tiny, small, relative, tiny & relative, rounded)))
+    return counts, size.sum().item(), d.max().item()
 
 
 def rounding_null(mean_size, sample, stored_in_bf16):
@@ -271,13 +246,15 @@ def rounding_null(mean_size, sample, stored_in_bf16):
     a = sample[sample != 0].double()
     if mean_size == 0 or len(a) == 0:
         return 1.0
-    r, ulp = a.bfloat16().double(), exponent(a.bfloat16()).double() * 2.0**-7
+    r = a.bfloat16().double()
+    ulp = torch.ldexp(torch.ones_like(r), r.frexp().exponent - 8)                                 # of r in bf16
     phi = lambda x: 0.5 * (1 + torch.erf(x / math.sqrt(2)))
     sigma = mean_size * math.sqrt(math.pi / 2)
     if stored_in_bf16:
-        steps = torch.arange(1, 9)[:, None] - 0.5
-        left = lambda sigma: (2 * ulp[::16] * (1 - phi(steps * ulp[::16] / sigma)).sum(0)).mean().item()
-        low, high = 0.0, sigma + 8 * ulp.max().item()
+        few, times = ulp[::16].unique(return_counts=True)                                         # a dozen sizes
+        steps = (torch.arange(1, 9)[:, None] - 0.5) * few / math.sqrt(2)
+        left = lambda sigma: (few * times * torch.erfc(steps / sigma)).sum().item() / times.sum().item()
+        low, high = 0.0, sigma + 8 * few[-1].item()
         for _ in range(50):
             sigma = (low + high) / 2
             low, high = (sigma, high) if left(sigma) < mean_size else (low, sigma)
@@ -293,39 +270,21 @@ def spectrum(delta):
     return torch.linalg.eigvalsh(delta @ delta.T).flip(0).clamp(min=0).sqrt()
 
 
-def sketched_spectrum(probes, images):
-    """Up to k leading singular values of a large matrix, from W' G alone, and an estimate of tr G^2, the sum of all sigma^4.
-
-    probes: W' (k, C), normal; images: W' G (k, C) fp64; k = PROBES. Nystroem: G ~ (G W) (W' G W)^+ (G W)' is exact if
-    the rank is at most k (Tropp et al., arXiv 1706.05736); tr G^2 ~ ||G W||^2 / k is unbiased with a relative error
-    below sqrt(2 / k), and far below for edits of high rank.
-    """
-    W, Y = probes.double().T, images.T                                 # (C, k)
-    if Y.abs().max() == 0:
-        return torch.zeros(PROBES, dtype=torch.float64), 0.0
-    values, vectors = torch.linalg.eigh(W.T @ Y)                       # (k,)
-    keep = values > values[-1] * 1e-6                                  # below is rounding
-    root = Y @ (vectors[:, keep] / values[keep].sqrt())                # root root' is the Nystroem approximation
-    return torch.linalg.svdvals(root), Y.square().sum().item() / PROBES
-
-
 # ---- one function per question --------------------------------------------------------------------------------------
 
-def sparsity(found, e, threshold=None):
+def sparsity(found, e):
     """How many parameters an edit leaves alone, and how large it is: a dict of shares (0 to 1) and norms.
 
-        share of |delta_i| < 1e-7,   |delta_i| < 1e-3 |theta_i| (or delta_i = 0),   both;
+        share of |delta_i| < 1e-7,   < 1e-5,   |delta_i| < 1e-3 |theta_i| (or delta_i = 0),   the first and this;
         L0 = #{delta_i != 0}, L1 = sum |delta_i|, L2 = sqrt(sum delta_i^2), Linf = max |delta_i|.
 
     "unchanged" is exact, in the stored precision; "bf16_unchanged" compares both checkpoints rounded to bf16,
     "bf16_if_dense" is that of a dense edit of the same mean size (rounding_null). "by_type" and "by_layer" hold such a
-    dict for each group of tensors. threshold: as given to `measure`.
+    dict for each group of tensors.
     """
-    names = SHARES + ((f"abs_below_{threshold:g}",) if threshold is not None else ())
-
     def total(tensors):
         n, counts = sum(t["parameters"] for t in tensors), sum(t["counts"][e] for t in tensors)
-        return {"parameters": n, **{name: int(c) / n for name, c in zip(names, counts)},
+        return {"parameters": n, **{name: int(c) / n for name, c in zip(SHARES, counts)},
                 "bf16_if_dense": sum(t["parameters"] * t["null"][e].item() for t in tensors) / n,
                 "L0": n - int(counts[0]), "L1": sum(t["l1"][e].item() for t in tensors),
                 "L2": math.sqrt(sum(t["gram"][e, e].item() for t in tensors)),
@@ -337,30 +296,34 @@ def sparsity(found, e, threshold=None):
     return total(list(found.values())) | {"by_type": by(type_of), "by_layer": by(layer_of)}
 
 
-def matrix_ranks(found, e):
-    """Rank and effective rank of each matrix's edit: {tensor name: dict}.
+def effective_ranks(found, e):
+    """(sum_i s_i^2)^2 / sum_i s_i^4, s the singular values of each matrix's edit: {tensor name: float}.
 
-        effective rank = (sum_i sigma_i^2)^2 / sum_i sigma_i^4,     sigma the singular values of delta:
-
-    r equal singular values give r. "stable_rank" is sum_i sigma_i^2 / sigma_1^2, "largest" sigma_1. "rank" counts those
-    above "rounding_floor", the largest that rounding alone would leave: noise of variance ulp^2 / 12 in both checkpoints
-    has singular values up to its deviation times sqrt(rows) + sqrt(columns) (Marchenko & Pastur). So an edit of rank 4,
-    stored in bf16, has full rank and 4 values above it. Matrices whose smaller side exceeds EXACT_UP_TO are sketched
-    ("exact" false): their rank is then PROBES at most.
+    r equal values give r, an edit of nothing NaN. Left out: matrices too wide for `measure`.
     """
-    report = {}
-    for name, tensor in found.items():
-        if tensor["singular"]:
-            values, fourth = tensor["singular"][e]
-            squared, floor, exact = tensor["gram"][e, e].item(), tensor["floor"][e], fourth is None
-            if exact or values.square().sum() > 0.999 * squared:       # they have all of it: the sketch is exact
-                fourth = values.pow(4).sum().item()
-            report[name] = {"shape": tensor["shape"],
-                            "rank": int((values > max(floor, 1e-6 * values.max().item())).sum()),
-                            "effective_rank": squared**2 / fourth if fourth else 0.0,
-                            "stable_rank": squared / values[0].item()**2 if fourth else 0.0,
-                            "rounding_floor": floor, "largest": values[0].item(), "exact": exact}
-    return report
+    squares = {name: tensor["singular"][e].square() for name, tensor in found.items() if tensor["singular"]}
+    return {name: (square.sum()**2 / square.square().sum()).item() for name, square in squares.items()}
+
+
+def energy(found, e):
+    """Share of the matrices' squared norm that lies in the first 1/PART of the singular values of each: a float.
+
+    In a matrix 2048 wide that is the energy at rank 256 (arXiv 2609.39405). NaN if one was too wide, or none has moved.
+    """
+    if any(tensor["singular"] is None for tensor in found.values()):
+        return math.nan
+    squares = [tensor["singular"][e].square() for tensor in found.values() if tensor["singular"]]
+    return (sum(square[:math.ceil(len(square) / PART)].sum() for square in squares) / sum(map(torch.sum, squares))).item()
+
+
+def conflict(found, e, f):
+    """How much two edits, e < f, pull apart: {"norm": || min(0, p) ||, "share": this over || p ||}, p_i = delta_e,i delta_f,i.
+
+    The conflict norm of arXiv 2607.22039. Its size follows that of the edits; the share is 0.71 where signs are random, and
+    NaN where no parameter was moved by both.
+    """
+    whole, negative = (math.sqrt(sum(tensor["products"][k, e, f].item() for tensor in found.values())) for k in (0, 1))
+    return {"norm": negative, "share": negative / whole if whole else math.nan}
 
 
 def neuron_grams(found):
@@ -385,6 +348,13 @@ def cosines(grams):
 def cosine_on(grams, mask, e, f):
     """Cosine of two edits on a set of neurons, a bool mask (M,): NaN where it is empty or an edit is zero there."""
     return cosines(grams[:, :, mask].sum(-1))[e, f].item()
+
+
+def direction_kept(grams, mask, e, f):
+    """cos(u, u + v), u and v the edits e and f on a set of neurons: what is left of e's direction (arXiv 2609.39405)."""
+    within = grams[:, :, mask].sum(-1)
+    kept = within[e, e] + within[e, f]
+    return (kept / (within[e, e] * (kept + within[e, f] + within[f, f])).sqrt()).item()
 
 
 def module_grams(found):

@@ -1,4 +1,4 @@
-"""Lineage: which checkpoint was trained from which, by their run.json. Used by analyze.py and rollback.py; without PyTorch.
+"""Lineage: which checkpoint comes from which, by run.json. Used by analyze.py, rollback.py and merge.py; without PyTorch.
 
     trained_on("checkpoints/math-qa")                  # "qa"
     is_ancestor("checkpoints/math", read_run("checkpoints/math-qa"))           # True
@@ -12,6 +12,10 @@ from pathlib import Path
 
 import domains
 from model import UserError, read_run
+
+
+DIRECTIONS = 48        # eigenvectors that span the conflict subspace S, unless told otherwise
+ROUTE = 0.1            # share of the neurons, the most active on a domain's tokens, that is its route
 
 
 def short(name):
@@ -33,6 +37,14 @@ def stage(text):
     names, _, steps = text.rpartition(" ")
     names = names.partition(":")[0]
     return names.replace("+", "/").split("/"), int(steps)
+
+
+def computed(parent, stage, args, **more):
+    """The run.json of a checkpoint that was not trained: a stage without steps after those of its parent, and more fields."""
+    run = read_run(parent)
+    return {"parent": parent, "lineage": [*run.get("lineage", []), parent], "domain": None, "seed": run.get("seed"),
+            "domain_files": run.get("domain_files", {}), "args": vars(args), "steps": 0, "finished": True, "metrics": {},
+            "recipe": [*(run.get("recipe") or [short(parent)]), f"{stage} 0"], "settings": run.get("settings", []), **more}
 
 
 def trained_on(name):

@@ -56,10 +56,16 @@ def activity(model, rollout):
     return torch.cat(list(sums.values())).cpu() / tokens if sums else None
 
 
-def top_neurons(values, share):
-    """The set of the largest `share`, in (0, 1], of values (M,), one or more; none whose value is 0."""
-    top = values.topk(max(1, round(share * len(values)))).indices
-    return torch.zeros(len(values), dtype=torch.bool).index_fill(0, top, True) & (values > 0)
+def top_neurons(values, share, layers=None):
+    """The set of the largest `share`, in (0, 1], of values (M,), one or more; none whose value is 0.
+
+    layers: (M,), the layer of each, for the largest share of every layer.
+    """
+    top, layers = torch.zeros(len(values), dtype=torch.bool), torch.zeros(len(values)) if layers is None else layers
+    for layer in layers.unique():
+        own = (layers == layer).nonzero().squeeze(1)
+        top[own[values[own].topk(max(1, round(share * len(own)))).indices]] = True
+    return top & (values > 0)
 
 
 def jaccard(a, b):
@@ -75,15 +81,12 @@ def random_jaccard(sizes):
     each as they have) X is the sum. J = X / (sum a + sum b - X) is not linear in X: its mean needs the whole distribution.
     """
     log_choose = lambda n, k: math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    total, least = torch.ones(1, dtype=torch.float64), 0               # P(X = x), x = least, least + 1, ..
+    length, product = 1 + sum(min(a, b) for _, a, b in sizes), 1       # X is a sum: the product of the Fourier transforms
     for n, a, b in sizes:
         x = torch.arange(min(a, b) + 1, dtype=torch.float64)
         logs = log_choose(a, x) + log_choose(n - a, (b - x).clamp(max=n - a)) - log_choose(n, torch.tensor(b).double())
-        pmf = torch.where(b - x <= n - a, logs.exp(), 0.0)
-        likely = (pmf > 1e-16).nonzero().flatten()             # a hundred of thousands: `total` stays short
-        pmf, least = pmf[likely[0]:likely[-1] + 1], least + int(likely[0])
-        total = torch.nn.functional.conv1d(pmf[None, None], total.flip(0)[None, None], padding=len(total) - 1)[0, 0]
-    x = least + torch.arange(len(total), dtype=torch.float64)
+        product = product * torch.fft.rfft(torch.where(b - x <= n - a, logs.exp(), 0.0), length)
+    total, x = torch.fft.irfft(product, length), torch.arange(length, dtype=torch.float64)        # P(X = x)
     index = x / (sum(a + b for _, a, b in sizes) - x).clamp(min=1)
     below = total.cumsum(0)
     low, high = (index[min(int((below < q).sum()), len(x) - 1)].item() for q in (0.025, 0.975))
