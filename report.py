@@ -1,25 +1,29 @@
 """Tables and pictures of a run, or over seeds, of the files that the other scripts wrote. Their content says which.
 
     python report.py checkpoints/math --plot pictures             # a run: reward, held-out score, entropy, length, ...
-    python report.py checkpoints/s?.json --plot assets            # scores of evaluate.py --json: refreshes, interference
-    python report.py analysis/rollback-s?.json --plot assets      # of rollback.py --json: won back, kept, at which price
-    python report.py analysis/s?.json --plot assets               # of analyze.py --json: the paper's claims
-    python report.py analysis/s?.json --forgetting                # of the same: what predicts forgetting? takes minutes
-    python report.py checkpoints/s?.json --domain math --anchor checkpoints/s{}-code-math \\
+    python report.py results/s?.json --plot assets                # scores of evaluate.py --json: refreshes, damage, order
+    python report.py results/rollback-s?.json --plot assets       # of rollback.py --json: won back, kept, at which price
+    python report.py results/analysis-s?.json --plot assets       # of analyze.py --json: the paper's claims, forgetting
+    python report.py results/s?.json --domain math --anchor checkpoints/s{}-code-math \\
         --damaged checkpoints/s{}-code-math-qa-cw refresh=checkpoints/s{}-refreshed          # a table of methods
+    python report.py results/s?.json --columns math,average       # of the tables with these columns, them alone
+    python report.py --fill README.md RESULTS.md                  # makes the tables of these pages anew
 
 Every number over seeds is a mean ± the half-width of its 95 % t-interval; differences are taken seed by seed, on the same
 rows. With one seed, as for the base, it is over prompts, and says nothing about other seeds. Equations and code:
 
-    runs       reports/training.py                         rollbacks  reports/recovery.py
-    scores     reports/story.py, reports/methods.py        analyses   reports/claims.py, reports/forgetting.py
+    runs       reports/training.py                                            rollbacks  reports/recovery.py
+    scores     reports/story.py, reports/sequences.py, reports/methods.py     analyses   reports/claims.py,
+    pages      reports/pages.py                                                          reports/forgetting.py
 """
 import contextlib
+import io
 import json
 import os
+from pathlib import Path
 
 import domains
-from grpo.settings import at_least, check_places, new_directory, new_file, parser, refuse
+from grpo.settings import new_directory, parser, refuse
 from model import UserError, cli
 
 KINDS = ("runs", "scores", "rollbacks", "analyses")
@@ -27,27 +31,22 @@ KINDS = ("runs", "scores", "rollbacks", "analyses")
 
 def parse(argv=None):
     """The command line, with the files sorted by kind; UserError for one of no kind, and for what does not fit together."""
-    made = parser(__doc__)
-    made.add_argument("files", nargs="+", metavar="FILE, RUN or LABEL=CHECKPOINT", help="files written with --json, "
+    made, split = parser(__doc__), lambda text: text.split(",")
+    made.add_argument("files", nargs="*", metavar="FILE, RUN or LABEL=CHECKPOINT", help="files written with --json, "
                       "directories of runs; for a table of methods also its rows")
     made.add_argument("--plot", type=new_directory, metavar="DIR", help="also draw it there, as run.png, story.png and so "
                       "on (needs matplotlib)")
+    made.add_argument("--columns", type=split, default=[], help="only the tables that have all of these columns, with their "
+                      "first column and these alone; with commas between them")
+    made.add_argument("--rows", type=split, default=[], help="only the rows with one of these texts in their first column")
+    made.add_argument("--fill", nargs="+", default=[], metavar="PAGE", help="write the tables below every comment "
+                      "<!-- python report.py ... --> of these files anew")
     group = made.add_argument_group("a table of methods, from scores")
     group.add_argument("--domain", help="the damaged one")
     group.add_argument("--anchor", metavar="CKPT", help="before the damage, {} for the seed")
     group.add_argument("--damaged", metavar="CKPT", help="after it")
     group.add_argument("--against", metavar="LABEL", default="damaged",
                        help="row that the last column compares with (default %(default)s)")
-    group = made.add_argument_group("what predicts forgetting, from analyses")
-    group.add_argument("--forgetting", action="store_true", help="in place of the claims: sample KLs, correlate with damage")
-    group.add_argument("--data", nargs="+", default=[], metavar="DOMAIN=SOURCE",
-                       help="rows, those of the analyses (default: synthetic)")
-    group.add_argument("--fields", default="", help="field names of --data, as question=NAME,answer=NAME")
-    group.add_argument("--prompts", type=at_least(1), default=64, help="per domain (default 64)")
-    group.add_argument("--samples", type=at_least(1), default=4, help="completions per prompt (default 4)")
-    group.add_argument("--max-completion-length", type=at_least(1), default=64, help="tokens (default 64)")
-    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    group.add_argument("--json", type=new_file, metavar="FILE", help="write every number")
     args = made.parse_intermixed_args(argv)         # rows may stand behind options
 
     rows = [word for word in args.files if "=" in word and not os.path.exists(word)]
@@ -55,10 +54,9 @@ def parse(argv=None):
     kinds = {file: kind(file) for file in files}
     vars(args).update({name: [file for file in files if kinds[file] == name] for name in KINDS})
     args.patterns = patterns(args, rows)
-    check_places({"--json": args.json}, files)
-    refuse((args.forgetting and not args.analyses, "--forgetting: name analyses, written by analyze.py --json with --later"),
-           (args.json and not args.forgetting, "--json writes the numbers of --forgetting alone"),
-           (args.plot and args.patterns, "--plot: a table of methods has no picture"),
+    missing = [page for page in args.fill if not os.path.isfile(page)]
+    refuse((not files and not args.fill, "name a file, a run, or a page to --fill"),
+           (missing, f"--fill: there is no file {' '.join(missing)}"),
            (args.plot and os.path.splitext(args.plot)[1] and not os.path.isdir(args.plot),
             f"--plot {args.plot}: name a directory"))
     return args
@@ -100,15 +98,13 @@ def patterns(args, words):
 
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
 
-from model import write_json
-from reports import claims, forgetting, methods, recovery, story, training
+from model import write_text
+from reports import claims, forgetting, methods, pages, recovery, sequences, story, training
 from reports.tables import draw
 
 
-def main(args=None):
+def tables(args):
     """Print the tables of each kind that is there, and draw them with --plot."""
-    args = args or parse()
-
     def report(module, found, name):
         module.tables(found)
         if args.plot:
@@ -117,21 +113,35 @@ def main(args=None):
     if args.runs:
         report(training, training.read(args.runs), "run")
     if args.patterns:
-        methods.tables(*methods.read(args.scores, args.patterns), args.domain, args.against)
+        report(methods, methods.read(args.scores, args.patterns, args.domain, args.against), "methods")
     elif args.scores:
-        report(story, story.read(args.scores), "story")
+        runs = story.read(args.scores)
+        report(story, runs, "story")
+        report(sequences, runs, "delay")
     if args.rollbacks:
         report(recovery, recovery.read(args.rollbacks), "rollback")
-    if args.forgetting:
-        seeds = forgetting.read(args.analyses, args)
-        if args.json:
-            write_json(args.json, dict(zip(args.analyses, seeds)))
-        report(forgetting, seeds, "forgetting")
-    elif args.analyses:
+    if args.analyses:
         found = claims.read(args.analyses)
         claims.tables(found)
         if args.plot:
             claims.plot(args.plot, found[0])
+        if seeds := forgetting.pairs(found):
+            report(forgetting, seeds, "forgetting")
+
+
+def printed(args):
+    """What `tables` prints, cut to --columns and --rows."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        tables(args)
+    return pages.cut(out.getvalue(), args.columns, args.rows) if args.columns or args.rows else out.getvalue()
+
+
+def main(args=None):
+    """Print the tables, and --fill pages with those that their comments name."""
+    args = args or parse()
+    print(printed(args), end="")
+    for page in args.fill:
+        write_text(page, pages.filled(Path(page).read_text(), lambda words: printed(parse(words))))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Methods: every remedy and every prevention beside each other, on the same checkpoints, seeds and rows. Used by report.py,
-of scores and of rows LABEL=CHECKPOINT, where {} stands for the seed.
+of scores and of rows LABEL=CHECKPOINT, where {} stands for the seed, and by evaluate.py, which notes what each cost.
 
 With S_D(X) the held-out score of X in domain D, A the damaged domain, and the stages of X all that it was trained or
 merged from, itself included (run.json):
@@ -13,8 +13,8 @@ that these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a mer
 it. Forgetting is never negative, because X is one of its stages, and never quite 0, because the largest of several noisy
 scores is too high; it is left out where X was trained in one go, because nothing came before.
 """
-# A checkpoint's name is its directory, normalised. entries: {name: its scores}, {domain: summary} each, of all
-# checkpoints in the files. rows: {label: {seed: name}}.
+# A checkpoint's name is its directory, normalised. table: {label: {column: pair, or the number of seeds}}, a pair as in
+# seeds.py: of costs and scores, over seeds.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -23,87 +23,101 @@ import os
 import re
 from pathlib import Path
 
-import torch
-
 from grpo.directory import read_log
-from grpo.scores import mean_ci
 from model import UserError, check_directory, read_run
-from reports.seeds import change, columns, read_scores, score_row, won_back
+from reports.seeds import change, columns, over, read_alike, score_row, won_back
 from reports.tables import mean_pm, show
 
 
-def read(files, patterns):
-    """The rows of patterns {label: path with {} for the seed}, and all entries of files of evaluate.py --json.
+def stages(name):
+    """All that a checkpoint comes from by run.json, itself first: {directory: cost of its own training}.
 
-    UserError where a row has no scores, rows differ in their seeds, or scores in their settings.
+    A cost is [steps, completion tokens sampled, seconds]: zeros for what was not trained, NaN for what is gone.
     """
-    entries = {os.path.normpath(name): entry for file in files for name, entry in read_scores(file).items()}
-    if len({str(entry["evaluated"]) for entry in entries.values()}) > 1:
-        raise UserError("the files hold scores of other rows or settings: evaluate all checkpoints alike")
-    rows = {}
-    for label, pattern in patterns.items():
-        form = re.compile(re.escape(os.path.normpath(pattern)).replace(r"\{\}", r"(\d+)"))
-        rows[label] = {int(match[1]): match[0] for match in map(form.fullmatch, entries) if match}
-        if not rows[label]:
-            raise UserError(f"no scores of {pattern} in these files: evaluate.py --json writes them")
-    for label, row in rows.items():
-        if row.keys() != rows["damaged"].keys():
-            raise UserError(f"{label} has seeds {[*row]}, damaged has {[*rows['damaged']]}: a paired table needs the same")
-    return rows, entries
-
-
-def ancestors(name):
-    """All that a checkpoint comes from by run.json, itself first: directories, each once. UserError for no checkpoint."""
-    found = [os.path.normpath(name)]
-    for place in found:                             # and those that are added on the way
-        check_directory(place)                      # run.json names it relative to where it was trained
+    names = [os.path.normpath(name)]
+    for place in names:                             # and those that are added on the way
         run = read_run(place)
         parts = map(os.path.normpath, filter(None, [run.get("parent"), *run.get("lineage", []), *run.get("merged", [])]))
-        found += [part for part in dict.fromkeys(parts) if part not in found]
-    return found
+        names += [part for part in dict.fromkeys(parts) if part not in names]
+    return {place: cost(place) for place in names}
 
 
-def cost(name):
-    """Training since the base that a checkpoint needed: (steps, completion tokens sampled, seconds)."""
-    steps, tokens, seconds = 0, 0.0, 0.0
-    for place in ancestors(name):
-        args = read_run(place).get("args", {})
-        for line in read_log(Path(place) / "log.jsonl"):
-            steps += 1
-            tokens += line["completion_length"] * args["prompts_per_step"] * args["group_size"]
-            seconds += sum(line[key] for key in ("seconds_rollout", "seconds_reward", "seconds_update"))
-    return steps, tokens, seconds
+def cost(place):
+    """What a checkpoint's own training cost, see `stages`; of a step that a run kept, until then."""
+    try:
+        check_directory(place)                      # run.json names it relative to where it was trained
+    except UserError:
+        return [math.nan] * 3
+    run, kept = read_run(place), Path(place).name.startswith("step-")
+    lines = [line for line in read_log(Path(place, ".." * kept, "log.jsonl")) if line["step"] <= run["steps"]]
+    rows = run["args"]["prompts_per_step"] * run["args"]["group_size"] if lines else 0
+    return [len(lines), sum(line["completion_length"] * rows for line in lines),
+            sum(line[f"seconds_{part}"] for line in lines for part in ("rollout", "reward", "update"))]
 
 
-def forgetting(name, entries, domains):
+def forgetting(entry, entries, domains):
     """Points below the best of its stages, mean over domains; NaN if trained in one go. UserError if one has no scores."""
-    places = ancestors(name)
-    if missing := [place for place in places if place not in entries]:
-        raise UserError(f"{name} comes from {missing[0]}, which has no scores: evaluate it too, with the same settings")
-    if sum((Path(place) / "log.jsonl").is_file() for place in places) < 2:
+    if missing := [place for place in entry["stages"] if place not in entries]:
+        raise UserError(f"{missing[0]}, a stage of one of these checkpoints, has no scores: evaluate it too")
+    if sum(steps != 0 for steps, *_ in entry["stages"].values()) < 2:
         return math.nan
-    scores = torch.tensor([[entries[place][d]["score"] for d in domains] for place in places], dtype=torch.float64)
-    return (scores.amax(0) - scores[0]).mean().item()
+    best = [max(entries[place][d]["score"] for place in entry["stages"]) for d in domains]
+    return sum(peak - entry[d]["score"] for peak, d in zip(best, domains)) / len(domains)
 
 
-def tables(rows, entries, domain, against):
-    """Print the table: what each row cost, its scores in all domains that all have, and what came of it.
+def read(files, patterns, domain, against):
+    """The table of patterns {label: path with {} for the seed}, of files of evaluate.py --json; domain: the damaged one.
 
-    domain: the damaged one; against: the label that the last column compares with. UserError if some checkpoint lacks it.
+    against: the label that the last column compares with. UserError where rows differ in their seeds, or lack the domain.
     """
-    scores = {label: {seed: entries[name] for seed, name in row.items()} for label, row in rows.items()}
-    domains = columns(entry for row in scores.values() for entry in row.values())
+    entries = {os.path.normpath(name): entry for name, entry in read_alike(files).items()}
+    rows = {}                                       # {label: {seed: entry}}
+    for label, pattern in patterns.items():
+        form = re.compile(re.escape(os.path.normpath(pattern)).replace(r"\{\}", r"(\d+)"))
+        rows[label] = {int(found[1]): entries[found[0]] for found in map(form.fullmatch, entries) if found}
+        if not rows[label] or rows[label].keys() != rows["anchor"].keys():
+            raise UserError(f"{label}: the files have scores of {pattern} for the seeds {[*rows[label]]}, of the anchor for "
+                            f"{[*rows['anchor']]}; a paired table needs the same")
+    domains = columns(entry for row in rows.values() for entry in row.values())
     if domain not in domains:
         raise UserError(f"{domain} is not among the domains that all these checkpoints have: {', '.join(domains) or 'none'}")
-    others, lines = [d for d in domains if d != domain], []
-    fp64 = lambda values: torch.tensor(list(values), dtype=torch.float64)
+    if old := [name for name, entry in entries.items() if "stages" not in entry]:
+        raise UserError(f"the scores of {old[0]} do not say what it cost: run evaluate.py --json on them once more")
+    others, table = [d for d in domains if d != domain], {}
     for label, row in rows.items():
-        steps, tokens, seconds = fp64(map(cost, row.values())).mean(0).tolist()
-        lost = mean_ci(fp64(forgetting(name, entries, domains) for name in row.values()))
-        back = won_back(scores[label], scores["damaged"], scores["anchor"], domain)
-        lines.append([label, f"{steps:.0f}", f"{tokens / 1e6:.2f} M", f"{seconds:.0f}",
-                      *map(mean_pm, score_row(scores[label], domains)), mean_pm(lost), mean_pm(back) + " %",
-                      mean_pm(change(scores[label], scores["damaged"], *others), "+") if others else "-",
-                      mean_pm(change(scores[label], scores[against], *domains), "+"), str(len(row))])
-    show(lines, ["", "steps", "tokens", "seconds", *domains, "average", "forgetting", f"{domain} won back", "others",
-                 f"average against {against}", "seeds"])
+        costs = [map(sum, zip(*entry["stages"].values())) for entry in row.values()]
+        table[label] = {
+            **dict(zip(("steps", "tokens", "seconds"), map(over, zip(*costs)))),
+            **dict(zip([*domains, "average"], score_row(row, domains))),
+            "forgetting": over(forgetting(entry, entries, domains) for entry in row.values()),
+            f"{domain} won back": won_back(row, rows["damaged"], rows["anchor"], domain),
+            "others": change(row, rows["damaged"], *others) if others else (math.nan, math.nan),
+            f"average against {against}": change(row, rows[against], *domains), "seeds": len(row)}
+    return table
+
+
+def text(column, value):
+    """A number of the table as it is printed."""
+    if column == "seeds":
+        return str(value)
+    if column in ("steps", "tokens", "seconds"):
+        return f"{value[0] / 1e6:.2f} M" if column == "tokens" else f"{value[0]:.0f}"
+    return mean_pm(value, "+" * column.startswith(("others", "average against"))) + " %" * column.endswith("won back")
+
+
+def tables(table):
+    """Print the table: what each row cost, its scores in all domains that all have, and what came of it."""
+    show([[label, *(text(*cell) for cell in row.items())] for label, row in table.items()], ["", *table["damaged"]])
+
+
+def picture(plt, table):
+    """Draw what each row wins back of the damaged domain against its cost, and against what the other domains keep."""
+    back, = (column for column in table["damaged"] if column.endswith("won back"))
+    words = {"seconds": "seconds of all training since the base", "others": "change of the other domains (points)"}
+    _, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for axis, column in zip(axes, words):
+        for i, (label, row) in enumerate(table.items()):
+            (x, x_half), (y, y_half) = row[column], row[back]
+            axis.errorbar(x, y, y_half, x_half, marker="o^s"[i // 10 % 3], color=f"C{i % 10}", capsize=2, label=label)
+        axis.set_xlabel(words[column]), axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"{back} (%)"), axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -19,7 +19,7 @@ import torch
 
 from model import UserError, nan_for_null
 from reports.seeds import change, columns, opened, score_row, won_back
-from reports.tables import mean_pm, number, show, verdicts
+from reports.tables import mean_pm, number, show
 from theory.conflict import CONTROLS
 
 FULL = "full rollback: the anchor"
@@ -93,37 +93,33 @@ def tables(reports):
                       *(mean_pm(kept[label][d]) + " %" for d in later), left, in_s, number(seconds, ".0f")])
     show(table, ["", "coordinates", "of the norm", "won back", "per norm", *(f"{d} kept" for d in later), "L_A left",
                  "S left", "seconds"])
-    verdicts(claims(runs, domain, back, kept))
+    if found := claims(runs, domain, back, kept):
+        show(found, ["claim", "here", "holds"])
 
 
 def claims(runs, domain, back, kept):
-    """What the paper says, and more than that, of sets of up to 5 %: see tables.verdicts. A text says why its claim fails.
+    """What the paper says, and more than that, of sets of up to 5 %: (words, number and why it fails, yes or no) each.
 
     domain: the damaged one. back, kept: won back {label: pair} and kept {label: {later domain: pair}}, in %. Of several
     scores the one is judged whose loss on rows that it was not picked by is lowest.
     """
-    sizes, found = {}, []                           # {fraction: {score: label}}
-    for label, some in runs.items():
-        if some[0].get("fraction", 1) <= 0.05:
-            sizes.setdefault(some[0]["fraction"], {})[some[0]["score"]] = label
+    found, percentage = [], lambda pair: mean_pm(pair) + " %"
+    more = lambda label, other: gained(*change(runs[label], runs[other], domain))
 
     def claim(words, ours, needs):                  # needs: {why it does not hold otherwise: bool}
         missed = [why for why, holds in needs.items() if not holds]
-        found.append((words, ", ".join([ours, *missed]), not missed))
+        found.append((words, ", ".join([ours, *missed]), "no" if missed else "yes"))
 
-    for fraction, labels in sizes.items():
-        if "random" not in labels:                  # a saved set alone
+    for fraction in dict.fromkeys(some[0].get("fraction", 1) for some in runs.values()):
+        labels = {some[0]["score"]: label for label, some in runs.items() if some[0].get("fraction") == fraction}
+        scores = [label for score, label in labels.items() if score not in CONTROLS]
+        if fraction > 0.05 or "random" not in labels or not scores:             # a saved set alone, or controls
             continue
-        chance, percentage = labels["random"], lambda pair: mean_pm(pair) + " %"
-        more = lambda label, other: gained(*change(runs[label], runs[other], domain))
+        chance, best = labels["random"], min(scores, key=lambda label: mean(runs[label], "loss"))
         if label := labels.get("fisher"):
             claim(f"{label}: wins back some of {domain}, beyond error and beyond chance (paper: recovers in part)",
                   percentage(back[label]),
                   {"within its error": more(label, "damaged"), "no more than chance": more(label, chance)})
-        scores = [label for score, label in labels.items() if score not in CONTROLS]
-        if not scores:
-            continue
-        best = min(scores, key=lambda label: mean(runs[label], "loss"))
         if least := {0.01: 50, 0.05: 90}.get(fraction):
             claim(f"{best}: wins back at least {least} % of what full rollback does", percentage(back[best]),
                   {f"less than {least} %": back[best][0] >= least})

@@ -61,26 +61,39 @@ def read_scores(file):
     return report
 
 
+def read_alike(files):
+    """The scores of several files, {checkpoint: entry}; UserError if their settings or rows differ, so that none compare."""
+    entries = {name: entry for file in files for name, entry in read_scores(file).items()}
+    first = next(iter(entries.values()))["evaluated"]
+    for name, entry in entries.items():
+        if entry["evaluated"] != first:
+            raise UserError(f"{name} was evaluated with other settings or rows than the first one: evaluate all alike")
+    return entries
+
+
 # ---- statistics ----------------------------------------------------------------------------------------------------
 
-def over_seeds(pairs):
-    """A pair from those of each seed: over seeds, over prompts if there is one, and NaN if there is none."""
-    return pairs[0] if len(pairs) == 1 else mean_ci(torch.tensor([mean for mean, _ in pairs], dtype=torch.float64))
+def over(values):
+    """A pair from one number per seed; its half-width is NaN of one seed, and so are both of none."""
+    return mean_ci(torch.tensor([*values], dtype=torch.float64))
 
 
 def score_row(seeds, domains):
-    """One row of the table: a list of the pairs of each domain, then of their average."""
+    """One row of the table: a list of the pairs of each domain, then of their average; of one seed over prompts."""
     rows = [[(entry[d]["score"], entry[d]["ci95"]) for d in domains] for entry in seeds.values()]
-    return [over_seeds(column) for column in zip(*([*row, average(row)] for row in rows))]
+    rows = [[*row, average(row)] for row in rows]
+    return rows[0] if len(rows) == 1 else [over(mean for mean, _ in column) for column in zip(*rows)]
 
 
 def change(later, earlier, *domains):
     """Change of the mean of some domains' scores from `earlier` to `later`, over the seeds that both have: a pair.
 
-    UserError: see scores.differences.
+    Of one seed it is paired by prompt, if the prompts' scores are there. UserError: see scores.differences.
     """
-    return over_seeds([average([paired(later[seed][d], earlier[seed][d]) for d in domains])
-                       for seed in later if seed in earlier])
+    both = [seed for seed in later if seed in earlier]
+    if len(both) == 1 and all(later[both[0]][d]["prompt_scores"] for d in domains):
+        return average([paired(later[both[0]][d], earlier[both[0]][d]) for d in domains])
+    return over(sum(later[seed][d]["score"] - earlier[seed][d]["score"] for d in domains) / len(domains) for seed in both)
 
 
 def won_back(refreshed, damaged, peak, domain):

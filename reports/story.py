@@ -21,36 +21,37 @@ from collections import Counter
 import torch
 
 from model import UserError
-from reports.seeds import change, columns, place, read_scores, score_row, won_back
-from reports.tables import mean_pm, show, verdicts
+from reports.seeds import change, columns, place, read_alike, score_row, won_back
+from reports.tables import mean_pm, show
 from theory.lineage import stage
 
-PAPER = {"peak": 66.49, "after": 57.66, "refreshed": 66.04, "average": 64.25, "average refreshed": 66.39}  # its Math
+PAPER = 66.49, 57.66, 66.04, 64.25, 66.39      # its Math at its peak, damaged, refreshed; the average before and after
 
 
 def read(files):
     """`runs` from files of evaluate.py --json; UserError for scores that do not compare, or of which one seed has two."""
-    runs, settings = {}, None
-    for file in files:
-        for name, entry in read_scores(file).items():
-            settings = settings or entry["evaluated"]
-            if entry["evaluated"] != settings:
-                raise UserError(f"{name} in {file} was evaluated with other settings or rows than the first checkpoint: "
-                                "evaluate all alike")
-            seeds = runs.setdefault(tuple(entry["recipe"]), {})
-            for other in seeds.values():
-                if other["training"] != entry["training"]:
-                    raise UserError(f"{other['name']} and {name} have the same recipe, but differ in more than the seed: "
-                                    f"{other['training']} and {entry['training']}")
-            same = seeds.setdefault(entry["seed"], entry | {"name": name})
-            if same["name"] != name:
-                raise UserError(f"{same['name']} and {name} have the same recipe and seed: leave one of them out")
+    runs = {}
+    for name, entry in read_alike(files).items():
+        seeds = runs.setdefault(tuple(entry["recipe"]), {})
+        for other in seeds.values():
+            if other["training"] != entry["training"]:
+                raise UserError(f"{other['name']} and {name} have the same recipe, but differ in more than the seed: "
+                                f"{other['training']} and {entry['training']}")
+        if entry["seed"] in seeds:
+            raise UserError(f"{seeds[entry['seed']]['name']} and {name} have the same recipe and seed: leave one out")
+        seeds[entry["seed"]] = {**entry, "name": name}
     return runs
 
 
 def shared_domains(runs):
     """The domains that all checkpoints have."""
     return columns(entry for seeds in runs.values() for entry in seeds.values())
+
+
+def usual_steps(runs):
+    """The number of steps that most stages have."""
+    steps = Counter(stage(text)[1] for recipe in runs for text in recipe[1:])
+    return max(steps, key=steps.get, default=0)
 
 
 def label(recipe, usual):
@@ -61,7 +62,7 @@ def label(recipe, usual):
 
 def order(recipe):
     """What recipes are sorted by: short ones first, then in the order of the domains, a user's or a rollback last."""
-    return len(recipe), [(len(names), place(names[0])) for names, _ in map(stage, recipe[1:])], recipe
+    return len(recipe), [(len(names), place(names[0]), steps) for names, steps in map(stage, recipe[1:])], recipe
 
 
 def trained_only(recipe):
@@ -69,14 +70,19 @@ def trained_only(recipe):
     return not any(":" in text for text in recipe[1:])
 
 
-def matrix(runs, domains):
-    """{(later, earlier): pair}: I(later -> earlier), of two stages of one domain each; of several, the longest."""
-    cells = {}
+def pairs(runs, domains):
+    """{(later, earlier): recipe} of all that were trained on one domain, then on one other; of several, the longest."""
+    found = {}
     for recipe in sorted((r for r in runs if len(r) == 3 and trained_only(r)), key=lambda r: [stage(s)[1] for s in r[1:]]):
         earlier, later = (stage(s)[0] for s in recipe[1:])
         if len(later) == len(earlier) == 1 and later != earlier and recipe[:-1] in runs and earlier[0] in domains:
-            cells[later[0], earlier[0]] = change(runs[recipe], runs[recipe[:-1]], earlier[0])
-    return cells
+            found[later[0], earlier[0]] = recipe
+    return found
+
+
+def matrix(runs, domains):
+    """{(later, earlier): pair}: I(later -> earlier), of `pairs`."""
+    return {two: change(runs[recipe], runs[recipe[:-1]], two[1]) for two, recipe in pairs(runs, domains).items()}
 
 
 def refreshes(runs, domains):
@@ -91,36 +97,28 @@ def refreshes(runs, domains):
 
 
 def tables(runs):
-    """Print the scores, the claims about each refresh, and the interference matrix."""
-    domains = shared_domains(runs)
-    steps = Counter(stage(s)[1] for recipe in runs for s in recipe[1:])
-    usual = max(steps, key=steps.get, default=0)
-    most = max(map(len, runs.values()))
+    """Print the scores, what every refresh wins back beside the paper's, and the interference matrix."""
+    domains, usual, most = shared_domains(runs), usual_steps(runs), max(map(len, runs.values()))
     print(f"score x 100 and its 95 % interval, over seeds, or over prompts where there is one seed; stages of {usual} steps "
           "unless they say otherwise\n")
 
-    # A pair of plain stages that no longer sequence goes through belongs to the matrix alone.
+    # A pair of plain stages that no longer sequence goes through belongs to the matrix alone, and of several steps of one
+    # refresh the earlier ones belong to reports/sequences.py.
     longer = {recipe[:3] for recipe in runs if len(recipe) > 3}
+    found = refreshes(runs, domains)
+    last = {(recipe[:-1], recipe[-1].rpartition(" ")[0]): recipe for recipe, *_ in found}.values()
+    shorter = {recipe for recipe, *_ in found} - {*last}
     rows = {recipe: score_row(runs[recipe], domains) for recipe in sorted(runs, key=order)
-            if len(recipe) != 3 or not longer or recipe in longer or not trained_only(recipe)}
+            if recipe not in shorter and (len(recipe) != 3 or not longer or recipe in longer or not trained_only(recipe))}
     best = max((recipe for recipe in rows if len(runs[recipe]) == most), key=lambda recipe: rows[recipe][-1][0])
     show([[("**{}**" if recipe == best else "{}").format(label(recipe, usual)), *map(mean_pm, row), str(len(runs[recipe]))]
           for recipe, row in rows.items()], ["trained on", *domains, "average", "seeds"])
 
-    for recipe, domain, peak in refreshes(runs, domains):
-        after, arrow = recipe[:-1], lambda column, *recipes: " -> ".join(mean_pm(rows[r][column]) for r in recipes)
-        print(f"{domain} along {label(recipe, usual)}: {arrow(domains.index(domain), peak, after, recipe)}, "
-              f"average {arrow(-1, after, recipe)}")
-        if domain == "math":
-            print(f"the paper's Math: {PAPER['peak']} -> {PAPER['after']} -> {PAPER['refreshed']}, "
-                  f"average {PAPER['average']} -> {PAPER['average refreshed']}")
-        fall = change(runs[after], runs[peak], domain)
-        if fall[0] + fall[1] >= 0:
-            print(f"{domain} had not fallen by more than chance ({mean_pm(fall, '+')}), so there is nothing to win back\n")
-            continue
-        behind = f"{label(best, usual)} has {mean_pm(change(runs[best], runs[recipe], *domains), '+')}"
-        verdicts([*claims(runs, recipe, domain, peak, domains),
-                  ("the refreshed model has the best average", "it has" if best == recipe else behind, best == recipe)])
+    if found:
+        rows = [refresh_row(runs, domains, *one, label(one[0], usual), best) for one in found if one[0] in last]
+        show([*rows, paper_row()],
+             ["refresh", "at its peak", "damaged", "refreshed", "fall", "won back", "average before", "and after",
+              "the best has more", "other domains"])
 
     if cells := matrix(runs, domains):
         print("I(later -> earlier): change of the earlier expert's own score by the later training, points")
@@ -128,18 +126,22 @@ def tables(runs):
               for later in domains if any(l == later for l, _ in cells)], ["", *(f"first {d}" for d in domains)])
 
 
-def claims(runs, recipe, domain, peak, domains):
-    """What the paper says of a refresh, `recipe`, of a domain that was best at `peak`: see tables.verdicts."""
-    best, damaged, refreshed = runs[peak], runs[recipe[:-1]], runs[recipe]
-    fall, share = change(damaged, best, domain), won_back(refreshed, damaged, best, domain)
-    (trained, short), (_, long) = stage(recipe[-1]), stage(peak[-1])
-    others = {d: change(refreshed, damaged, d) for d in domains if d not in trained}
-    return [(f"{domain} falls by at least 5 points", mean_pm(fall, "+"), fall[0] <= -5),
-            (f"its refresh takes at most 10 % of its {long} steps", f"{100 * short / len(trained) / long:.0f} %",
-             short / len(trained) <= 0.1 * long),
-            ("and wins back at least 80 % of the fall", mean_pm(share) + " %", share[0] >= 80),
-            ("no other domain loses more than 2 points by it",
-             ", ".join(f"{d} {mean_pm(c, '+')}" for d, c in others.items()), all(c[0] >= -2 for c in others.values()))]
+def refresh_row(runs, domains, recipe, domain, peak, name, best):
+    """Of a refresh: scores and averages on its way, what it won back, what the best of all has more, the others' changes."""
+    after, before, first = runs[recipe], runs[recipe[:-1]], runs[peak]
+    fall = change(before, first, domain)
+    back = mean_pm(won_back(after, before, first, domain)) + " %" if sum(fall) < 0 else "-"      # beyond chance, or nothing
+    others = [f"{d} {mean_pm(change(after, before, d), '+')}" for d in domains if d not in stage(recipe[-1])[0]]
+    return [f"{domain} along {name}", *(mean_pm(score_row(some, [domain])[0]) for some in (first, before, after)),
+            mean_pm(fall, "+"), back, *(mean_pm(score_row(some, domains)[-1]) for some in (before, after)),
+            mean_pm(change(runs[best], after, *domains), "+"), ", ".join(others)]
+
+
+def paper_row():
+    """The same of the paper's refresh of Math."""
+    peak, damaged, refreshed, *averages = PAPER
+    return ["the paper's Math, Qwen3-4B", *map(str, PAPER[:3]), f"{damaged - peak:+.1f}",
+            f"{100 * (refreshed - damaged) / (peak - damaged):.1f} %", *map(str, averages), "+0.0", "largely kept"]
 
 
 def picture(plt, runs):

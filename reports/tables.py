@@ -11,12 +11,17 @@ import math
 from pathlib import Path
 
 
-def show(rows, head):
-    """Print a table in Markdown, its columns aligned. rows: lists of strings, as many in each as in head."""
+def table(rows, head):
+    """A table in Markdown, its columns aligned. rows: lists of strings, as many in each as in head."""
     first, *others = widths = [max(map(len, column)) for column in zip(head, *rows)]
     form = "| " + " | ".join([f"{{:{first}}}", *(f"{{:>{width}}}" for width in others)]) + " |"
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    print("\n".join([form.format(*head), rule, *(form.format(*row) for row in rows)]) + "\n")
+    return "".join(line + "\n" for line in (form.format(*head), rule, *(form.format(*row) for row in rows)))
+
+
+def show(rows, head):
+    """Print a table."""
+    print(table(rows, head))
 
 
 def number(value, form, unit=""):
@@ -28,12 +33,6 @@ def mean_pm(pair, sign="", digits=1):
     """A pair as text, '57.7 ± 1.2', a part of it that is NaN left out; sign "+": with its sign."""
     mean, half = pair
     return "-" if math.isnan(mean) else f"{mean:{sign}.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
-
-
-def verdicts(found):
-    """Print claims, (words, number as text, does it hold) each; nothing if there are none."""
-    if found:
-        show([[words, ours, "yes" if holds else "no"] for words, ours, holds in found], ["claim", "here", "holds"])
 
 
 def draw(pictures, what):

@@ -18,7 +18,7 @@ Of a step's B prompts x G completions (log.jsonl; train_grpo.log_line):
 
 held-out D is the score of domain D in points (validation.jsonl), with the half-width of its 95 % interval over prompts.
 """
-# A run is a dict: its place (a path), steps {step: line of the log} and scores {domain: {step: pair}} of its validations.
+# A run is a dict: its place (a path), steps {step: {column: number}} and scores {domain: {step: pair}} of its validations.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -42,24 +42,19 @@ def read(places):
     """The runs in some directories, a list of dicts; UserError for one that has no step in its log yet."""
     runs = []
     for place in places:
-        steps, found = ({line["step"]: line for line in map(nan_for_null, read_log(Path(place) / name))}
-                        for name in ("log.jsonl", "validation.jsonl"))
-        if not steps:
+        log, found = ([*map(nan_for_null, read_log(Path(place) / name))] for name in ("log.jsonl", "validation.jsonl"))
+        if not log:
             raise UserError(f"{place}/log.jsonl has no steps: nothing was trained there yet")
-        scores = {d: {step: (line["scores"][d]["score"], line["scores"][d]["ci95"]) for step, line in found.items()}
-                  for d in (columns([line["scores"] for line in found.values()]) if found else [])}
+        steps = {line["step"]: {c: line.get(key, math.nan) for c, (key, _) in NUMBERS.items()} for line in log}
+        scores = {d: {line["step"]: (line["scores"][d]["score"], line["scores"][d]["ci95"]) for line in found}
+                  for d in (columns(line["scores"] for line in found) if found else [])}
         runs.append({"place": place, "steps": steps, "scores": scores})
     return runs
 
 
-def value(line, column):
-    """The number of a column in a line of the log, NaN if it has none."""
-    return line.get(NUMBERS[column][0], math.nan)
-
-
 def measured(runs):
     """The columns of NUMBERS that some run has, a list: without a reference there is no KL."""
-    return [c for c in NUMBERS if not all(math.isnan(value(line, c)) for run in runs for line in run["steps"].values())]
+    return [c for c in NUMBERS if not all(math.isnan(line[c]) for run in runs for line in run["steps"].values())]
 
 
 def tables(runs):
@@ -69,8 +64,9 @@ def tables(runs):
         chosen = {steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)}
         chosen |= {end(known) for known in scores.values() for end in (min, max)}
         print(f"{run['place']}: {' > '.join(read_run(run['place']).get('recipe', ['no checkpoint yet']))}")
+        at = lambda step, column: run["steps"].get(step, {}).get(column, math.nan)
         show([[str(step), *(mean_pm(known.get(step, (math.nan, math.nan))) for known in scores.values()),
-               *(number(value(run["steps"].get(step, {}), c), NUMBERS[c][1]) for c in shown)] for step in sorted(chosen)],
+               *(number(at(step, c), NUMBERS[c][1]) for c in shown)] for step in sorted(chosen)],
              ["step", *(f"held-out {d}" for d in scores), *shown])
 
 
@@ -85,7 +81,7 @@ def picture(plt, runs):
         for one in runs:
             name = Path(one["place"]).name
             if panel in NUMBERS:
-                axis.plot([*one["steps"]], [value(line, panel) for line in one["steps"].values()], label=name)
+                axis.plot([*one["steps"]], [line[panel] for line in one["steps"].values()], label=name)
                 continue
             for domain, scores in one["scores"].items():
                 axis.errorbar([*scores], *zip(*scores.values()), marker="o", capsize=3, label=f"{name}: {domain}")

@@ -1,4 +1,5 @@
 """Claims about README.md, COURSE.md and RESULTS.md: what they name exists, and the code they show runs. Run by test_all.py."""
+import contextlib
 import re
 
 import torch
@@ -11,6 +12,7 @@ import refresh
 import report
 import rollback
 import train_grpo
+from reports import pages
 from shared import ROOT, WORK, replaced, run, talker
 
 README, COURSE, RESULTS = ((ROOT / name).read_text() for name in ("README.md", "COURSE.md", "RESULTS.md"))
@@ -27,13 +29,19 @@ def test_every_file_and_every_option_that_the_pages_name_is_there():
         assert all((ROOT / link).exists() for link in links), [link for link in links if not (ROOT / link).exists()]
     options = {script: (ROOT / script).read_text() + (ROOT / "grpo/settings.py").read_text()
                for script in (f"{name}.py" for name in ("train_grpo", "refresh", "rollback", "analyze", "evaluate", "merge", "report",
-                                                        "bench", "test_all"))}
+                                                        "reproduce", "bench", "test_all"))}
     said = re.sub(r"\\\n\s*", " ", README + COURSE + RESULTS)
     commands = re.findall(r"python (\w+\.py)([^\n`#|]*)", said)
-    assert len(commands) > 50
+    assert len(commands) > 30
     for script, argv in commands:
         for option in re.findall(r" (--[a-z-]+)", argv.partition(";")[0]):
             assert f'"{option}"' in options[script], (script, option)
+
+
+def test_the_tables_below_a_command_are_what_it_prints_word_for_word():
+    with contextlib.chdir(ROOT):
+        for page in (README, RESULTS):
+            assert page == pages.filled(page, lambda words: report.printed(report.parse(words)))
 
 
 def test_ten_exercises_name_what_is_there_ask_and_say_what_was_seen():

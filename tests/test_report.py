@@ -8,16 +8,16 @@ import io
 import json
 import math
 import os
-import re
 import subprocess
 import sys
+from itertools import permutations
 
 import torch
 
 import report
 import shared
 from model import write_json
-from reports import forgetting, methods, recovery, seeds, story, training
+from reports import forgetting, methods, pages, recovery, seeds, sequences, story, training
 from shared import ROOT, run, undisturbed, undisturbed_refresh
 
 WORK = shared.WORK / "report"
@@ -56,8 +56,8 @@ def test_each_kind_gets_its_tables_and_pictures_in_one_order_whatever_the_order_
     assert {path.name for path in place.glob("*")} == drawn or "pip install matplotlib" in text
     for argv, words in (([*files, "--plot", WORK / "one.png"], "name a directory"),
                         ([files[0], "--plot", files[0]], "name a directory"),
-                        ([files[0], "--json", WORK / "x.json"], "--forgetting"),
-                        ([files[0], "--forgetting"], "name analyses"), ([files[0], "--domain", "math"], "needs --domain")):
+                        ([], "name a file"), (["--fill", WORK / "no.md"], "no.md"),
+                        ([files[0], "--domain", "math"], "needs --domain")):
         code, out, err = run(report.main, *argv)
         assert code == 2 and words in err and not out and err.count("\n") == 1, (argv, err)
 
@@ -172,17 +172,20 @@ def test_interference_and_recovery_are_the_numbers_worked_out_by_hand():
     assert near(row[0], 80, t1 * 8 / 2) and near(row[2], (81 + 86) / 2, t1 * 5 / 2)
     code, out, err = run(report.main, *two_seeds())
     assert code == 0, err
-    for line in ("| **math > code > math (10)** |", "-19.5 ± 6.4", "89.7 ± 127.0 % |",
-                 "the paper's Math: 66.49 -> 57.66 -> 66.04, average 64.25 -> 66.39", "code -4.0 ± 0.0", "over seeds"):
+    for line in ("| **math > code > math (10)** |", "over seeds", "| then code | -19.5 ± 6.4 |"):
         assert line in out, (line, out)
-    verdicts = re.findall(r"\| +(yes|no) \|", out)
-    assert verdicts == ["yes", "yes", "yes", "no", "yes"]
+    rows = table_of(out, ["refresh"])
+    assert rows["math along math > code > math (10)"] == [
+        "82.0 ± 25.4", "62.5 ± 31.8", "80.0 ± 50.8", "-19.5 ± 6.4", "89.7 ± 127.0 %", "76.8 ± 22.2", "83.5 ± 31.8", "+0.0 ± 0.0",
+        "code -4.0 ± 0.0"]
+    assert rows["the paper's Math, Qwen3-4B"] == ["66.49", "57.66", "66.04", "-8.8", "94.9 %", "64.25", "66.39", "+0.0",
+                                                  "largely kept"]
 
 
 def test_one_seed_has_intervals_over_prompts_and_scores_that_do_not_compare_are_refused():
     one = two_seeds()[0]
     code, out, _ = run(report.main, one)
-    assert code == 0 and "-20.0 ± 0.0" in out and "80.0 % |" in out, out
+    assert code == 0 and "-20.0 ± 0.0" in out and " 80.0 % |" in out, out
     other_lr = of_a_seed("lr.json", 2, {("math 100",): (1, 1)})
     other_lr.write_text(other_lr.read_text().replace('"lr": 1', '"lr": 2'))
     (WORK / "nothing.json").write_text("{}")
@@ -221,9 +224,11 @@ def test_an_alternating_refresh_is_judged_domain_by_domain_and_what_did_not_fall
     file = of_a_seed("turns.json", 0, {(M,): (80, 50), (M, C): (60, 90), (M, C, "qa 100"): (60, 90),
                                        (M, C, "qa 100", B): (78, 90)})
     code, out, err = run(report.main, file)
-    assert code == 0 and "| its refresh takes at most 10 % of its 100 steps |" in out and "10 % |" in out, (out, err)
-    assert "code had not fallen by more than chance" in out and "90.0 % |" in out
-    assert re.findall(r"\| +(yes|no) \|", out) == ["yes"] * 5      # of math alone
+    assert code == 0, err
+    rows = table_of(out, ["refresh"])
+    name = "math > code > qa > math/code (20)"
+    assert rows[f"math along {name}"][3:5] == ["-20.0 ± 0.0", "90.0 %"] and rows[f"math along {name}"][-1] == ""
+    assert rows[f"code along {name}"][3:5] == ["+0.0 ± 0.0", "-"]      # nothing to win back
 
 
 def test_the_picture_is_drawn_where_matplotlib_is_installed_and_its_absence_is_said():
@@ -235,6 +240,99 @@ def test_the_picture_is_drawn_where_matplotlib_is_installed_and_its_absence_is_s
         assert file.read_bytes()[:4] == b"\x89PNG"
     except ImportError:
         assert "pip install matplotlib" in out and not file.exists()
+
+
+# ---- scores: sequences -------------------------------------------------------------------------------------------
+
+def of_three(file, seed, points):
+    """A file of scores of one seed in math, code and qa, without those of prompts. points: {recipe without its base: three}."""
+    write_json(WORK / file, {"/".join(["x", str(seed), *recipe]): {
+        "evaluated": {}, "seed": seed, "training": {}, "recipe": ["base", *recipe]} | {
+            d: {"score": x, "ci95": 1.0, "prompt_scores": {}} for d, x in zip(("math", "code", "qa"), three)}
+        for recipe, three in points.items()})
+    return WORK / file
+
+
+def table_of(out, head):
+    """The rows of the printed table whose head begins so: {first cell: the others}."""
+    found, = [rows for first, rows in map(pages.cells, pages.TABLE.findall(out)) if first[:len(head)] == head]
+    return {row[0]: row[1:] for row in found}
+
+
+def test_the_gap_to_joint_training_is_what_was_learned_less_and_what_was_forgotten_domain_by_domain():
+    C, M, Q = "code 100", "math 100", "qa 100"
+    files = [of_three(f"gap{seed}.json", seed, {(C,): (50, 90 + more, 50), (C, M): (80, 88, 50), (C, M, Q): (60, 86, 85 + more),
+                                                ("math/code+qa 5",): (0, 0, 0), ("code+math+qa 300",): (82, 92, 84),
+                                                (C, M, Q, "math 10"): (79, 85, 84), (C, "math:kl-1 100", Q): (70, 80, 80)})
+             for seed, more in ((0, 0), (1, 2))]
+    rows = table_of(run(report.main, *files)[1], ["sequence"])
+    assert rows == {"code > math > qa: gap": ["+22.0 ± 0.0", "+6.0 ± 0.0", "-2.0 ± 12.7", "+8.7 ± 4.2"],
+                    "code > math > qa: learned less": ["+2.0 ± 0.0", "+1.0 ± 12.7", "-2.0 ± 12.7", "+0.3 ± 8.5"],
+                    "code > math > qa: forgotten": ["+20.0 ± 0.0", "+5.0 ± 12.7", "+0.0 ± 0.0", "+8.3 ± 4.2"]}
+
+
+def test_the_best_and_the_worst_order_are_those_of_pairs_where_the_score_is_a_sum_over_pairs():
+    names = ("math", "code", "qa")
+    effect = {(a, b, d): 10 * (a < b) + len(a) - 2 * len(b) + (d == "qa") for a in names for b in names if a != b for d in (a, b)}
+
+    def after(order, seed):                         # what training in this order gives, if pairs say all
+        return tuple(50 + seed + i + sum(effect[a, b, d] for k, a in enumerate(order) for b in order[k + 1:] if d in (a, b))
+                     if d in order else 0 for i, d in enumerate(names))
+    stages = lambda order: tuple(f"{d} 100" for d in order)
+    some = [(a,) for a in names] + [*permutations(names, 2)]
+    files = [of_three(f"pairs{seed}.json", seed, {stages(order): after(order, seed) for order in some}) for seed in (0, 1)]
+    truth = sorted(permutations(names), key=lambda order: sum(after(order, 0)))
+    assert sequences.extremes(files) == (truth[-1], truth[0])
+    found = sequences.predictions(story.read(files), [*names])
+    assert len(found) == 6
+    assert all(math.isclose(found[order][seed], sum(after(order, seed)) / 3) for order in found for seed in (0, 1))
+    full = of_three("full.json", 0, {stages(truth[-1]): [x + 3 for x in after(truth[-1], 0)], stages(truth[0]): after(truth[0], 0)})
+    rows = table_of(run(report.main, *files, full)[1], ["order"])
+    best, worst, difference = rows
+    assert best == f"1: {' > '.join(truth[-1])}" and worst == f"6: {' > '.join(truth[0])}"
+    mean = sum(after(truth[-1], 0)) / 3
+    assert rows[best] == [f"{mean + 0.5:.1f} ± 6.4", f"{mean + 3:.1f}", "+3.0"] and rows[worst][2] == "+0.0"
+    assert difference == "the best minus the worst" and rows[difference][2] == "+3.0"
+    missing = of_three("missing.json", 0, {stages(order): after(order, 0) for order in some[:-1]})
+    assert "| order " not in run(report.main, missing)[1]
+    shared.raises(lambda: sequences.extremes([missing]), "every pair")
+
+
+def test_the_steps_that_a_refresh_needs_end_where_the_peak_is_near_or_with_those_it_kept():
+    M, points = "math 100", {}
+    for delay, scores in ((50, {0: 70, 1: 77, 2: 79, 4: 80}), (200, {0: 40, 1: 60, 2: 77.9, 4: 78}),
+                          (400, {0: 20, 1: 20, 2: 20, 4: 50})):
+        points |= {(M, f"qa {delay}") + ((f"math {t}",) if t else ()): (score, 50, 50) for t, score in scores.items()}
+    files = [of_three(f"delay{seed}.json", seed, {(M,): (80 + seed, 50, 50)} | {
+        recipe: (x + seed, y, z) for recipe, (x, y, z) in points.items()}) for seed in (0, 1)]
+    code, out, err = run(report.main, *files, "--plot", WORK / "delay")
+    assert code == 0, err
+    assert [row.strip("*") for row in table_of(out, ["trained on"]) if row.count(">") == 2] == [
+        f"math > qa ({k}) > math (4)" for k in (50, 200, 400)]                      # of a refresh, its last step alone
+    rows = table_of(out, ["refresh", "delay"])
+    assert rows == {"math after math > qa (50)": ["50", "-10.0 ± 0.0", "2.0 ± 0.0", "4", "100.0 ± 0.0 %"],
+                    "math after math > qa (200)": ["200", "-40.0 ± 0.0", "4.0 ± 0.0", "4", "95.0 ± 0.0 %"],
+                    "math after math > qa (400)": ["400", "-60.0 ± 0.0", "4.0 ± 0.0", "4", "50.0 ± 0.0 %"]}, rows
+    assert "pip install matplotlib" in out or (WORK / "delay" / "delay.png").exists()
+
+
+# ---- pages -------------------------------------------------------------------------------------------------------
+
+def test_a_page_is_filled_with_the_tables_that_the_commands_in_its_comments_print():
+    file, page = two_seeds()[0], WORK / "page.md"
+    comment = f"<!-- python report.py {WORK}/s[0].json --columns code,average --rows base,code -->"
+    old = "| trained on | code | average |\n|---|---|---|\n| code | 1 | 2 |\n"
+    page.write_text(f"# Page\n\n{comment}\n\n{old}\nThe text goes on.\n| no | table |\n")
+    assert run(report.main, "--fill", page) == (0, "", "")
+    out = run(report.main, file, "--columns", "code,average", "--rows", "base,code")[1]
+    assert page.read_text() == f"# Page\n\n{comment}\n\n{out}\nThe text goes on.\n| no | table |\n"
+    rows = table_of(out, ["trained on", "code", "average"])
+    assert rows["code"] == ["90.0 ± 1.0", "65.0 ± 0.7"] and "math" not in rows
+    page.write_text(f"{comment}\n{old.replace('average', 'mean')}")
+    code, out, err = run(report.main, "--fill", page)
+    assert code == 2 and "no table with the head" in err and err.count("\n") == 1 and "mean" in page.read_text()
+    page.write_text(f"{comment}\n")                  # none yet: the first that is printed
+    assert run(report.main, "--fill", page)[0] == 0 and page.read_text().startswith(f"{comment}\n| trained on ")
 
 
 # ---- scores: methods; analyses: what predicts forgetting ----------------------------------------------------------
@@ -251,7 +349,7 @@ def made(name, steps, parent=None, merged=(), B=4, G=2):
     place = WORK / name
     place.mkdir(parents=True)
     write_json(place / "run.json", {"parent": parent and str(WORK / parent), "merged": [str(WORK / m) for m in merged],
-                                    "args": {"prompts_per_step": B, "group_size": G}})
+                                    "steps": steps, "args": {"prompts_per_step": B, "group_size": G}})
     (place / "config.json").write_text("{}"), (place / "model.safetensors").write_bytes(b"")
     line = {"completion_length": 10.0, "seconds_rollout": 1.0, "seconds_reward": 0.5, "seconds_update": 1.5}
     (place / "log.jsonl").write_text("".join(json.dumps({"step": i + 1, **line}) + "\n" for i in range(steps)))
@@ -266,7 +364,7 @@ def test_the_table_of_methods_has_costs_forgetting_and_recovery_as_worked_out_by
                   "merge": made(f"s{seed}-merge", 0, f"s{seed}-expert", (f"s{seed}-anchor", f"s{seed}-expert"))}
         for name, math_, qa in (("anchor", 80 + more, 50), ("damaged", 60 + more, 70), ("again", 75 + more, 69 - more),
                                 ("expert", 40, 72), ("merge", 70, 71)):
-            scores[places[name]] = entry(math=math_, qa=qa)
+            scores[places[name]] = entry(math=math_, qa=qa) | {"stages": methods.stages(places[name])}
     write_json(WORK / "scores.json", scores)
     at = lambda name: f"{WORK}/s{{}}-{name}"
     argv = [WORK / "scores.json", "--domain", "math", "--anchor", at("anchor"), "--damaged", at("damaged"),
@@ -277,7 +375,14 @@ def test_the_table_of_methods_has_costs_forgetting_and_recovery_as_worked_out_by
     got = lambda label, column: table[label][columns.index(column)]
     # 10 + 5 + 2 steps; (10 + 5) * 4 * 2 * 10 + 2 * 8 * 2 * 10 tokens = 1520; 3 seconds a step
     assert (got("again", "steps"), got("again", "seconds"), got("again", "tokens")) == ("17", "51", "0.00 M")
-    assert methods.cost(str(WORK / "s0-again")) == (17, 1520.0, 51.0)
+    assert [sum(costs) for costs in zip(*methods.stages(str(WORK / "s0-again")).values())] == [17, 1520, 51]
+    kept = WORK / "s0-again" / "step-00001"         # a step that the run kept has no log of its own
+    kept.mkdir()
+    write_json(kept / "run.json", json.loads((WORK / "s0-again" / "run.json").read_text()) | {"steps": 1})
+    (kept / "config.json").write_text("{}"), (kept / "model.safetensors").write_bytes(b"")
+    assert methods.stages(str(kept))[str(kept)] == [1, 160, 3]
+    gone = methods.stages(made("orphan", 1, "no-more"))
+    assert [*gone.values()][0] == [1, 80, 3] and all(map(math.isnan, gone[str(WORK / "no-more")]))
     # 10 of the anchor and 7 of the expert, each once
     assert got("merge", "steps") == "17" and got("anchor", "steps") == "10"
     # again: math is 5 below its best stage, the anchor; qa 1 and 3 below damaged: means 3 and 4
@@ -300,6 +405,10 @@ def test_the_table_of_methods_has_costs_forgetting_and_recovery_as_worked_out_by
                   [*argv, "--against", "z"], argv[1:]):
         code, out, err = run(report.main, *wrong)
         assert code == 2 and not out and err.count("\n") == 1, (wrong, err)
+    write_json(WORK / "old.json", {name: {k: v for k, v in one.items() if k != "stages"} for name, one in scores.items()})
+    assert "once more" in run(report.main, WORK / "old.json", *argv[1:])[2]
+    code, out, err = run(report.main, *argv, "--plot", WORK / "remedies")
+    assert code == 0 and ("pip install matplotlib" in out or (WORK / "remedies" / "methods.png").exists()), err
 
 
 def test_rank_correlation_is_that_of_the_ranks_with_ties():
@@ -314,29 +423,22 @@ def test_rank_correlation_is_that_of_the_ranks_with_ties():
                         abs_tol=1e-9)
 
 
-def test_the_table_of_predictors_ranks_within_a_seed():
-    some = [{"kl_new": k, "kl_new_reverse": k, "kl_old": m, "norm": 1.0, "second": m, "measured": m, "fall": m} for k, m in
-            ((3, 1), (2, 2), (1, 3), (0, 4))]
+def test_the_table_of_predictors_ranks_the_pairs_that_were_trained_straight_from_one_another_within_a_seed():
+    some = [{"kl_new": k, "kl_new_reverse": k, "kl_old": m, "norm": 1.0, "second": m, "measured": m, "points": -m,
+             "gradient_cosine": math.nan, "reversal": k * m, "domain": "math", "new": "qa", "lr": 1e-5 * (1 + m % 2),
+             "first": 0.0, "reach": 0.5} for k, m in ((3, 1), (2, 2), (1, 3), (0, 4))]
+    stand_in = {"second": 9, "measured": 0, "points": 0}                        # of an edit that was added, and not trained
+    seeds = forgetting.pairs([{"damage": [*some, stand_in]}, {"damage": [stand_in, *some]}, {"damage": some[:2]}, {}])
+    assert seeds == [some, some]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        forgetting.tables([some, some])
-    rows = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in out.getvalue().splitlines()
-            if line.startswith("|")}
+        forgetting.tables(seeds)
+    reach, ranks = map(pages.cells, pages.TABLE.findall(out.getvalue()))
+    # at 1e-5 the pairs of 2 and 4, twice each: mean 3, half-width 3.18 * 1.155 / 2
+    assert [row[:5] for row in reach[1]] == [["math -> qa", "1e-05", "1.00 ± 0.00", "+3.000 ± 1.837", "+3.000 ± 1.837"],
+                                             ["math -> qa", "2e-05", "1.00 ± 0.00", "+2.000 ± 1.837", "+2.000 ± 1.837"]]
+    rows = {label: first for label, first, _ in ranks[1]}
     assert rows["second-order term"] == "+1.00 ± 0.00" and rows["KL on the new task, from before"] == "-1.00 ± 0.00"
     assert rows["second-order term minus KL on the new task (paired)"] == "+2.00 ± 0.00"
-
-
-def test_forgetting_is_predicted_for_pairs_of_which_one_was_trained_straight_from_the_other_on_one_domain():
-    anchor = made("first", 1)
-    damage, domains_of = [], {"qa": "qa", "both": "math,qa", "merged": None, "far": "qa", "warm": "qa"}
-    for name, domain in domains_of.items():
-        place = made(f"first-{name}", 1, "s0-anchor" if name == "far" else "first")
-        run_ = json.loads((WORK / f"first-{name}" / "run.json").read_text())
-        write_json(WORK / f"first-{name}" / "run.json", {**run_, "domain": domain})
-        damage.append({"checkpoint": place, "anchor": anchor, "trained": name != "warm"})
-    assert [(d["checkpoint"], d["new"]) for d in forgetting.direct({"damage": damage})] == [(f"{WORK}/first-qa", "qa")]
-    assert forgetting.direct({}) == []
-    analysis = written("weights.json", {"sparsity": {"x": {"abs_and_rel": 0.8, "bf16_unchanged": 0.5, "bf16_if_dense": 0.4}},
-                                        "neuron_jaccard": {}})
-    code, out, err = run(report.main, analysis, "--forgetting")
-    assert code == 2 and "needs three" in err and err.count("\n") == 1 and not out
+    assert rows["cosine of both gradients at theta_A"] == "-" and rows["norm of delta_B"] == "-"
+    assert rows["reversal of the update before"] == "-0.63 ± 0.00"              # 3, 4, 3, 0 against 1 to 4: ranks 2.5, 4, 2.5, 1
