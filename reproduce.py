@@ -224,10 +224,10 @@ def publish(path):
     write_json(Path("results", path.name), short(json.loads(path.read_text())))
 
 
-def run_stage(stage, seed, before, bar, seconds):
+def run_stage(stage, seed, before, left, bar, seconds):
     """Run what is left of a stage for one seed, after the future `before` or None. UserError if a command fails.
 
-    bar: counts expected seconds. seconds: see SECONDS; of a command that has ended it is written at once.
+    left: {command: expected seconds}, which the bar counts. seconds: see SECONDS; written as soon as a command has ended.
     """
     if before:
         before.result()
@@ -236,7 +236,7 @@ def run_stage(stage, seed, before, bar, seconds):
     for words in found:
         if is_done(words, seconds):
             continue
-        command, began, planned = shlex.join(words), time.monotonic(), expected(shlex.join(words), seconds)
+        command, began = shlex.join(words), time.monotonic()
         ran = subprocess.run([sys.executable, *words], capture_output=True, text=True,
                              env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"})
         if ran.returncode:
@@ -246,7 +246,7 @@ def run_stage(stage, seed, before, bar, seconds):
             publish(Path(words[words.index("--json") + 1]))
         with LOCK:
             write_json(SECONDS, dict(sorted(seconds.items())))
-        bar.update(planned)
+        bar.update(left.get(command, 0))                # of the last stages the commands are not known from the start
 
 
 def main(args=None):
@@ -259,15 +259,15 @@ def main(args=None):
     os.chdir(Path(__file__).parent)                 # where checkpoints/ and results/ are
     Path(SECONDS).parent.mkdir(exist_ok=True)
     seconds = json.loads(Path(SECONDS).read_text()) if Path(SECONDS).exists() else {}
-    left = [shlex.join(words) for stage in args.only for seed in args.seeds for words in commands(stage, seed)
-            if not is_done(words, seconds)]
+    left = {shlex.join(words): expected(shlex.join(words), seconds) for stage in args.only for seed in args.seeds
+            for words in commands(stage, seed) if not is_done(words, seconds)}
     last = {}                                       # of each seed the future of its latest stage
     with ThreadPoolExecutor(args.at_a_time) as pool, tqdm(
-            total=sum(expected(command, seconds) for command in left), desc=f"{len(left)} commands", unit="s",
+            total=sum(left.values()), desc=f"{len(left)} commands",
             bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
         for stage in args.only:
             for seed in args.seeds:
-                last[seed] = pool.submit(run_stage, stage, seed, last.get(seed), bar, seconds)
+                last[seed] = pool.submit(run_stage, stage, seed, last.get(seed), left, bar, seconds)
         try:
             for future in last.values():
                 future.result()                     # raises what a command has raised, when the other seeds are through
