@@ -10,7 +10,7 @@
     python report.py --fill README.md RESULTS.md                  # makes the tables of these pages anew
 
 Every number over seeds is a mean ± the half-width of its 95 % t-interval; differences are taken seed by seed, on the same
-rows. With one seed, as for the base, it is over prompts, and says nothing about other seeds. Equations and code:
+rows. With one seed the interval is over prompts, and says nothing about other seeds. Equations and code:
 
     runs       reports/training.py                                            rollbacks  reports/recovery.py
     scores     reports/story.py, reports/sequences.py, reports/methods.py     analyses   reports/claims.py,
@@ -30,7 +30,7 @@ KINDS = ("runs", "scores", "rollbacks", "analyses")
 
 
 def parse(argv=None):
-    """The command line, with the files sorted by kind; UserError for one of no kind, and for what does not fit together."""
+    """The command line, with a list of files for each of KINDS. UserError for a file of none, or options that do not fit."""
     made, split = parser(__doc__), lambda text: text.split(",")
     made.add_argument("files", nargs="*", metavar="FILE, RUN or LABEL=CHECKPOINT", help="files written with --json, "
                       "directories of runs; for a table of methods also its rows")
@@ -54,9 +54,8 @@ def parse(argv=None):
     kinds = {file: kind(file) for file in files}
     vars(args).update({name: [file for file in files if kinds[file] == name] for name in KINDS})
     args.patterns = patterns(args, rows)
-    missing = [page for page in args.fill if not os.path.isfile(page)]
     refuse((not files and not args.fill, "name a file, a run, or a page to --fill"),
-           (missing, f"--fill: there is no file {' '.join(missing)}"),
+           *((not os.path.isfile(page), f"--fill: there is no file {page}") for page in args.fill),
            (args.plot and os.path.splitext(args.plot)[1] and not os.path.isdir(args.plot),
             f"--plot {args.plot}: name a directory"))
     return args
@@ -69,10 +68,9 @@ def kind(file):
     refuse((not os.path.exists(file), f"there is no file {file}"))
     with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError, IsADirectoryError), open(file) as opened:
         value = json.load(opened)
-        if {"rows", "domain", "later"} <= value.keys():
-            return "rollbacks"
-        if {"sparsity", "neuron_jaccard"} <= value.keys():
-            return "analyses"
+        for name, keys in (("rollbacks", {"rows", "domain", "later"}), ("analyses", {"sparsity", "neuron_jaccard"})):
+            if keys <= value.keys():
+                return name
         if value and all("evaluated" in entry for entry in value.values()):
             return "scores"
     raise UserError(f"{file} is nothing to report: no scores of evaluate.py --json, no report of rollback.py --json, no "
@@ -80,7 +78,7 @@ def kind(file):
 
 
 def patterns(args, words):
-    """The rows of a table of methods, {label: path with {} for the seed}; {} for none. words: LABEL=CHECKPOINT each."""
+    """The rows of a table of methods, {label: path with {} for the seed}, or {}. words: LABEL=CHECKPOINT each."""
     given = [args.domain, args.anchor, args.damaged]
     if not words and not any(given):
         return {}

@@ -5,10 +5,10 @@
     python reproduce.py --only story --list              # only print the commands, to run or change by hand
     python report.py results/story-s?.json               # the tables of what is there
 
-A stage of STAGES is a function from a seed to commands, one a line, which write into checkpoints/. What the tables read of
-their JSON files, all but the scores of single prompts, is copied to results/, which is kept in git. Like make, a command is
-left out where it has ended well, and what it wrote is newer than what it reads. All runs start from checkpoints/base.
-Settings are those of the scripts, or were chosen on the seeds 100 to 103, and none on the seeds 0 to 4.
+A stage is a function from a seed to commands, one a line, which write into checkpoints/; a new one also goes into STAGES.
+JSON files are copied to results/, which is in git, without the scores of single prompts. As with make, a command is skipped
+if it has ended well and all that it wrote is newer than all that it reads. All runs start from checkpoints/base. Settings
+are the defaults of the scripts, or were chosen on the seeds 100 to 103, never on the seeds 0 to 4.
 """
 import json
 import os
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations, product
 from pathlib import Path
 from threading import Lock
 
@@ -26,9 +27,9 @@ from grpo.settings import at_least, parser
 from model import UserError, cli, write_json
 
 DOMAINS = ("math", "code", "qa", "cw")
-PAIRS = [(a, b) for a in DOMAINS for b in DOMAINS if a != b]
-SECONDS = "results/seconds.json"        # of each command, the last time that it was run, on one core: {command: seconds}
-WRITES = ("--out", "--json", "--save-fisher")       # options before something that a command writes
+PAIRS = [*permutations(DOMAINS, 2)]
+SECONDS = "results/seconds.json"        # {command: how many seconds its last run took on one core}
+WRITES = ("--out", "--json", "--save-fisher")       # the word behind such an option is a path that the command writes
 LOCK = Lock()
 
 
@@ -39,7 +40,7 @@ def named(seed):
 
 
 def evaluated(stage, seed, names, how=""):
-    """The command that scores checkpoints, those of a seed by the end of their name, for the tables."""
+    """The command that scores checkpoints of a seed for the tables. names: their names without checkpoints/s0- and so on."""
     places = " ".join(f"checkpoints/s{seed}-{name}" for name in names)
     return f"evaluate.py {places} {how} --json checkpoints/{stage}-s{seed}.json"
 
@@ -73,7 +74,7 @@ def matrix(seed):
 
 
 def claims(seed):
-    """Edits, routes, gradients, damage and its directions, and the path of the refresh; then damage by learning rate."""
+    """All that analyze.py measures, of the experts, the pairs and the refresh; then damage by learning rate."""
     s, go, _ = named(seed)
     pairs, rates = " ".join(f"{s}-{a}-{b}" for a, b in PAIRS), ("1e-5", "2e-5", "1e-4", "2e-4")
     return "\n".join([
@@ -89,14 +90,13 @@ def rollback(seed):
     s, go, _ = named(seed)
     roll = f"rollback.py --anchor {s}-code-math --damaged {s}-code-math-qa-cw --domain math"
     sets = ("fisher-0.05", "fisher-0.2", "gradient-0.05", "random-0.2")
-    protected = [f"""
+    protected = "".join(f"""
         {go} --domain qa --init {s}-code-math --protect {s}-sets/{one}/coordinates.safetensors --out {s}-kept-{one}-qa
         {go} --domain cw --init {s}-kept-{one}-qa --protect {s}-sets/{one}/coordinates.safetensors --out {s}-kept-{one}"""
-                 for one in sets]
+                        for one in sets)
     beside = " ".join(f"protect-{one}={s}-kept-{one}" for one in sets)
     return f"""
-        {roll} --score fisher gradient random --fraction 0.05 0.2 --eval-prompts 0 --overwrite --out {s}-sets
-        {"".join(protected)}
+        {roll} --score fisher gradient random --fraction 0.05 0.2 --eval-prompts 0 --overwrite --out {s}-sets{protected}
         {roll} --score fisher fisher+route fisher+sign gradient curvature --fraction 0.001 0.01 0.05 0.2 \
             --beside refresh={s}-refreshed {beside} --json checkpoints/rollback-s{seed}.json"""
 
@@ -107,15 +107,14 @@ def methods(seed):
     fisher, four = f"{s}.fisher", f"{s}-math {s}-code {s}-qa {s}-cw --base checkpoints/base"
     held = {"kl": "--beta 1", "l2": "--l2 1", "ewc": f"--ewc {fisher} --ewc-weight 1000", "replay": "--mix math:0.25",
             "guard": f"--guard math={s}-code-math"}
-    prevention = [f"""
+    prevention = "".join(f"""
         {go} --domain qa --init {s}-code-math {how} --out {s}-{name}-qa
-        {go} --domain cw --init {s}-{name}-qa {how} --out {s}-{name}""" for name, how in held.items()]
-    merges = ("interpolated", "negated", "mean", "arithmetic", "dare", "ties", "ram")
-    new = [*(f"{name}{end}" for name in held for end in ("-qa", "")), "rolled", "refresh-code", "distilled", *merges,
-           "kept-gradient-0.05-qa", "kept-gradient-0.05"]               # of the stage before: protected
+        {go} --domain cw --init {s}-{name}-qa {how} --out {s}-{name}""" for name, how in held.items())
+    new = [*(f"{name}{end}" for name in held for end in ("-qa", "")), "rolled", "refresh-code", "distilled", "interpolated",
+           "negated", "mean", "arithmetic", "dare", "ties", "ram",
+           "kept-gradient-0.05-qa", "kept-gradient-0.05"]               # the last two are of the stage rollback
     return f"""
-        rollback.py --anchor {s}-code-math --domain math --save-fisher {fisher}
-        {"".join(prevention)}
+        rollback.py --anchor {s}-code-math --domain math --save-fisher {fisher}{prevention}
         rollback.py --anchor {s}-code-math --damaged {s}-code-math-qa-cw --domain math --score gradient --fraction 0.05 \
             --eval-prompts 0 --overwrite --out {s}-rolled
         {re} --domain code --steps 10 --out {s}-refresh-code
@@ -137,8 +136,7 @@ def losses(seed):
     s, go, _ = named(seed)
     names = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "drpo")
     return "\n".join([*(f"{go} --domain qa --init {s}-code-math --inner-updates 4 --loss {name} --out {s}-loss-{name}"
-                        for name in names),
-                      evaluated("losses", seed, [f"loss-{name}" for name in names])])
+                        for name in names), evaluated("losses", seed, [f"loss-{name}" for name in names])])
 
 
 def delay(seed):
@@ -156,15 +154,13 @@ def delay(seed):
 def orders(seed):
     """The orders of the four domains that the matrix of pairs, of all seeds, predicts to be the best and the worst."""
     s, go, _ = named(seed)
-    pairs = sorted(str(path) for kind in ("story", "matrix") for path in Path("results").glob(f"{kind}-s?.json"))
-    if not pairs:
+    story, matrix = (sorted(Path("results").glob(f"{kind}-s?.json")) for kind in ("story", "matrix"))
+    if not matrix:
         return ""
-    parts = ["-".join(order[:i]) for order in extremes(pairs) for i in (2, 3, 4)]       # math-qa, math-qa-cw, ...
-    lines = []
-    for part in parts:
-        before, _, domain = part.rpartition("-")
-        lines.append(f"{go} --domain {domain} --init {s}-{before} --out {s}-{part}")
-    return "\n".join([*lines, evaluated("orders", seed, parts)])
+    parts = ["-".join(order[:i]) for order in extremes([*story, *matrix]) for i in (2, 3, 4)]     # math-qa, math-qa-cw, ..
+    return "\n".join([*(f"{go} --domain {domain} --init {s}-{before} --out {s}-{before}-{domain}"
+                        for before, _, domain in (part.rpartition("-") for part in parts)),
+                      evaluated("orders", seed, parts)])
 
 
 STAGES = {stage.__name__: stage for stage in (story, matrix, claims, rollback, methods, losses, delay, orders)}
@@ -200,7 +196,7 @@ def commands(stage, seed):
 
 
 def is_done(words, seconds):
-    """Whether a command has ended well, and what it wrote is there, and not older than the checkpoints that it reads."""
+    """Whether a command has ended well, and all that it writes is there and no older than what it reads."""
     at = lambda path: (path / "run.json" if (path / "run.json").exists() else path).stat().st_mtime
     written = [Path(words[i + 1]) for i, word in enumerate(words) if word in WRITES]
     read = [path for path in map(Path, words) if path.exists() and path not in written]
@@ -209,7 +205,7 @@ def is_done(words, seconds):
 
 
 def expected(command, seconds):
-    """How many seconds a command may take: as many as with other seeds, or else as other commands, the median."""
+    """A guess of how many seconds a command takes: the median of the same command with other seeds, or else of all."""
     some_seed = lambda text: re.sub(r"\bs\d+|--seed \d+", "", text)
     alike = [took for other, took in seconds.items() if some_seed(other) == some_seed(command)]
     return statistics.median(alike or list(seconds.values()) or [30])
@@ -217,17 +213,14 @@ def expected(command, seconds):
 
 def publish(path):
     """Copy a JSON file of a script to results/, without the scores of single prompts, which no table over seeds reads."""
-    def short(value):
-        if isinstance(value, dict):
-            return {key: {} if key == "prompt_scores" else short(some) for key, some in value.items()}
-        return [short(some) for some in value] if isinstance(value, list) else value
-    write_json(Path("results", path.name), short(json.loads(path.read_text())))
+    short = lambda value: value | ({"prompt_scores": {}} if "prompt_scores" in value else {})
+    write_json(Path("results", path.name), json.loads(path.read_text(), object_hook=short))
 
 
 def run_stage(stage, seed, before, left, bar, seconds):
-    """Run what is left of a stage for one seed, after the future `before` or None. UserError if a command fails.
+    """Run what is left of a stage for one seed when `before`, a future or None, is done. UserError if a command fails.
 
-    left: {command: expected seconds}, which the bar counts. seconds: see SECONDS; written as soon as a command has ended.
+    left: {command: expected seconds}, which the bar counts. seconds: see SECONDS; written whenever a command has ended.
     """
     if before:
         before.result()
@@ -246,11 +239,11 @@ def run_stage(stage, seed, before, left, bar, seconds):
             publish(Path(words[words.index("--json") + 1]))
         with LOCK:
             write_json(SECONDS, dict(sorted(seconds.items())))
-        bar.update(left.get(command, 0))                # of the last stages the commands are not known from the start
+        bar.update(left.get(command, 0))                # the commands of the stage orders were not known at the start
 
 
 def main(args=None):
-    """Run the stages, or print their commands. UserError if a command fails, when the other seeds are through."""
+    """Run the stages, or print their commands. If a command fails: UserError, once the other seeds are through."""
     args = args or parse()
     if args.list:
         for stage in args.only:
@@ -259,18 +252,16 @@ def main(args=None):
     os.chdir(Path(__file__).parent)                 # where checkpoints/ and results/ are
     Path(SECONDS).parent.mkdir(exist_ok=True)
     seconds = json.loads(Path(SECONDS).read_text()) if Path(SECONDS).exists() else {}
-    left = {shlex.join(words): expected(shlex.join(words), seconds) for stage in args.only for seed in args.seeds
-            for words in commands(stage, seed) if not is_done(words, seconds)}
+    left = {command: expected(command, seconds) for which in product(args.only, args.seeds)
+            for words in commands(*which) if not is_done(words, seconds) for command in [shlex.join(words)]}
     last = {}                                       # of each seed the future of its latest stage
-    with ThreadPoolExecutor(args.at_a_time) as pool, tqdm(
-            total=sum(left.values()), desc=f"{len(left)} commands",
-            bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
-        for stage in args.only:
-            for seed in args.seeds:
-                last[seed] = pool.submit(run_stage, stage, seed, last.get(seed), left, bar, seconds)
+    with ThreadPoolExecutor(args.at_a_time) as pool, tqdm(total=sum(left.values()), desc=f"{len(left)} commands",
+                                                          bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
+        for stage, seed in product(args.only, args.seeds):
+            last[seed] = pool.submit(run_stage, stage, seed, last.get(seed), left, bar, seconds)
         try:
             for future in last.values():
-                future.result()                     # raises what a command has raised, when the other seeds are through
+                future.result()                     # raises what a command has raised
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)      # the commands that run have had the Ctrl-C too
             raise

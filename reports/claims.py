@@ -1,7 +1,7 @@
 """Claims: what the paper says beside what was measured, for one run of analyze.py or over several seeds. Used by analyze.py
 and report.py.
 
-    found = claims(report)                             # of one run: a list of {claim, paper, value, unit, holds, of_base}
+    found = claims(report)                             # of one run: a list of dicts, see claim
     found = over_runs([report, other])                 # of several: mean ± 95 % t-interval, and in how many it holds
     tables([report])                                   # prints them
     plot("assets", report)                             # draws damage and refresh
@@ -9,7 +9,7 @@ and report.py.
 Each claim of the paper (arXiv 2606.02398) gets one number per run and a rule that says whether it holds. The paper often
 says "about", "clearly" or "small": the limits that make such a word testable are ours, and stand in the claim.
 """
-# report: the numbers of analyze.py --json, a dict; cells, of its gradient_cosine: {module: {pair: dict}}.
+# report: a dict, the numbers of analyze.py --json. cells: its gradient_cosine, {module: {pair: dict}}.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -26,9 +26,9 @@ from reports.tables import draw, number, show
 from theory.routes import PARTS
 
 HARM = 0.01  # a domain counts as damaged if its loss rises by more nats per completion: its likelihood falls by 1 %
-# what else than its claims the pictures and forgetting.py read of a pair
+# keys of an entry of `damage` that no claim reads, but pictures or forgetting.py
 DAMAGE = {"name", "anchor", "domain", "checkpoint", "trained", "norm", "points", "times", "along"}
-# of a refresh: what is left of it at the end, in %; the paper's word; the claim, and between which limits it holds
+# what of a refresh is followed: (what, the paper's word, the claim, and the limits in % between which it holds at the end)
 LEFT = {"damage": ("damage", "recovers", "below a fifth", -math.inf, 20),
         "in_anchor": ("distance in S to theta_A", "contracts", "below half", -math.inf, 50),
         "in_minimum": ("distance in S to the least L_A (ours)", "contracts", "below half", -math.inf, 50),
@@ -40,13 +40,13 @@ median = lambda values: torch.tensor(values, dtype=torch.float64).quantile(0.5).
 
 
 def claims(report):
-    """The paper's claims beside the numbers of one run, a list; those of analyses that did not run are left out."""
+    """The claims on one run, a list of dicts as of `claim`; those of analyses that did not run are left out."""
     return [*of_experts(report), *of_gradients(report.get("gradient_cosine", {"all": {}})),
             *of_damage(report.get("damage", [])), *of_refresh(report.get("refresh"))]
 
 
 def claim(words, paper, value, holds, unit="", of_base=False):
-    """A claim. value: a float, in a unit, "%", "points" or none. of_base: it is of the base, which runs may share."""
+    """A claim. value: a float. unit: "%", "points" or "". of_base: the number is of the base, which runs may share."""
     return {"claim": words, "paper": paper, "value": value, "unit": unit, "holds": bool(holds), "of_base": of_base}
 
 
@@ -62,8 +62,7 @@ def of_experts(report):
     if all("abs_below_1e-5" in s for s in sparse):
         x = 100 * mean([1 - s["abs_below_1e-5"] for s in sparse])
         yield claim("parameters moved by more than 1e-5: below 30 %", "25, 21, 24 % (2607.22039)", x, x < 30, "%")
-    energy = [x for x in report.get("energy", {}).values() if not math.isnan(x)]
-    if energy:
+    if energy := [x for x in report.get("energy", {}).values() if not math.isnan(x)]:
         x = 100 * mean(energy)
         yield claim("energy of an edit in the first eighth of its singular values (256 of 2048): below half",
                     "46, 39 % (2609.39405)", x, x < 50, "%")
@@ -71,9 +70,8 @@ def of_experts(report):
     per_layer = {pair: index["jaccard"] for pair, index in report.get("neuron_per_layer", {}).items()}
     for found, words, printed in ((report["neuron_jaccard"], "", "< 0.19 (random 0.053)"),
                                   (per_layer, " of each layer: below 0.19", "0.154 (2609.39405)")):
-        pairs = [index for pair, index in found.items()
-                 if len({domain.get(name) or name for name in pair.split("|")}) == 2]  # experts of two domains
-        if pairs:
+        if pairs := [index for pair, index in found.items()
+                     if len({domain.get(name) or name for name in pair.split("|")}) == 2]:      # experts of two domains
             x = mean(pairs)
             yield claim(f"Jaccard index of two domains' most edited neurons{words}", printed, x, x < 0.19)
     if routes := [*report.get("route_jaccard", {}).values()]:
@@ -83,13 +81,13 @@ def of_experts(report):
 
 
 def of_gradients(cells):
-    """The angle of two domains' policy gradients; nothing where they are noise, and nothing can be said of it."""
+    """The angle between two domains' policy gradients; nothing where they are noise alone."""
     if whole := [abs(c["corrected"]) for c in cells["all"].values() if not math.isnan(c["corrected"])]:
         yield claim("cosine of two full policy gradients, its size, freed of noise: below 0.1", "about 0", mean(whole),
                     mean(whole) < 0.1, of_base=True)
     inner = [(c["cosine"], c["error"]) for m in blocks(cells) for c in cells[m].values() if not math.isnan(c["cosine"])]
     for words, sign in (("negative", -1), ("positive", 1)) if inner else ():
-        t = t_quantile(PARTS - 1, 1 - 0.05 / len(inner))    # of so many modules one is low by chance
+        t = t_quantile(PARTS - 1, 1 - 0.05 / len(inner))    # Bonferroni: among many modules one is extreme by chance
         certain = [c for c, error in inner if sign * c > t * error]
         extreme = sign * max(sign * c for c in certain or [c for c, _ in inner])
         yield claim(f"cosine in the most {words} attention or MLP module: beyond error and {sign * 0.1:+.1f}",
@@ -97,9 +95,8 @@ def of_gradients(cells):
 
 
 def of_damage(pairs):
-    """Whether the damage of pairs that are harmed is of second order, and in few directions."""
-    harmed = [d for d in pairs if d["measured"] > HARM]
-    if not harmed:
+    """Whether damage is of second order and lies in few directions, judged on the pairs that are harmed."""
+    if not (harmed := [d for d in pairs if d["measured"] > HARM]):
         return
     x = median([abs(ratio(d["first"], d["second"])) for d in harmed])
     yield claim("damaged pairs: first-order over second-order term, median below 0.5", "small", x, x < 0.5)
@@ -113,12 +110,11 @@ def of_damage(pairs):
     curved, K = [d for d in harmed if d["second"] > 0], len(worst["eigen_shares"])
     if not curved:
         return
-    low = "low-dimensional"
-    x = 100 * median([d["eigen_shares"][-1] for d in curved])
-    yield claim(f"share of the second-order damage that {K} directions carry, median over half", low, x, x > 50, "%")
-    if worst["second"] > 0:
-        x = 100 * worst["eigen_shares"][-1]
-        yield claim(f"share of the largest damage that {K} directions carry, over half", low, x, x > 50, "%")
+    for words, limit, some in (("second-order", "median over half", curved),
+                               ("largest", "over half", [d for d in curved if d is worst])):
+        if some:
+            x = 100 * median([d["eigen_shares"][-1] for d in some])
+            yield claim(f"share of the {words} damage that {K} directions carry, {limit}", "low-dimensional", x, x > 50, "%")
     x = 100 * median([d["norm_share"] for d in curved])
     yield claim(f"share of the squared norm of delta_B inside these {K} directions: below 5 %", "-", x, x < 5, "%")
     x = 100 * median([max(d["random_share"], d["coordinate_share"]) for d in curved])
@@ -150,7 +146,7 @@ def blocks(cells):
 # ---- over runs -----------------------------------------------------------------------------------------------------
 
 def read(files):
-    """Reports, what analyze.py wrote with --json: a list of dicts, equal ones once; UserError if a file holds other things."""
+    """The reports in files of analyze.py --json, a list without copies; UserError if a file holds something else."""
     reports = []
     for file in files:
         with opened(file, "analysis: write it with analyze.py --json") as value:
@@ -163,9 +159,9 @@ def read(files):
 
 
 def over_runs(reports):
-    """The claims of several runs as one list, with (mean, half-width) and 'x of y'; a number of one base stays a number."""
+    """The claims of several runs as one list: value is a pair, holds 'x of y'. A number of the one base stays a number."""
     together = {}
-    for c in chain.from_iterable(map(claims, reports)):     # anew from the numbers, as they were measured
+    for c in chain.from_iterable(map(claims, reports)):     # made anew from the numbers: rules may have changed since
         together.setdefault(c["claim"], []).append(c)
     for same in together.values():
         values, count = [c["value"] for c in same], sum(c["holds"] for c in same)
@@ -178,12 +174,10 @@ def over_runs(reports):
 
 def tables(reports):
     """Print the claims of one run, or of several with intervals."""
-    found = claims(reports[0])
     if len(reports) > 1:
         print(f"{len(reports)} runs: mean ± 95 % t-interval, and in how many the claim holds\n")
-        found = over_runs(reports)
     rows = []
-    for c in found:
+    for c in over_runs(reports) if len(reports) > 1 else claims(reports[0]):
         value, half = c["value"] if isinstance(c["value"], tuple) else (c["value"], math.nan)
         here = number(value, ".3g") + ("" if math.isnan(half) else f" ± {half:.2g}") + f" {c['unit']}".rstrip()
         rows.append([c["claim"], c["paper"], here, {True: "yes", False: "no"}.get(c["holds"], c["holds"])])
@@ -193,13 +187,13 @@ def tables(reports):
 # ---- pictures of a run -----------------------------------------------------------------------------------
 
 def plot(directory, report):
-    """damage.png and refresh.png of one run, as far as it measured them, to a directory."""
-    of = {"damage": damage, "refresh": refresh}
-    draw({f"{directory}/{key}.png": picture for key, picture in of.items() if report.get(key)}, report)
+    """Draw damage.png and refresh.png of one run, those that it measured, in a directory."""
+    draw({f"{directory}/{picture.__name__}.png": picture for picture in (damage, refresh) if report.get(picture.__name__)},
+         report)
 
 
 def damage(plt, report):
-    """Draw the damage that was measured against its prediction, and the way to the largest."""
+    """Draw the measured damage against its prediction, and how the largest grows along delta_B."""
     pairs = report["damage"]
     plt.figure(figsize=(9.5, 4)), plt.subplot(1, 2, 1)
     for anchor in dict.fromkeys(d["anchor"] for d in pairs):
@@ -218,7 +212,7 @@ def damage(plt, report):
 
 
 def refresh(plt, report):
-    """Draw what is left of damage and distances, step by step, of the refresh that was taken and of the theorem's."""
+    """Draw what is left of damage and distances, step by step, in the refresh as taken and in the theorem's."""
     plt.figure(figsize=(9.5, 4))
     for i, (name, title) in enumerate((("taken", "as taken: AdamW along GRPO"), ("theorem", "by gradient descent on L_A"))):
         r = report["refresh"][name]

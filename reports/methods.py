@@ -1,20 +1,19 @@
 """Methods: every remedy and every prevention beside each other, on the same checkpoints, seeds and rows. Used by report.py,
 of scores and of rows LABEL=CHECKPOINT, where {} stands for the seed, and by evaluate.py, which notes what each cost.
 
-With S_D(X) the held-out score of X in domain D, A the damaged domain, and the stages of X all that it was trained or
-merged from, itself included (run.json):
+With S_D(X) the held-out score of X in domain D, A the damaged domain, and the stages of X all checkpoints that it was
+trained or merged from, X included (run.json):
 
     forgetting(X) = mean over D of  max over stages Z of S_D(Z) - S_D(X)          after Chaudhry et al., arXiv 1801.10112
     won back(X)   = (S_A(X) - S_A(damaged)) / (S_A(anchor) - S_A(damaged))        seeds.won_back, of means over seeds
     others(X)     = mean over D other than A of  S_D(X) - S_D(damaged)            seeds.change, paired
 
-Cost is all training that X needed since the base, each stage once: steps, completion tokens sampled, and the seconds
-that these steps took (log.jsonl). Picking coordinates, a Fisher matrix or a merge's sweep are not training and not in
-it. Forgetting is never negative, because X is one of its stages, and never quite 0, because the largest of several noisy
-scores is too high; it is left out where X was trained in one go, because nothing came before.
+The cost of X is that of all training since the base, each stage once: steps, completion tokens sampled, and the seconds
+that these steps took (log.jsonl). Picking coordinates, a Fisher matrix and a merge's sweep are no training, and left out.
+Forgetting is at least 0, because X is one of its stages, and a little too high, because the largest of several noisy scores
+is. It is NaN where X was trained in one go, because nothing came before.
 """
-# A checkpoint's name is its directory, normalised. table: {label: {column: pair, or the number of seeds}}, a pair as in
-# seeds.py: of costs and scores, over seeds.
+# table: {label: {column: pair over seeds (see seeds.py), or the number of seeds}}. A checkpoint's name is a normalised path.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -30,7 +29,7 @@ from reports.tables import mean_pm, show
 
 
 def stages(name):
-    """All that a checkpoint comes from by run.json, itself first: {directory: cost of its own training}.
+    """The stages of a checkpoint, itself first: {directory: cost of its own training}.
 
     A cost is [steps, completion tokens sampled, seconds]: zeros for what was not trained, NaN for what is gone.
     """
@@ -43,9 +42,9 @@ def stages(name):
 
 
 def cost(place):
-    """What a checkpoint's own training cost, see `stages`; of a step that a run kept, until then."""
+    """What a checkpoint's own training cost, see `stages`; of a step that a run kept, up to that step."""
     try:
-        check_directory(place)                      # run.json names it relative to where it was trained
+        check_directory(place)                      # a run.json names directories as seen from where it was trained
     except UserError:
         return [math.nan] * 3
     run, kept = read_run(place), Path(place).name.startswith("step-")
@@ -56,17 +55,17 @@ def cost(place):
 
 
 def forgetting(entry, entries, domains):
-    """Points below the best of its stages, mean over domains; NaN if trained in one go. UserError if one has no scores."""
+    """Forgetting of an entry, in points; NaN if it was trained in one go. UserError if one of its stages has no scores."""
     if missing := [place for place in entry["stages"] if place not in entries]:
         raise UserError(f"{missing[0]}, a stage of one of these checkpoints, has no scores: evaluate it too")
     if sum(steps != 0 for steps, *_ in entry["stages"].values()) < 2:
         return math.nan
-    best = [max(entries[place][d]["score"] for place in entry["stages"]) for d in domains]
-    return sum(peak - entry[d]["score"] for peak, d in zip(best, domains)) / len(domains)
+    peak = lambda d: max(entries[place][d]["score"] for place in entry["stages"])
+    return sum(peak(d) - entry[d]["score"] for d in domains) / len(domains)
 
 
 def read(files, patterns, domain, against):
-    """The table of patterns {label: path with {} for the seed}, of files of evaluate.py --json; domain: the damaged one.
+    """The table of files of evaluate.py --json. patterns: {label: path with {} for the seed}; domain: the damaged one.
 
     against: the label that the last column compares with. UserError where rows differ in their seeds, or lack the domain.
     """
@@ -83,17 +82,15 @@ def read(files, patterns, domain, against):
         raise UserError(f"{domain} is not among the domains that all these checkpoints have: {', '.join(domains) or 'none'}")
     if old := [name for name, entry in entries.items() if "stages" not in entry]:
         raise UserError(f"the scores of {old[0]} do not say what it cost: run evaluate.py --json on them once more")
-    others, table = [d for d in domains if d != domain], {}
-    for label, row in rows.items():
-        costs = [map(sum, zip(*entry["stages"].values())) for entry in row.values()]
-        table[label] = {
-            **dict(zip(("steps", "tokens", "seconds"), map(over, zip(*costs)))),
-            **dict(zip([*domains, "average"], score_row(row, domains))),
-            "forgetting": over(forgetting(entry, entries, domains) for entry in row.values()),
-            f"{domain} won back": won_back(row, rows["damaged"], rows["anchor"], domain),
-            "others": change(row, rows["damaged"], *others) if others else (math.nan, math.nan),
-            f"average against {against}": change(row, rows[against], *domains), "seeds": len(row)}
-    return table
+    others, names = [d for d in domains if d != domain], ("steps", "tokens", "seconds", *domains, "average")
+    costs = lambda row: zip(*(map(sum, zip(*entry["stages"].values())) for entry in row.values()))
+    return {label: {
+        **dict(zip(names, [*map(over, costs(row)), *score_row(row, domains)])),
+        "forgetting": over(forgetting(entry, entries, domains) for entry in row.values()),
+        f"{domain} won back": won_back(row, rows["damaged"], rows["anchor"], domain),
+        "others": change(row, rows["damaged"], *others) if others else (math.nan, math.nan),
+        f"average against {against}": change(row, rows[against], *domains), "seeds": len(row)}
+        for label, row in rows.items()}
 
 
 def text(column, value):
@@ -106,13 +103,13 @@ def text(column, value):
 
 
 def tables(table):
-    """Print the table: what each row cost, its scores in all domains that all have, and what came of it."""
+    """Print the table: of each row its cost, its scores in the domains that all rows have, and the numbers above."""
     show([[label, *(text(*cell) for cell in row.items())] for label, row in table.items()], ["", *table["damaged"]])
 
 
 def picture(plt, table):
-    """Draw what each row wins back of the damaged domain against its cost, and against what the other domains keep."""
-    back, = (column for column in table["damaged"] if column.endswith("won back"))
+    """Draw what each row wins back against its cost, and against the change of the other domains."""
+    back = next(column for column in table["damaged"] if column.endswith("won back"))
     words = {"seconds": "seconds of all training since the base", "others": "change of the other domains (points)"}
     _, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     for axis, column in zip(axes, words):

@@ -2,8 +2,8 @@
 
     <!-- python report.py results/s?.json --columns math,average -->
 
-stands above such a table, in the page alone, because no reader needs it. The command is run where report.py was started; of
-the tables that it prints, the one with the head of that below takes its place, or the first one where none is there yet.
+stands above such a table, as a comment that no reader sees. The command is run where report.py was started. Of the tables
+that it prints, the one with the same head takes the old table's place; where the page has none yet, the first is put there.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
@@ -26,8 +26,8 @@ def cells(text):
 
 
 def cut(text, columns, words):
-    """The tables in a text that have all of some columns, with their first one and these alone, and of the rows those whose
-    first cell has one of some words. columns, words: lists of strings; of none, all.
+    """The tables in a text that have all of `columns`, cut to their first column, these, and the rows with one of `words`
+    in their first cell. columns, words: lists of strings; an empty list keeps all.
     """
     found = []
     for head, rows in map(cells, TABLE.findall(text)):
@@ -39,7 +39,7 @@ def cut(text, columns, words):
 
 
 def filled(page, printed):
-    """A page with its tables made anew. printed: a function from a command's words to what it prints.
+    """A page, a string, with its tables made anew. printed: a function from a command's words to what it prints.
 
     UserError if a command prints no table with the head of the one that stands below it.
     """

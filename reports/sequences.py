@@ -3,21 +3,21 @@ report.py, of scores.
 
 With S_D(X) the held-out score of X in domain D, o a sequence of n domains, o_D its part up to D, and J the joint training:
 
-    gap        = S_D(J) - S_D(o) = learned less + forgotten              gaps, after arXiv 2608.18574
+    gap        = S_D(J) - S_D(o) = learned less + forgotten                       gaps, after arXiv 2608.18574
                  learned less = S_D(J) - S_D(o_D),  forgotten = S_D(o_D) - S_D(o)
-    predicted  = 1/n (sum over D of S_D(D) + sum over A before B of c(A, B))      predictions: if all is said by pairs,
-                 c(A, B) = S_A(A > B) - S_A(A) + S_B(A > B) - S_B(B)     as in Omni-Thinker (arXiv 2507.14783)
-    steps back = the first refresh step after which A is at most MARGIN points below its peak      delays, against the
-                 steps that other domains were trained since (arXiv 2606.03087)
+    predicted  = 1/n (sum over D of S_D(D) + sum over A before B of c(A, B))      predictions: as if pairs decided all,
+                 c(A, B) = S_A(A > B) - S_A(A) + S_B(A > B) - S_B(B)              Omni-Thinker (arXiv 2507.14783)
+    steps back = the first refresh step after which A is at most MARGIN points    steps_back, beside the delay: steps of
+                 below its peak                                                   other domains since (arXiv 2606.03087)
 
-A margin in points means the same for any delay. A share of the fall does not: a contraction wins back 90 % of any fall in as
-many steps as of any other. Every number is paired seed by seed.
+The margin is in points and not a share of the fall, because a contraction wins back 90 % of a small and of a large fall in
+equally many steps. Every number is paired seed by seed.
 """
 # runs, recipe, domains: see story.py. A pair: see seeds.py.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import torch
 
@@ -31,24 +31,24 @@ MARGIN = 2.0       # points
 
 
 def in_turn(recipe):
-    """The domains of a sequence of plain stages of one domain each, none twice: a tuple; () for any other recipe."""
+    """The domains of a recipe, a tuple, if its stages are plain training on one domain each, none twice; otherwise ()."""
     names = [name for text in recipe[1:] for name in stage(text)[0]]
     return tuple(names) if trained_only(recipe) and len({*names}) == len(names) == len(recipe) - 1 else ()
 
 
 def gaps(runs, domains):
-    """[(recipe, joint, peaks)] of sequences, the joint training on their domains, and {seed: {domain: its own peak}}."""
-    found = []
-    for joint in (r for r in runs if len(r) == 2 and {*stage(r[1])[0]} == {*domains} and trained_only(r)):
-        for recipe in (r for r in runs if {*in_turn(r)} == {*domains}):
-            own = {d: runs.get(recipe[:i], {}) for i, d in enumerate(in_turn(recipe), 2)}
-            seeds = {*runs[recipe]}.intersection(*own.values())
-            found += [(recipe, joint, {seed: {d: own[d][seed][d] for d in domains} for seed in seeds})] * bool(seeds)
+    """[(recipe of a sequence, that of the joint training, {seed: {domain: its summary right after its own stage}})]."""
+    found, sequences = [], [r for r in runs if {*in_turn(r)} == {*domains}]
+    joints = [r for r in runs if len(r) == 2 and {*stage(r[1])[0]} == {*domains} and trained_only(r)]
+    for joint, recipe in product(joints, sequences):
+        own = {d: runs.get(recipe[:i], {}) for i, d in enumerate(in_turn(recipe), 2)}
+        if seeds := {*runs[recipe]}.intersection(*own.values()):
+            found.append((recipe, joint, {seed: {d: own[d][seed][d] for d in domains} for seed in seeds}))
     return found
 
 
 def predictions(runs, domains):
-    """{order: {seed: average score}}, predicted for every order, the best first; {} if a pair of the domains is missing."""
+    """{order: {seed: predicted average score}} of every order, a tuple of domains, best first; {} if a pair is missing."""
     both = pairs(runs, domains)
     if len(domains) < 3 or any(pair not in both for pair in permutations(domains, 2)):
         return {}
@@ -75,7 +75,7 @@ def extremes(files):
 
 
 def delays(runs, domains):
-    """[(domain, peak, kept)] of refreshes of which several steps were evaluated; kept: {t: recipe}, of 0 the damaged one."""
+    """[(domain, peak, kept)] of refreshes of which several steps have scores; kept: {step: recipe}, of 0 the damaged one."""
     found = {}
     for recipe, domain, peak in refreshes(runs, domains):
         how, steps = recipe[-1].rpartition(" ")[0], stage(recipe[-1])[1]
@@ -84,10 +84,7 @@ def delays(runs, domains):
 
 
 def steps_back(runs, domain, peak, kept):
-    """The first step of a refresh, a pair, after which a domain is at most MARGIN points below its peak, of the same seed.
-
-    The last one that was kept, where it is not back by then.
-    """
+    """A pair: the first kept step of a refresh with the domain at most MARGIN below its peak, or the last if none is."""
     seeds = {*runs[peak]}.intersection(*(runs[recipe] for recipe in kept.values()))
     score = lambda recipe, seed: runs[recipe][seed][domain]["score"]
     return over(next((t for t in kept if score(kept[t], seed) >= score(peak, seed) - MARGIN), max(kept)) for seed in seeds)
@@ -99,7 +96,7 @@ def delay(peak, kept):
 
 
 def tables(runs):
-    """Print what sequences have less than joint training, the orders that pairs predict, and the price of delay."""
+    """Print the gaps to joint training, the orders that pairs predict, and the price of delay."""
     domains, usual = shared_domains(runs), usual_steps(runs)
     rows = []
     for recipe, joint, peaks in gaps(runs, domains):
@@ -136,8 +133,7 @@ def tables(runs):
 
 def picture(plt, runs):
     """Draw how far below its peak a refreshed domain is, step by step, and the steps back against the delay."""
-    found = delays(runs, shared_domains(runs))
-    if not found:
+    if not (found := delays(runs, shared_domains(runs))):
         return
     _, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
     for domain, peak, kept in found:
