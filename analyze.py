@@ -5,7 +5,7 @@
         checkpoints/s0-code-math --refresh checkpoints/s0-refreshed --json analysis-s0.json --plot pictures
     python analyze.py --base some/model another/model             # weights alone: any two models of one architecture
 
-The claims stand in the order of arXiv 2606.02398. From the weights alone, delta_A = theta_A - theta_base being A's edit:
+The claims stand in the order of arXiv 2606.02398. From the weights alone, with A's edit delta_A = theta_A - theta_base:
 
     1  it is sparse         share of |delta_i| < 1e-7 and < 1e-3 |theta_i|; norms               edits.sparsity
                             rank (sum s^2)^2 / sum s^4, s the singular values of a matrix       edits.effective_ranks
@@ -16,7 +16,7 @@ The claims stand in the order of arXiv 2606.02398. From the weights alone, delta
                             || min(0, delta_A delta_B) ||, cos(u, u + v), u and v the two       edits.conflict
                             edits on the neurons that A's changed most in each layer            edits.direction_kept
 
-From the base model, g_A being A's policy gradient at theta_base:
+From the base model, with A's policy gradient g_A at theta_base:
 
     4  on shared routes     the index of 2, of the neurons with the largest mean |act(gate) up| routes.activity
     5  with conflict in     cos(g_A, g_B), of all and by module, beside the highest cosine      routes.gradient_cosines
@@ -29,8 +29,7 @@ From theta_A and the checkpoints trained after it: later training on B, which ad
 
 where, the paper says, the first term is small near A's optimum, and the second lies in a few directions S of high curvature
 that both domains use; a refresh contracts the part of delta_B in S and leaves the rest, if L_A is curved upwards on S and
-the rest of delta_B hardly acts back on S. Here S is (our choice) the span of the leading eigenvectors v_i of H_A, lambda_i
-their eigenvalues:
+the rest of delta_B hardly acts back on S. Our S is the span of the leading eigenvectors v_i of H_A, of eigenvalues lambda_i:
 
     7  conflict subspace    sum_i lambda_i (v_i . delta_B)^2 / delta_B' H_A delta_B             curvature.eigen_shares
     8  refresh              || P_S (theta_t - theta_A) || <= (1 - alpha mu)^t || P_S delta_B || curvature.distances
@@ -39,9 +38,9 @@ With --later, delta_B is what training on B really added to an expert; for pairs
 theta_base stands in, as if B's edit did not depend on where it starts. The last table has the paper's claims beside the
 numbers of the run; report.py makes it over several runs.
 """
-# grams, layers: the inner products of the experts' edits in each of M neurons, (E, E, M), and the layer of each, (M,). A
-# move is a displacement of an anchor theta_A: (name, source, target), delta = theta_target - theta_source; the source is the
-# anchor if target was trained from it. report: what --json writes, a dict; "a|b" is its key for two experts or domains.
+# grams (E, E, M): inner products of the edits of E experts in each of M neurons; layers (M,): the layer of each neuron. A
+# move (name, source, target) adds delta = theta_target - theta_source to an anchor theta_A, which is the source if target
+# was trained from it. report: what --json writes, a dict; "a|b" is its key for two experts or domains.
 from pathlib import Path
 
 import domains
@@ -53,13 +52,14 @@ from theory.lineage import DIRECTIONS, ROUTE, displacements, refreshed, same, sh
 def parse(argv=None):
     """The command line; UserError for what cannot be analyzed.
 
-    In it domain is {checkpoint: the one it was trained on, or None}, moves {anchor: its moves}; with --refresh, refreshed
-    and damaged are the checkpoints of theta_A and theta_A + delta_B.
+    In it domain is {checkpoint: domain it was trained on, or None}, moves {anchor: its moves}; with --refresh, refreshed
+    is the checkpoint of theta_A, and damaged that of theta_A + delta_B, where the refresh began.
     """
     made = parser(__doc__)
     made.add_argument("experts", nargs="+", type=checkpoint, help="checkpoints, each trained from --base on one domain")
     made.add_argument("--base", required=True, type=checkpoint, help="the checkpoint that all experts started from")
-    made.add_argument("--later", nargs="+", default=[], type=checkpoint, metavar="CKPT", help="trained further from an expert")
+    made.add_argument("--later", nargs="+", default=[], type=checkpoint, metavar="CKPT",
+                      help="trained further from an expert")
     made.add_argument("--refresh", type=checkpoint, metavar="CKPT", help="made by refresh.py --keep-every 1")
     made.add_argument("--domains", help="domains of the experts, names or files, in their order (default: as trained)")
     group = made.add_argument_group("weights")
@@ -129,7 +129,7 @@ DESCENT = 50                            # steps of gradient descent on L_A
 # ---- 1 to 3: from the weights alone --------------------------------------------------------------------------------
 
 def of_weights(args, report):
-    """Add claims 1 to 3 to the report; returns grams (None for a model without such neurons) and layers."""
+    """Add claims 1 to 3 to the report; returns grams, or None for a model without such neurons, and layers."""
     found, experts = edits.measure(args.base, args.experts, args.ranks), list(enumerate(args.experts))
     for key, measured in (("sparsity", edits.sparsity), ("rank", edits.effective_ranks), ("energy", edits.energy)):
         report[key] = {name: measured(found, e) for e, name in experts}
@@ -137,21 +137,21 @@ def of_weights(args, report):
 
     grams, neurons = edits.neuron_grams(found)
     layers = torch.tensor([edits.layer_of(f"{mlp}.") or 0 for mlp, _ in neurons])
-    most, even = ([top_neurons(grams[e, e], args.top, of) for e, _ in experts if neurons] for of in (None, layers))
-    null, per_layer = ({f"{a}|{b}": overlap(one, other, layers) for (a, one), (b, other) in
-                        combinations(zip(args.experts, sets), 2)} for sets in (most, even))
-    report |= {"neuron_jaccard": {pair: o["jaccard"] for pair, o in null.items()}, "neuron_null": null,
-               "neuron_per_layer": per_layer}
+    of_all, of_each = ([top_neurons(grams[e, e], args.top, by) for e, _ in experts if neurons] for by in (None, layers))
+    for key, sets in (("neuron_null", of_all), ("neuron_per_layer", of_each)):          # of all neurons; of each layer
+        report[key] = {f"{a}|{b}": overlap(one, other, layers)
+                       for (a, one), (b, other) in combinations(zip(args.experts, sets), 2)}
+    report["neuron_jaccard"] = {pair: o["jaccard"] for pair, o in report["neuron_null"].items()}
     analysis.show_neurons(report, args.top, len(layers))
 
     modules = {module: edits.cosines(gram) for module, gram in edits.module_grams(found).items()}         # (E, E) each
     report["cosine"] = {f"{a}|{b}": {
         "by_module": {module: cosine[i, j].item() for module, cosine in modules.items()},
-        "shared_neurons": edits.cosine_on(grams, most[i] & most[j], i, j) if most else math.nan}
+        "shared_neurons": edits.cosine_on(grams, of_all[i] & of_all[j], i, j) if neurons else math.nan}
         for (i, a), (j, b) in combinations(experts, 2)}
     report["conflict"] = {f"{a}|{b}": edits.conflict(found, i, j) for (i, a), (j, b) in combinations(experts, 2)}
-    report["direction_kept"] = {f"{a}|{b}": edits.direction_kept(grams, even[i], i, j)
-                                for (i, a), (j, b) in permutations(experts, 2) if even}
+    report["direction_kept"] = {f"{a}|{b}": edits.direction_kept(grams, of_each[i], i, j)
+                                for (i, a), (j, b) in permutations(experts, 2) if neurons}
     analysis.show_directions(report)
     return grams, layers
 
@@ -159,14 +159,14 @@ def of_weights(args, report):
 # ---- 4 and 5: from the base and some rows --------------------------------------------------------------------------
 
 def answering(args, model, tokenizer, domain, times=1):
-    """A function () -> Rollout, completions, rewards (B, G) of the model, as it is when called, on training rows alone."""
+    """A function () -> Rollout, completions, rewards (B, G), sampled from the model as it then is, on training rows."""
     rows = domains.evaluation_rows(domain, args.data.get(domain), args.fields, times * args.prompts, "train")
     return partial(respond, model, tokenizer, domain, rows, samples=times * args.samples,
                    temperature=args.temperature, max_completion_length=args.max_completion_length)
 
 
 def of_base(args, names, grams, layers, report):
-    """Add claims 4 and 5, of the domains `names`, to the report; not 4 if the model does not show its neurons."""
+    """Add claims 4 and 5, of the domains `names`, to the report; 4 only if the model shows its neurons."""
     model, tokenizer = load(args.base, args.device, torch.float32, attention="eager")
     answers = {domain: answering(args, model, tokenizer, domain, times=2)()[::2] for domain in names}
     active = {domain: activity(model, rollout) for domain, (rollout, _) in answers.items()}
@@ -189,13 +189,13 @@ def of_base(args, names, grams, layers, report):
 # ---- 6 to 8: around each expert ------------------------------------------------------------------------------------
 
 def stand_at(args, name):
-    """A checkpoint and its loss L_A, of its own answers to some rows of A. `damage` and `refresh` move the model."""
+    """A checkpoint, loaded, with its own answers to some rows of A, which make L_A: a namespace. Others move its model."""
     model, tokenizer = load(name, args.device, torch.float32, attention="eager")
     answer = answering(args, model, tokenizer, args.domain[name])
     rollout, _, rewards = answer()
     return SimpleNamespace(
         name=short(name), model=model, tokenizer=tokenizer, answer=answer, rollout=rollout, rewards=rewards,     # (B, G)
-        theta=curvature.flatten(model.parameters()).detach().clone(),                                            # (n,) fp32
+        theta=curvature.flatten(model.parameters()).detach(),                                                    # (n,) fp32
         correct=curvature.own_correct(rollout, rewards),                            # the parts of nll, maybe none
         graded=curvature.own_all(rollout, rewards))                                 # the parts of surrogate, maybe none
 
@@ -211,15 +211,15 @@ def vector(model, name):
 def predictors(args, at, anchor, deltas):
     """What may foretell damage without A's curvature: {target: dict}. deltas: {(name, source, target): (n,)}.
 
-    "gradient_cosine" is cos(g_A, g_B), both policy gradients taken at theta_A, and "reversal" -cos(delta_A, delta_B), delta_A
-    what the training on A added (arXiv 2609.06469): NaN where one is unknown. Where B was trained straight from A, "new" is
-    B's domain, beside `divergences`.
+    "gradient_cosine" is cos(g_A, g_B), both policy gradients at theta_A; "reversal" is -cos(delta_A, delta_B), delta_A what
+    the training on A added (arXiv 2609.06469): NaN where one is unknown. Where B was trained straight from A, "new" is B's
+    domain, and the KLs between the policies at theta_A and theta_A + delta_B are added, in nats per completion.
     """
-    def slope(parts):
-        return curvature.gradient(at.model, surrogate, parts) if parts else torch.zeros_like(at.theta)
+    unknown = torch.zeros_like(at.theta)
+    slope = lambda parts: curvature.gradient(at.model, surrogate, parts) if parts else unknown
     start = args.base if anchor in args.experts else read_run(anchor).get("parent")
-    update = at.theta - vector(at.model, start) if start and Path(start).is_dir() else torch.zeros_like(at.theta)
-    slopes, before, found = {None: torch.zeros_like(at.theta), args.domain[anchor]: slope(at.graded)}, {}, {}
+    update = at.theta - vector(at.model, start) if start and Path(start).is_dir() else unknown
+    slopes, before, found = {None: unknown, args.domain[anchor]: slope(at.graded)}, {}, {}
     for (_, source, target), delta in deltas.items():
         new = args.domain.get(target)
         answer = answering(args, at.model, at.tokenizer, new) if new else None
@@ -229,21 +229,16 @@ def predictors(args, at, anchor, deltas):
         found[target] = {"gradient_cosine": curvature.cosine(slopes[args.domain[anchor]], slopes[new]),
                          "reversal": -curvature.cosine(update, delta)}
         if new in before and source == anchor and same(read_run(target).get("parent") or "", anchor):
-            found[target] |= {"new": new, **divergences(at, delta, before[new], answer)}
+            curvature.place(at.model, at.theta + delta)
+            after = answer()[0]
+            found[target] |= {"new": new, "kl_new": kl(before[new], at.model), "kl_old": kl(at.rollout, at.model)}
+            curvature.place(at.model, at.theta)
+            found[target]["kl_new_reverse"] = kl(after, at.model)
     return found
 
 
-def divergences(at, delta, before, answer):
-    """KLs between the policies at theta_A and theta_A + delta, nats per completion; before: what `answer` gave at theta_A."""
-    curvature.place(at.model, at.theta + delta)
-    after = answer()[0]
-    found = {"kl_new": kl(before, at.model), "kl_old": kl(at.rollout, at.model)}
-    curvature.place(at.model, at.theta)
-    return {**found, "kl_new_reverse": kl(after, at.model)}
-
-
 def damage(at, deltas):
-    """6. The change of L_A, of minus the expected reward and of the score (points) by each delta (n,), and the expansions."""
+    """6. How each delta (n,) changes L_A, minus the expected reward and the score (points), and the expansions: dicts."""
     found, start = [], curvature.value(at.model, surrogate, at.graded)
     local = curvature.expansion(at.model, nll, at.correct, deltas)
     of_reward = curvature.expansion(at.model, surrogate, at.graded, deltas)
@@ -262,9 +257,9 @@ def damage(at, deltas):
 
 
 def subspace(at, directions, deltas, effects):
-    """7. The leading eigenvectors of H_A; the share of a delta's second-order damage that they carry is added to its effect.
+    """7. The leading eigenvectors of H_A. What each delta has in them is added to its effect, a dict of `damage`.
 
-    Returns the spectrum, a dict, and the eigenvalues (k,) and eigenvectors (k, n) that are curved for sure.
+    Returns the spectrum, a dict, and those eigenvalues (k,) and eigenvectors (k, n) that are curvature.steep.
     """
     n, device, product = len(at.theta), at.model.device, curvature.hessian(at.model, nll, at.correct)
     values, vectors, residuals = curvature.lanczos(product, n, min(directions, n), device=device,
@@ -284,7 +279,7 @@ def subspace(at, directions, deltas, effects):
 
 
 def refresh(args, at, rate, values, S):
-    """8. How far from theta_A a refresh is, in S and outside, step by step: as taken, and by the theorem's own descent."""
+    """8. A refresh step by step, as taken and by the theorem's descent of this rate: distances, in S and outside, damage."""
     kept, damaged = sorted(Path(args.refresh).glob("step-*")), vector(at.model, args.damaged)
     steps = ((int(step.name.removeprefix("step-")), vector(at.model, step)) for step in kept)
     paths = {"taken": chain([(0, damaged)], steps),         # one point at a time: a path is many copies of a model
@@ -329,7 +324,7 @@ def around(args, anchor, report):
 
 
 def main(args=None):
-    """Measure, print the tables and the claims, write --json and --plot; returns the report."""
+    """Measure, print the tables and the claims, write --json and --plot."""
     args = args or parse()
     report = {"base": args.base, "experts": args.experts,
               "domains": {name: args.domain[name] or read_run(name).get("domain") for name in args.experts}}
@@ -362,7 +357,6 @@ def main(args=None):
     claims.tables([report])
     if args.plot:
         claims.plot(args.plot, report)
-    return report
 
 
 if __name__ == "__main__":

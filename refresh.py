@@ -19,8 +19,8 @@ come close to descent on the sum of their losses. The loop is that of train_grpo
 three other defaults, because few steps have to count: twice the rate (a larger alpha contracts faster), no warm-up, and
 twice the prompts (noise in g_A is not contracted). Unlike the theorem, this script steps with AdamW, with fresh moments,
 along sampled, clipped GRPO gradients; with --keep-every 1, analyze.py measures what contracts and what stays, beside the
-theorem's own steps. With --teacher, theta_A say, the damaged model's own answers are not compared by rewards: each token has
-the advantage A_t = log pi_teacher(o_t) - log pi_old(o_t), see train_grpo.py. This file adds the rule that says when to stop,
+theorem's own steps. With --teacher, theta_A say, the damaged model's answers get no rewards: each token has the advantage
+A_t = log pi_teacher(o_t) - log pi_old(o_t), see train_grpo.py. This file adds the rule that says when to stop,
 and the report over all domains.
 """
 import domains
@@ -57,10 +57,10 @@ from train_grpo import train
 def recovery(args):
     """A stopping rule for `train`: a text once every refreshed domain is back within its interval of the reference.
 
-    Back means no longer distinguishable on so many prompts: the fewer they are, the sooner. Validation rows decide, which
-    evaluate.py never uses, because the score that ends a run is a lucky one. UserError if the reference is no model.
+    Fewer prompts give wider intervals, and so an earlier end. The score that ends a run is a lucky one: so validation rows
+    decide, which evaluate.py never uses. UserError if the reference is no model.
     """
-    waiting, reference = [load(args.until_recovered, args.device)], {}    # loaded first: a wrong name starts nothing
+    waiting, reference = [load(args.until_recovered, args.device)], {}    # now: a wrong name starts no run
 
     def stop(validations, scores_of):
         if not reference:
@@ -75,17 +75,17 @@ def recovery(args):
 def main(args=None):
     """Refresh; print each domain's score before and after, in points 0-100, and the paired change with its interval."""
     args = args or parse()
-    run = train(args, recovery(args) if args.until_recovered else None)
+    record = train(args, recovery(args) if args.until_recovered else None)
     if not leader():
         return
-    print(f"{args.out}: {run['steps']} steps of refresh on {args.domain}" + (f"; {run['stopped'] or 'not recovered yet'}"
-                                                                             if args.until_recovered else ""))
-    if run["metrics"]:
+    print(f"{args.out}: {record['steps']} steps of refresh on {args.domain}"
+          + (f"; {record['stopped'] or 'not recovered yet'}" if args.until_recovered else ""))
+    if record["metrics"]:
         print(f"{'':10}{'before':>8}{'after':>8}{'change (paired, 95 %)':>24}")
-    for domain, scores in run["metrics"].items():
+    for domain, scores in record["metrics"].items():
         print(f"{domain:10}{scores['before']['score']:8.1f}{scores['after']['score']:8.1f}"
               + "{:+14.1f} +-{:5.1f}".format(*scores["change"]) + "  refreshed" * (domain in args.domains))
-    if run.get("stopped"):
+    if record.get("stopped"):
         print("These validation rows decided when to stop: run evaluate.py for scores on other rows.")
 
 

@@ -187,6 +187,7 @@ ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is im
 
 from tqdm import tqdm
 
+from grpo.directory import alone
 from reports.sequences import extremes
 
 
@@ -250,6 +251,12 @@ def main(args=None):
             print(*(f"python {shlex.join(words)}" for seed in args.seeds for words in commands(stage, seed)), sep="\n")
         return
     os.chdir(Path(__file__).parent)                 # where checkpoints/ and results/ are
+    with alone("results"):                          # two at once would take each other's work for theirs
+        run_all(args)
+
+
+def run_all(args):
+    """Run what is left of the stages. UserError: see `main`."""
     Path(SECONDS).parent.mkdir(exist_ok=True)
     seconds = json.loads(Path(SECONDS).read_text()) if Path(SECONDS).exists() else {}
     left = {command: expected(command, seconds) for which in product(args.only, args.seeds)

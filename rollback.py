@@ -11,7 +11,7 @@ Training on A ended at theta_A (the anchor); training on B added delta and damag
     theta_i <- theta_i - beta delta_i     for i in C,     C the share rho of all coordinates with the highest score s_i.
 
 With beta = 1 the anchor's numbers are copied. L_A is minus the mean log-probability of A's own correct answers to training
-rows (theory/curvature.py: nll). Each score is a function of theory/conflict.py, which says why:
+rows (theory/curvature.py: nll). Each score is a function in theory/conflict.py, which says why:
 
     fisher        s_i = F_i delta_i^2,     F_i = mean over correct answers o_k of (d/dtheta_i log pi(o_k))^2 at theta_A
     fisher+route  F_i delta_i^2 in neurons that are among the most active tenth on both domains' tokens, and 0 elsewhere
@@ -21,22 +21,20 @@ rows (theory/curvature.py: nll). Each score is a function of theory/conflict.py,
     curvature     the same with g(theta) = g + sum_j lambda_j v_j v_j' (theta - theta_A), from the 48 leading eigenpairs
                   (lambda_j, v_j) of L_A's Hessian H_A at theta_A, as in analyze.py
 
-The first is the paper's proxy of its conflict coordinates (arXiv 2606.02398; how it is built is not in the public text,
-so this is ours): the diagonal of the second-order damage 1/2 delta' H_A delta, the empirical Fisher in place of H_A.
-Gradients are squared answer by answer, then averaged: the square of the mean gradient would be near 0 where A has
-converged. There are two controls of each size: `random`, a random set of those that moved, and `largest`, the largest
-|delta|. Full rollback is the anchor itself, with B's gain gone as well.
+The first is our form of the paper's conflict coordinates (arXiv 2606.02398), whose construction is not public. Gradients
+are squared answer by answer, then averaged: the square of the mean gradient would be near 0 where A has converged. The
+controls of each size are `random`, of those that moved, and `largest`, the largest |delta|. Full rollback is the anchor
+itself: B's gain is gone as well.
 
-A set has at most the size that is asked for: a score of 0 is never picked, and the last two scores end when the damage
-is gone. Besides the model, memory holds one copy of the parameters in fp32 (fisher, gradient), two (fisher+sign), or three
-times as many as there are eigenpairs (curvature, as in analyze.py), and 12 bytes per coordinate of the largest set.
-The controls read only files: without an evaluation, no model is loaded for them.
+A set can be smaller than asked for: a score of 0 is never picked, and the last two scores end when the damage is gone.
+Besides the model, memory holds one copy of the parameters in fp32 (fisher, gradient), two (fisher+sign), or three times as
+many as there are eigenpairs (curvature, as in analyze.py), and 12 bytes per coordinate of the largest set. The controls
+read only files: without an evaluation, no model is loaded for them.
 """
 # theta: a function tensor name -> tensor, the weights of a checkpoint, as stored or in fp32. A set is {tensor name: flat
 # indices} (theory/coordinates.py). score: the rule that picks a set; fraction: its size, as a share of all coordinates.
 import sys
 import time
-from collections import Counter
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -109,8 +107,8 @@ def parse(argv=None):
 
 
 def trained_between(before, after):
-    """The domains of the stages by which recipe `after` goes on from `before` (or None): [] if it does not begin with it."""
-    before = before or after[:1]                    # the first names the model that all began with
+    """The domains that recipe `after` was trained on since `before`, a recipe or None; [] if it does not go on from that."""
+    before = before or after[:1]                    # a recipe's first entry is the model that all began with
     stages = after[len(before):] if after[:len(before)] == before else []
     known = {*domains.files(), *domains.loaded}     # a stage can also be a merge or a rollback
     return list(dict.fromkeys(d for text in stages for d in stage(text)[0] if d in known))
@@ -119,11 +117,6 @@ def trained_between(before, after):
 def place_of(args, score, fraction):
     """The directory of one rolled-back checkpoint: --out, or one below it where there are several."""
     return Path(args.out) if len(args.score) * len(args.fraction) == 1 else Path(args.out) / f"{score}-{fraction:g}"
-
-
-def label_of(score, fraction):
-    """What a set is called in the table: 'fisher 0.1 %'."""
-    return f"{score} {100 * fraction:g} %"
 
 
 ARGS = cli(parse) if __name__ == "__main__" else None     # before PyTorch is imported: --help and mistakes answer at once
@@ -140,38 +133,38 @@ from reports.recovery import FULL, tables
 from theory import coordinates, curvature, edits
 from theory.conflict import CONTROLS, SCORES, Case, fisher, left_in_s
 
+label_of = lambda score, fraction: f"{score} {100 * fraction:g} %"      # a set in the table: 'fisher 0.1 %'
+
 
 def main(args=None):
     """Write the Fisher information alone; or the checkpoints and --json, and print the table of the evaluation."""
     args = args or parse()
     if unknown := {*args.score} - {*SCORES, *CONTROLS}:
         raise UserError(f"--score {unknown.pop()}: choose from {', '.join([*SCORES, *CONTROLS])}")
-    labels = Counter(["damaged", FULL, *(label for label, _ in args.beside),
-                      *(label_of(*which) for which in product({*args.score, *CONTROLS}, args.fraction))])
-    label, times = labels.most_common(1)[0]
-    if times > 1:
-        raise UserError(f"two rows would be called '{label}': give --beside another label, or fractions that differ in six "
-                        "digits")
+    labels = ["damaged", FULL, *(label for label, _ in args.beside),
+              *(label_of(*which) for which in product({*args.score, *CONTROLS}, args.fraction))]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UserError(f"two rows would be called '{twice[0]}': give --beside another label, or fractions that differ in "
+                        "six digits")
     with alone(args.out):
         save_fisher(args) if args.save_fisher else recover(args)
 
 
 def recover(args):
-    """Pick the sets, write what --out asks for, evaluate, and show: a row per checkpoint.
-
-    UserError if nothing has moved, or no answer is correct.
-    """
+    """Pick the sets, write --out, evaluate and print the table. UserError if nothing moved, or no answer is correct."""
     files = edits.tensor_files(args.anchor, args.damaged, *dict(args.beside).values())
     frame, tokenizer = edits.without_weights(args.anchor)
     edits.check_names(frame, args.anchor, files[args.anchor])
     shapes = {name: p.shape for name, p in frame.named_parameters()}
-    asks = not {*args.score} <= {*CONTROLS}                            # a score that is made of the anchor's answers
-    model = frame if not (asks or args.eval_prompts) else load(
-        args.anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else None)[0]
-    device = "cpu" if model is frame else model.device
+    asks = not {*args.score} <= {*CONTROLS}                            # whether a score needs the anchor's answers
+    model, device = frame, "cpu"
+    if asks or args.eval_prompts:
+        model, _ = load(args.anchor, args.device, torch.float32, attention="eager" if "curvature" in args.score else None)
+        device = model.device
+        set_judge(args.judge, args.domains, args.device)
     stored = lambda checkpoint, name: edits.read_tensor(files[checkpoint][name], name)
-    exact = lambda checkpoint, name: stored(checkpoint, name).to(device, torch.float32)
-    anchor, damaged = partial(exact, args.anchor), partial(exact, args.damaged)
+    fp32 = lambda checkpoint, name: stored(checkpoint, name).to(device, torch.float32)
+    anchor, damaged = partial(fp32, args.anchor), partial(fp32, args.damaged)
 
     def rolled(chosen, name):
         """A tensor of the damaged checkpoint, in its own precision, with a set of coordinates rolled back."""
@@ -188,8 +181,6 @@ def recover(args):
               "difference of two checkpoints, and not what a later training changed", file=sys.stderr)
 
     # 1. the anchor's answers to training rows, to pick by, and to validation rows, for the loss in the table
-    if model is not frame:
-        set_judge(args.judge, args.domains, args.device)
     rollout, rewards = answers(args, model, tokenizer, args.domain, "train") if asks else (None, None)
     others = [answers(args, model, tokenizer, d, "train")[0] for d in args.later if "fisher+route" in args.score]
     unseen = curvature.own_correct(*answers(args, model, tokenizer, args.domain, "validation")) if args.eval_prompts else []
@@ -208,7 +199,9 @@ def recover(args):
         if args.out and score in args.score:
             out = place_of(args, score, fraction)
             about = {"anchor": args.anchor, "damaged": args.damaged, "score": score, "fraction": fraction}
-            save(frame, tokenizer, out, lineage(args, score, fraction), {name: theta(name) for name in files[args.damaged]},
+            entry = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
+            save(frame, tokenizer, out, computed(args.damaged, entry, args, anchor=args.anchor, rolled_back=args.domain),
+                 {name: theta(name) for name in files[args.damaged]},
                  lambda place: coordinates.write(place / "coordinates.safetensors", chosen, shapes, about))
             print(f"{out}: {k} coordinates rolled back")
         if args.eval_prompts:
@@ -220,7 +213,7 @@ def recover(args):
         return
     model, tokenizer = load(args.anchor, args.device)
     rows += [(FULL, anchor, {"share": 1.0, "norm_share": 1.0}),
-             *((label, partial(exact, other), {}) for label, other in args.beside)]
+             *((label, partial(fp32, other), {}) for label, other in args.beside)]
     test = {d: domains.evaluation_rows(d, args.data.get(d), args.fields, args.eval_prompts, "test") for d in args.domains}
     settings = ("prompts", "samples", "strength", "data", "eval_prompts", "max_completion_length", "temperature")
     report = {"anchor": args.anchor, "damaged": args.damaged, "domain": args.domain, "later": args.later, "rows": [],
@@ -237,7 +230,7 @@ def recover(args):
 
 
 def pick(args, case):
-    """{(score, fraction): set}, in the order of SCORES, with the controls if there is an evaluation; and {score: seconds}."""
+    """{(score, fraction): set} in the order of SCORES, with both controls for an evaluation; and {score: seconds}."""
     sets, seconds = {}, {}
     for score, find in {**SCORES, **CONTROLS}.items():
         if score in args.score or score in CONTROLS and args.eval_prompts:
@@ -259,14 +252,9 @@ def answers(args, model, tokenizer, domain, split):
     rollout, _, rewards = respond(model, tokenizer, domain, rows, samples=args.samples, temperature=args.temperature,
                                   max_completion_length=args.max_completion_length)
     if (domain, split) == (args.domain, "train") and not (rewards == 1).any():
-        raise UserError(f"none of the answers of {args.anchor} in {domain} is correct: is it the expert? Else raise --prompts")
+        raise UserError(f"none of the answers of {args.anchor} in {domain} is correct: is it the expert? Else raise "
+                        "--prompts")
     return rollout, rewards.flatten()
-
-
-def lineage(args, score, fraction):
-    """The run.json of a rolled-back checkpoint: see lineage.computed."""
-    stage = f"rollback:{score}:{fraction:g}" + f":{args.strength:g}" * (args.strength < 1)
-    return computed(args.damaged, stage, args, anchor=args.anchor, rolled_back=args.domain)
 
 
 def squared_distance(one, other, names):

@@ -18,8 +18,8 @@ importance ratio rho_it = pi_theta(o_it) / pi_old(o_it) of token t of completion
 
 How this version differs from the book: the default beta is 0 (no reference model), as in most work since DAPO; a
 group whose rewards are all equal has A = 0 and is skipped; --loss takes the objectives that came after GRPO
-(grpo/losses.py); pi_old costs no pass of its own, because the weights that sampled have not moved before the first pass
-of a step. At the first update of a step every ratio is 1 and policy_loss is 0 by construction, except for weights that do
+(grpo/losses.py); pi_old needs no forward pass of its own: the first pass of a step still has the weights that
+sampled. At the first update of a step every ratio is 1 and policy_loss is 0 by construction, except for weights that do
 not divide by length (dapo, drpo, dr_grpo), --mask-truncated and cispo: watch reward and gradient norm, not the loss.
 
 Regularisers against forgetting of earlier domains, each off by default:
@@ -30,7 +30,7 @@ Regularisers against forgetting of earlier domains, each off by default:
     --protect FILE          never move a set of coordinates (single weights), from rollback.py --out
     --mix math:0.25         replay: a quarter of each batch are Math prompts, graded as Math
     --guard math=CKPT       every --guard-every steps, and after the last, the few weights that hurt Math most go back to
-                            those of CKPT, until the loss of CKPT's right answers is what it was (Policy.roll_back)
+                            those of CKPT, until CKPT's right answers have the loss that CKPT gave them (Policy.roll_back)
 
 With --teacher CKPT no reward enters the loss (on-policy distillation, arXiv 2608.19098, 2609.39405). Each token of each
 completion has an advantage of its own, so the loss descends KL(pi || pi_teacher), token by token, on the student's texts:
@@ -80,7 +80,7 @@ def train(args, stop=None):
         if run.record["finished"]:
             return run.record
         policy, reference, tokenizer = run.load()               # and run.rows, the rows to train on
-        for step in run.steps():                                # validates, saves, and ends where it should
+        for step in run.steps():                                # between steps it validates and saves
             line, rollout, rewards, advantages = train_step(args, policy, reference, tokenizer, run.rows, step)
             if run.guards and ((step + 1) % args.guard_every == 0 or step + 1 == args.steps):
                 line["guard"] = {domain: policy.roll_back(*guard) for domain, guard in run.guards.items()}
@@ -94,8 +94,8 @@ def train_step(args, policy, reference, tokenizer, rows, step):
     reference: the model of the KL term, or the teacher, or None. step: 0 and up.
     """
     B, G, T, times = args.prompts_per_step, args.group_size, args.max_completion_length, [time.perf_counter()]
-    pairs, part = rows_for_step(args, rows, step), ranks.share(B)                      # B (domain, row) pairs
-    my_pairs, mine = pairs[part], slice(part.start * G, part.stop * G)                 # this process's; its n completions of N
+    pairs, share = rows_for_step(args, rows, step), ranks.share(B)                     # B (domain, row) pairs
+    my_pairs, mine = pairs[share], slice(share.start * G, share.stop * G)              # this process's, and its n of N
     noise = uniform_noise(B * G, T, args.seed, "rollout", step)[mine]                  # (n, T) in [0, 1)
     with policy.gathered():
         rollout = complete(policy.model, tokenizer, my_pairs, group_size=G, noise=noise, temperature=args.temperature,
@@ -125,19 +125,19 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
     """
     batches = policy.passes(micro_batches(rollout, live.nonzero().squeeze(1).tolist(), args.micro_batch_tokens))
     advantages, weights = advantages.to(rollout.ids.device), weights.to(rollout.ids.device)
-    old, references = {}, reference_logps(args, reference, rollout, batches)
+    old_logps, ref_logps = {}, reference_logps(args, reference, rollout, batches)      # {number of a micro-batch: (m, T)}
     for _ in range(args.inner_updates):
         total = torch.zeros(len(SUMS), dtype=torch.float64, device=rollout.ids.device)
-        for b, (index, real) in enumerate(batches):             # real: False where a pass only keeps other ranks company
+        for b, (index, real) in enumerate(batches):             # real: False for filling, see Policy.passes
             chunk = rollout.select(index)
             mask, logps = chunk.mask & real, policy.logps(chunk)                                 # (m, T) each
-            old.setdefault(b, logps.detach())       # of the first pass: the weights that sampled have not moved yet
-            A = references[b] - old[b] if args.teacher else advantages[index]                    # (m, T) or (m,)
-            loss, sums = policy_loss(logps, old[b], references.get(b), A, mask, weights[index],
+            old_logps.setdefault(b, logps.detach())       # kept from the first pass, with the weights that sampled
+            A = ref_logps[b] - old_logps[b] if args.teacher else advantages[index]               # (m, T) or (m,)
+            loss, sums = policy_loss(logps, old_logps[b], ref_logps.get(b), A, mask, weights[index],
                                      objective=args.loss, clip_low=args.clip_low, clip_high=args.clip_high, delta=args.delta,
                                      beta=args.beta)
             policy.backward(loss)
-            sums |= {"loss": loss.detach(), "gap": ((old[b] - chunk.logps) * mask).abs().sum(), "tokens": mask.sum()}
+            sums |= {"loss": loss.detach(), "gap": ((old_logps[b] - chunk.logps) * mask).abs().sum(), "tokens": mask.sum()}
             total += torch.stack([sums[name].double() for name in SUMS])
         metrics = optimizer_step(args, policy, ranks.total(dict(zip(SUMS, total.tolist()))), step)
     return metrics
@@ -146,8 +146,8 @@ def update(args, policy, reference, rollout, advantages, weights, live, step):
 def optimizer_step(args, policy, total, step):
     """Move the weights along the gradient that has been summed; returns the metrics of it, a dict.
 
-    total: SUMS over the micro-batches of all processes, 0 where no completion has a gradient: then none moves a weight, nor
-    AdamW's moments. UserError if loss or gradient is not finite.
+    total: SUMS over the micro-batches of all processes. Where neither a completion nor a regulariser gives a
+    gradient, weights and AdamW's moments stay. UserError if loss or gradient is not finite.
     """
     lr = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))       # a linear rise, then constant
     penalty = policy.regularise()
@@ -167,16 +167,16 @@ def optimizer_step(args, policy, total, step):
 def rows_for_step(args, rows, step):
     """The B rows of a step as (domain, row) pairs: a pure function of (seed, step), so a resumed run needs no record.
 
-    With k domains, place p of the run, from step * B up, goes to domain p mod k (mixed) or step mod k (alternating), which
-    counts its own places; args.mix, {replayed domain: prompts per step}, is taken off B. Mixed, math and code with B = 3:
+    The run's places p = 0, 1, ... are filled B per step. With k domains, p belongs to domain p mod k (mixed) or step mod k
+    (alternating), which numbers its own places. B is here without replay (args.mix). Mixed, math and code with B = 3:
 
         step                           0  0  0   1  1  1
         place p of the run             0  1  2   3  4  5
         domain                         m  c  m   c  m  c    and returned, by domain: m m c, m c c
         place among the domain's own   0  0  1   1  2  2
 
-    Real rows are read in passes, each in another order; so that a refresh does not repeat the order of earlier trainings,
-    their number, args.visits[domain], is part of the seed.
+    Real rows are read in epochs, each in another order. The number of earlier trainings, args.visits[domain], is part of
+    the seed, so that a refresh does not repeat their order.
     """
     B, k = args.prompts_per_step - sum(args.mix.values()), len(args.domains)
     chosen, places_of = [], {}                      # places_of: {domain: its own places in this step}
@@ -187,12 +187,12 @@ def rows_for_step(args, rows, step):
             places_of[domain] = range(step // k * B, (step // k + 1) * B) if step % k == turn else []
     places_of |= {domain: range(step * n, (step + 1) * n) for domain, n in args.mix.items()}
     for domain, places in places_of.items():
-        again = [f"visit {args.visits[domain]}"] if args.visits[domain] else []
+        visit = [f"visit {args.visits[domain]}"] if args.visits[domain] else []
         if rows[domain] is None:
-            some = domains.synthetic(domain, "train", len(places), seed=" ".join([f"{args.seed} {step}", *again]))
+            some = domains.synthetic(domain, "train", len(places), seed=" ".join([f"{args.seed} {step}", *visit]))
         else:
             n = len(rows[domain])
-            orders = {epoch: torch.argsort(uniform_noise(1, n, args.seed, "epoch", epoch, *again)[0])
+            orders = {epoch: torch.argsort(uniform_noise(1, n, args.seed, "epoch", epoch, *visit)[0])
                       for epoch in {place // n for place in places}}
             some = [rows[domain][orders[place // n][place % n]] for place in places]
         chosen += [(domain, row) for row in some]
@@ -232,11 +232,11 @@ def log_line(step, pairs, rewards, advantages, lengths, stopped, entropy, times)
 def main(args=None):
     """Train; print held-out scores and two groups from the first and the last step, and what to run next."""
     args = args or parse()
-    run = train(args)
+    record = train(args)
     if not ranks.leader():
         return
-    print(f"{args.out}: {run['steps']} steps on {args.domain}")
-    for domain, scores in run["metrics"].items():
+    print(f"{args.out}: {record['steps']} steps on {args.domain}")
+    for domain, scores in record["metrics"].items():
         for when in ("before", "after"):
             print(f"held-out {domain} {when:>6}: {scores[when]['score']:5.1f} +- {scores[when]['ci95']:.1f}  "
                   f"(avg@{scores[when]['samples']} of {scores[when]['prompts']} prompts)")

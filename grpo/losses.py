@@ -4,8 +4,8 @@
     w = token_weights(lengths, counted, "grpo", max_completion_length)                # (N,): what a token counts for
     loss, sums = policy_loss(logps, old_logps, None, A.flatten(), mask, w, objective="grpo")
 
-mu is the policy that sampled (pi_old), rho = pi / mu, token by token. At the first update of a step pi is mu, and all of
-them have the gradient of the sum of w_i A_i log pi(o_it): only w differs (and A in dr_grpo). They differ further in what
+mu is the policy that sampled (pi_old), rho = pi / mu, token by token. At the first update of a step pi is mu, and all
+objectives have the gradient of the sum of w_i A_i log pi(o_it): only w differs (and A in dr_grpo). They also differ in what
 holds pi near mu when more updates follow:
 
     grpo      min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A) DeepSeekMath, arXiv 2402.03300; PPO's clip
@@ -100,24 +100,22 @@ def policy_loss(logps, old_logps, ref_logps, advantages, mask, weights, *, objec
     low, high = (ratio < 1 - clip_low) & (A < 0), (ratio > 1 + clip_high) & (A > 0)                # for the log
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     if objective == "cispo":
-        policy = -clipped.detach() * A * torch.where(mask, logps, 0.0)
+        surrogate = -clipped.detach() * A * torch.where(mask, logps, 0.0)
         low, high = (ratio < clipped) & (A != 0), (ratio > clipped) & (A != 0)    # whatever the sign of A
     elif objective == "drpo":
         mu = old_logps.exp()
-        policy = -(ratio * A - A.abs() * mu * (ratio - 1)**2 / (2 * delta))
+        surrogate = -(ratio * A - A.abs() * mu * (ratio - 1)**2 / (2 * delta))
         low, high = (mu * (1 - ratio) > delta) & (A < 0), (mu * (ratio - 1) > delta) & (A > 0)   # the gradient has turned
     elif objective in ("grpo", "dapo", "dr_grpo", "gspo"):
-        policy = -torch.min(ratio * A, clipped * A)                       # min: pessimistic for both signs of A
+        surrogate = -torch.min(ratio * A, clipped * A)                    # min: pessimistic for both signs of A
     else:
         raise ValueError(f"no such objective: {objective}")
-    per_token = policy
     kl = torch.zeros_like(ratio)
     if beta > 0:
         d = torch.where(mask, ref_logps - logps, 0.0)
         kl = d.clamp(max=20).exp() - d - 1
-        per_token = policy + beta * kl
     w = weights[:, None] * mask                                                                    # (N, T)
     with torch.no_grad():
-        sums = {"policy_loss": (w * policy).sum(), "kl": (kl * mask).sum(),
+        sums = {"policy_loss": (w * surrogate).sum(), "kl": (kl * mask).sum(),
                 "n_clipped_low": (low & mask).sum(), "n_clipped_high": (high & mask).sum()}
-    return (w * per_token).sum(), sums
+    return (w * (surrogate + beta * kl)).sum(), sums

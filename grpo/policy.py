@@ -4,8 +4,8 @@ The optimizer moves fp32 copies of the weights while the model computes in its o
 moves a weight by about 1e-6, far less than the 8 bits of a bf16 number can show: it would be rounded away every time.
 
 Bytes per parameter, in bf16: 2 for the weight, and for its master, its gradient and Adam's two moments 4 each. With
-offload these 16 are in main memory; over R ranks everything is cut into R parts (FSDP2), the 2 of the weight as well
-while the model is not `gathered`. With several ranks all of them call a method equally often.
+offload these 16 are in main memory. Each of R ranks holds a part, 1/R, of everything (FSDP2), or all the weights while the
+model is `gathered`; all ranks must call a method equally often.
 """
 if __name__ == "__main__":
     raise SystemExit(__doc__)
@@ -51,15 +51,15 @@ class Policy:
         self.parameters = self.masters = list(model.parameters())            # tied weights come once
         if ranks.world() == 1 and (offload or compute_dtype != torch.float32):
             self.masters = [p.detach().to("cpu" if offload else p.device) for p in self.parameters]
-            wide = model._keep_in_fp32_modules_strict or ()      # routers, say, which compute in fp32
+            stay_fp32 = model._keep_in_fp32_modules_strict or ()      # routers, for example
             for name, p in model.named_parameters():
-                if not any(part in name for part in wide):
+                if not any(part in name for part in stay_fp32):
                     p.data = p.data.to(compute_dtype, copy=True)                # not model.to(): rotary frequencies stay fp32
                 if p.requires_grad:
                     p.register_post_accumulate_grad_hook(self.take)
             choose_way(model, gradient_checkpointing, way)
         self.named = dict(zip((name for name, _ in model.named_parameters()), self.masters))
-        self.frozen = []                            # pairs of a master and a mask of its shape, of this rank's part of both
+        self.frozen = []                            # pairs (master, mask of this rank's part of it)
         for name, index in (frozen or {}).items():
             mask = torch.zeros(self.named[name].shape, dtype=torch.bool)
             mask.view(-1)[index] = True
@@ -69,7 +69,7 @@ class Policy:
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
     def take(self, p):
-        """A hook: add a weight's gradient to that of the step, in fp32 and on its device, and free it, one tensor at a time."""
+        """A hook, called weight by weight in backward: add its gradient to the step's, in fp32, and free it."""
         self.taken[p] = self.taken[p].add_(p.grad) if p in self.taken else p.grad.float()
         p.grad = None
 
@@ -89,7 +89,7 @@ class Policy:
     def gathered(self):
         """Within, every rank has all the weights, so that each may sample for as long as it needs.
 
-        Elsewhere each use of a layer fetches it from the other ranks, which has to happen on all at once.
+        Otherwise a layer is fetched from the other ranks at each use, by all ranks at the same time.
         """
         parts = [module for module in self.model.modules() if hasattr(module, "unshard")]
         for part in parts:
@@ -141,7 +141,7 @@ class Policy:
         return whole(value).item() if self.regularisers else value
 
     def step(self, lr, max_grad_norm):
-        """Clip the gradient to max_grad_norm, move the weights at the rate lr, unless it is not finite, and clear it.
+        """Clip the gradient to max_grad_norm, move the weights at rate lr if it is finite, and clear it.
 
         Returns its norm before it was clipped, a float over all ranks.
         """
@@ -162,7 +162,7 @@ class Policy:
                 p.data.copy_(master)
 
     def nll(self, answers):
-        """L = - mean log pi(o) of stored answers o (Rollouts), in nats; its gradient, if any, is added to the step's."""
+        """L = - mean of log pi(o), in nats, over whole answers o (Rollouts); adds its gradient, if any, to the step's."""
         value, n = 0.0, sum(len(some.ids) for some in answers)
         for some in answers:
             part = -self.logps(some).sum() / n
@@ -171,13 +171,13 @@ class Policy:
                 self.backward(part)
         return value
 
-    def roll_back(self, theta, answers, goal):
+    def roll_back(self, theta_A, answers, goal):
         """Roll back what hurts an earlier domain A most, until its loss L_A is at most `goal`: a dict for the log.
 
-        theta: theta_A, all parameters in one vector (n,). answers: A's own right ones, Rollouts; L_A is their `nll`. Each
-        round takes the share GUARD of all coordinates with the largest s_i = g_i (theta - theta_A)_i > 0 back to theta_A, g
-        being L_A's gradient where the weights now are: to first order, L_A falls by s_i (rollback.py: gradient). It ends too
-        when no coordinate would lower L_A. AdamW's moments stay. For one rank, between two steps.
+        theta_A: its weights, in one vector (n,). answers: its right answers, Rollouts; L_A is their `nll`.
+        s_i = g_i (theta - theta_A)_i, g the gradient of L_A at the present weights theta, is by how much L_A falls, to first
+        order, if coordinate i goes back (rollback.py: gradient). Each round takes back those with the largest s_i > 0, at
+        most the share GUARD of all; without any it ends. AdamW's moments stay. For one rank, between two steps.
         """
         losses, rolled_back = [], 0
         while True:
@@ -185,19 +185,19 @@ class Policy:
             self.hand_over()
             now = parameters_to_vector(self.masters).detach()                                             # (n,)
             slope = [torch.zeros_like(m) if m.grad is None else m.grad for m in self.masters]
-            scores, worst = (parameters_to_vector(slope) * (now - theta)).topk(max(1, round(GUARD * len(now))))
+            scores, worst = (parameters_to_vector(slope) * (now - theta_A)).topk(max(1, round(GUARD * len(now))))
             worst = worst[scores > 0]
             self.optimizer.zero_grad()
             if losses[-1] <= goal or not len(worst):
                 return {"loss_before": losses[0], "loss": losses[-1], "rolled_back": rolled_back}
-            now[worst] = theta[worst]
+            now[worst] = theta_A[worst]
             for m, part in zip(self.masters, now.split([m.numel() for m in self.masters])):
                 m.data.copy_(part.view_as(m))
             self.follow()
             rolled_back += len(worst)
 
     def finite(self):
-        """Whether all weights are numbers: after a step far too large they may not be, though its loss was."""
+        """Whether all weights are finite: a step far too large can spoil them though its loss was finite."""
         return all(ranks.everyone(all(local(m.detach()).isfinite().all().item() for m in self.masters)))
 
     def state_dict(self):

@@ -55,8 +55,8 @@ class Rollout:
     logps: torch.Tensor        # (N, T) fp32, the sampler's own log-probabilities, 0 where mask is False
     entropy: torch.Tensor      # (N, T) fp32, entropy in nats of the distribution each token was drawn from
     stopped: torch.Tensor      # (N,) bool, False where the length limit cut the completion off
-    temperature: float = 1.0   # of the distribution that logps are of, and
-    top_p: float = 1.0         #        the nucleus that it was cut to: see scaled_logits
+    temperature: float = 1.0   # both describe the distribution that
+    top_p: float = 1.0         #        was sampled, and that logps are of: see scaled_logits
     texts: list = ()           # N completions as text, if `complete` made them
     graded: dict = ()          # {n: reward} of those that were graded while others were sampled
 
@@ -177,8 +177,8 @@ def draw(logits, uniform, temperature, top_p):
         if cumulative.is_cuda:
             cumulative = cumulative.cummax(-1).values         # sums taken in parallel may fall a little
         total = cumulative[:, -1:].contiguous()               # (n, 1), which rounding leaves near 1
-        # At most the last id that has any probability, because the product may be rounded up to the total; beside NaN, of
-        # which `sample` makes an error, none is found.
+        # Never behind the last id that has any probability: the product may be rounded up to the total. With NaN nothing is
+        # found: clamp to an id, and `sample` raises.
         found = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
         ids = found.minimum(torch.searchsorted(cumulative, total)).clamp(max=logits.shape[1] - 1).squeeze(1)
     logps = logprobs.gather(1, ids[:, None]).squeeze(1)
@@ -191,23 +191,23 @@ def draw(logits, uniform, temperature, top_p):
 @torch.no_grad()
 def plain_sample(model, prompts, noise, *, group_size, stop_ids, pad_id, temperature=1.0, top_p=1.0,
                  finished=lambda rows, ids, mask: None):
-    """Sample in one batch: ids, mask, logps, entropy, stopped of a Rollout, and nothing is remembered between tokens.
+    """Sample in one batch: ids, mask, logps, entropy, stopped of a Rollout, without a cache.
 
     Sequences begin in column 0, and a causal model never sees what is behind their end: so no mask is needed, and this
     is right for every causal model that transformers can run. See `sample`.
     """
     device, (N, T) = model.device, noise.shape
-    texts = [torch.tensor(prompt + [pad_id] * T) for prompt in prompts for _ in range(group_size)]
-    lengths = torch.tensor([len(text) - T for text in texts], device=device)                              # (N,)
-    texts = pad_sequence(texts, True, pad_id).to(device)                                                  # (N, P + T)
+    tokens = [torch.tensor(prompt + [pad_id] * T) for prompt in prompts for _ in range(group_size)]
+    lengths = torch.tensor([len(row) - T for row in tokens], device=device)                               # (N,)
+    tokens = pad_sequence(tokens, True, pad_id).to(device)                                                # (N, P + T)
     noise, stop, rows = noise.to(device), torch.tensor(stop_ids, device=device), torch.arange(N, device=device)
     ids, mask, logps, entropy = unwritten(noise, pad_id, device)
     stopped = torch.zeros(N, dtype=torch.bool, device=device)
     for t in range(T):
-        read = texts[:, :texts.shape[1] - T + t]                                                          # (N, P + t)
+        read = tokens[:, :tokens.shape[1] - T + t]                                                        # (N, P + t)
         logits = model(input_ids=read, use_cache=False).logits[rows, lengths + t - 1]                     # (N, V)
         token, logp, spread = draw(logits, noise[:, t], temperature, top_p)                               # (N,) each
-        mask[:, t], texts[rows, lengths + t] = ~stopped, token
+        mask[:, t], tokens[rows, lengths + t] = ~stopped, token
         for kept, new in ((ids, token), (logps, logp), (entropy, spread)):
             kept[:, t] = torch.where(stopped, kept[:, t], new)
         ends = ~stopped & torch.isin(token, stop)
@@ -221,8 +221,8 @@ def plain_sample(model, prompts, noise, *, group_size, stop_ids, pad_id, tempera
 
 def plain_logps(model, rollout):
     """`token_logps` by the model's own forward pass over whole sequences."""
-    texts, before = sequences(rollout)                                                                    # (N, L), (N, T)
-    logits = model(input_ids=texts, use_cache=False).logits                                               # (N, L, V)
+    tokens, before = sequences(rollout)                                                                   # (N, L), (N, T)
+    logits = model(input_ids=tokens, use_cache=False).logits                                              # (N, L, V)
     logits = logits.gather(1, before[:, :, None].expand(-1, -1, logits.shape[-1]))                        # (N, T, V)
     logprobs = scaled_logits(logits, rollout.temperature, rollout.top_p, chosen=rollout.ids).log_softmax(-1)
     return torch.where(rollout.mask, logprobs.gather(2, rollout.ids[:, :, None]).squeeze(2), 0.0)         # (N, T)
@@ -249,8 +249,8 @@ def sample(model, prompts, *, group_size, noise, pad_id, finished=lambda rows, i
     """Sample group_size completions of each prompt; returns one Rollout. Batches of as many groups as memory allows.
 
     noise: (N, T) uniform in [0, 1), T the most tokens a completion may have. pad_id: what stands in ids where no token
-    does. finished: called with the indices (n,) among all N, ids and mask (n, T) of completions that have left the batch,
-    once for each, so that they can be graded while others are sampled. progress: the name of a bar of those, or None.
+    does. finished: called when completions end, once for each, with their indices (n,) among all N, ids and mask (n, T), so
+    that they can be graded while others are sampled. progress: the name of a progress bar, or None.
     settings: stop_ids, which end a completion; temperature (default 1, 0 is greedy); top_p (default 1, see scaled_logits).
     The model's own generation_config plays no part. Because a completion depends on its own noise alone, the batches change
     nothing but rounding. UserError if a prompt and T exceed the model's context, or if its probabilities are not finite.
@@ -289,8 +289,8 @@ def token_logps(model, rollout):
 def micro_batches(rollout, rows, budget):
     """Cut `rows` (indices of N) into lists of at most `budget` padded tokens each (or one row), with little padding.
 
-    Rows are sorted by the length of their completion. Dynamic programming over the places where that length changes finds
-    the cuts with the fewest tokens to compute, where each batch costs budget / 64 tokens more.
+    Rows are sorted by completion length. Cuts are made where that length changes; dynamic programming finds those that cost
+    least: padded tokens, and budget / 64 for each batch.
     """
     prompt, completion = rollout.prompt_mask.sum(1).tolist(), rollout.mask.sum(1).tolist()
     rows = sorted(rows, key=lambda row: (completion[row], prompt[row]))
@@ -305,14 +305,13 @@ def micro_batches(rollout, rows, budget):
     batches, end = [], len(rows)
     while end:
         start = cheapest[end][1]
-        batches.insert(0, rows[start:end])
-        end = start
+        batches, end = [rows[start:end], *batches], start
     return batches
 
 
 # ---- text in, text out ---------------------------------------------------------------------------------------------
-# Whatever tokenizer and template a model has: a control token that a text spells stays plain text, or a row could end its
-# own turn and a policy write its judge's; and what the model wrote is what is graded, letter by letter.
+# For every tokenizer and template: a control token spelled in a text stays plain text (or a row could end its turn, and a
+# policy write its judge's answer), and the model's text is graded letter by letter.
 
 def encode(tokenizer, texts, max_prompt_length):
     """Token ids of each text as a user's message, up to where the assistant begins: B lists of ints.

@@ -1,10 +1,9 @@
-"""A run: its directory, from the first step to the last checkpoint, behind one object. Used by train_grpo.py (`train`) and
-refresh.py.
+"""A run as one object: it loads, logs, validates, saves and resumes training. Used by train_grpo.py and refresh.py.
 
 A run writes log.jsonl, samples.jsonl and validation.jsonl as it goes and, every so often, a checkpoint: the model's own
-files (model.py), run.json and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so that
-file and the number of steps done are all there is to restore: the resumed run ends with the same weights, bit for bit
-on a CPU.
+files (model.py), run.json and resume.safetensors (policy.py). Rows and sampling noise are functions of (seed, step), so
+only resume.safetensors and the number of steps done are needed to go on: the resumed run ends with the same weights, bit
+for bit on a CPU.
 """
 # args: of train_grpo.parse or refresh.parse. rows: {domain: its rows, or None for new synthetic ones}.
 if __name__ == "__main__":
@@ -47,7 +46,7 @@ class Run:
         self.earlier = open_out(args)
         ranks.everyone()                            # all have looked before anyone writes
         self.record = self.earlier or {"finished": False}
-        self.guards = {}                            # {domain: what Policy.roll_back wants to know of it}
+        self.guards = {}                            # {domain: arguments of Policy.roll_back}
         if self.record["finished"]:
             self.say(f"{args.out} is finished: nothing to resume (to train on, give it as --init, with another --out)")
             self.record["metrics"] = nan_for_null(self.record["metrics"])
@@ -60,8 +59,8 @@ class Run:
     def load(self):
         """Policy, reference (None without a KL term) and tokenizer, in the state of an interrupted run after --resume.
 
-        Rows are read before the models, and nothing is written before all that has worked. UserError for what cannot be used,
-        and if --resume finds other rows or files than the run had. For a run that is not finished yet.
+        Rows are read before the models; nothing is written until all are loaded. UserError for what cannot be used, and if
+        --resume finds other rows or files than the run had. Not for a finished run.
         """
         args = self.args
         if args.offload and not torch.cuda.is_available():
@@ -74,15 +73,15 @@ class Run:
         shapes = {name: p.shape for name, p in model.named_parameters()}
         not_shipped = {*args.domains, *args.mix, *args.guard, *args.eval_domains} - {*domains.DOMAINS}
         files = {name: domains.source(name) for name in sorted(not_shipped)}
-        other = args.teacher or args.beta > 0 and (args.ref or args.init)                      # the reference, or False
-        held = {"--protect": args.protect, "--ewc": args.ewc, "--teacher" if args.teacher else "--ref": other,
+        ref = args.teacher or args.beta > 0 and (args.ref or args.init)                        # its checkpoint, or False
+        held = {"--protect": args.protect, "--ewc": args.ewc, "--teacher" if args.teacher else "--ref": ref,
                 **{f"--guard {domain}": anchor for domain, anchor in args.guard.items()}}
         found = {"data": {domain: fingerprint(some) for domain, some in self.rows.items()},
                  "domain_files": read_run(args.init).get("domain_files", {}) | files,
-                 "held": {option: content(path) for option, path in held.items() if path},     # no other after --resume
-                 "prompt": prompt_form(self.tokenizer)}                                         # perhaps another
+                 "held": {option: content(path) for option, path in held.items() if path},     # --resume wants the same
+                 "prompt": prompt_form(self.tokenizer)}                                         # this may change
         frozen, name = {}, ""
-        if args.protect:                            # one recipe over seeds, each with its own set: no file name in it
+        if args.protect:                            # no file name: seeds differ in it, and share one recipe
             frozen, about = read_coordinates(args.protect)
             check_equal(args.protect, about["shapes"], args.init, shapes)
             name = f"protected-{about['score']}-{about['fraction']:g}"
@@ -95,10 +94,10 @@ class Run:
         set_judge(args.judge, [*self.rows, *self.held_out], model.device)
         self.guards = {domain: guarded(args, domain, anchor, self.device, shapes) for domain, anchor in args.guard.items()}
         reference = None
-        if other:
-            reference, its_tokenizer = startup.load(other, "cpu" if args.offload else model.device, self.policy.compute_dtype)
+        if ref:
+            reference, its_tokenizer = startup.load(ref, "cpu" if args.offload else model.device, self.policy.compute_dtype)
             if its_tokenizer.get_vocab() != self.tokenizer.get_vocab():
-                raise UserError(f"{other} has another vocabulary than {args.init}: --ref and --teacher compare models of one "
+                raise UserError(f"{ref} has another vocabulary than {args.init}: --ref and --teacher compare models of one "
                                 "tokenizer")
         self.begin(stage_name(args, name), found)
         domain = args.domains[0]
@@ -135,14 +134,14 @@ class Run:
             if self.place != self.out:
                 shutil.rmtree(self.place, ignore_errors=True)
             for path in self.place.glob("*.jsonl"):
-                trim_log(path, earlier["steps"] if self.earlier else -1)                   # later steps come again
+                trim_log(path, earlier["steps"] if self.earlier else -1)                   # steps to be repeated go
         ranks.everyone()
         self.validations = [nan_for_null(line) for line in read_log(self.place / "validation.jsonl")]
 
     def steps(self):
-        """The numbers of the steps to take, from 0; validates, saves and keeps steps between them, finishes after them.
+        """The numbers of the steps to take, from 0; validates and saves between them, finishes after them.
 
-        SystemExit after the step in which a signal to end came: it is saved. UserError if weights are no longer finite.
+        If a signal to end comes, SystemExit after that step, which is saved. UserError if weights are no longer finite.
         """
         args, record = self.args, self.record
         left = range(record["steps"], args.steps)
@@ -162,7 +161,7 @@ class Run:
                     self.bar.close()
                     self.say(f"interrupted after step {step + 1} and saved; the same command with --resume goes on")
                     raise SystemExit(128 + interrupted[0])
-        if record["steps"] < args.steps:            # stopped before its time, so perhaps not saved at this step
+        if record["steps"] < args.steps:            # `stop` ended it, perhaps at a step not saved
             self.save()
         self.validate()
         record |= {"finished": True, "metrics": before_and_after(self.validations)}
@@ -243,7 +242,7 @@ class Run:
 
 
 def nothing_to_learn(lines, limit):
-    """What has kept all steps so far from having a gradient, and the remedy, a text; None if one of them had one.
+    """A text: why no step so far had a gradient, and what to do. None if some step had one.
 
     lines: the records of log.jsonl. limit: the most tokens of a completion.
     """
@@ -284,8 +283,8 @@ def held_out_rows(args):
 
 
 def guarded(args, domain, name, device, shapes):
-    """What Policy.roll_back asks of an earlier domain: the weights of its checkpoint, `name`, its right answers to training
-    rows, and its loss on them. shapes: of the model in training. UserError if it has others, or answers nothing rightly.
+    """(theta_A, answers, goal) for Policy.roll_back, of the checkpoint `name` of an earlier domain: its weights, its right
+    answers to training rows, its loss on them. UserError if its shapes are not `shapes`, or no answer is right.
     """
     model, tokenizer = load(name, device, torch.float32)
     check_equal(name, {name: p.shape for name, p in model.named_parameters()}, args.init, shapes)

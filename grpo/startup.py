@@ -78,7 +78,7 @@ def tolerance(dtype):
 def gap_of(model, tokens=4):
     """The mean distance in nats between what `model.way` samples and scores and the model's own forward pass, a float.
 
-    Of two prompts with two completions each, of random ids; the larger one of sampling and scoring. A tenth of how far the
+    Measured on two prompts of random ids, two completions each; the larger of sampling and scoring. A tenth of how far the
     scores' gradient is off, relative to its norm, counts too: a cache may pass none on.
     """
     ids = torch.randint(model.config.get_text_config().vocab_size, (9,), generator=torch.Generator().manual_seed(0)).tolist()

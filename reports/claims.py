@@ -184,7 +184,7 @@ def tables(reports):
     show(rows, ["claim", "paper", "here", "holds"])
 
 
-# ---- pictures of a run -----------------------------------------------------------------------------------
+# ---- pictures of a run ---------------------------------------------------------------------------------------------
 
 def plot(directory, report):
     """Draw damage.png and refresh.png of one run, those that it measured, in a directory."""

@@ -29,10 +29,7 @@ from reports.tables import mean_pm, show
 
 
 def stages(name):
-    """The stages of a checkpoint, itself first: {directory: cost of its own training}.
-
-    A cost is [steps, completion tokens sampled, seconds]: zeros for what was not trained, NaN for what is gone.
-    """
+    """The stages of a checkpoint, itself first: {directory: `cost` of its own training}."""
     names = [os.path.normpath(name)]
     for place in names:                             # and those that are added on the way
         run = read_run(place)
@@ -42,12 +39,12 @@ def stages(name):
 
 
 def cost(place):
-    """What a checkpoint's own training cost, see `stages`; of a step that a run kept, up to that step."""
+    """[steps, completion tokens sampled, seconds] of a checkpoint's own training: 0 if it had none, NaN if it is gone."""
     try:
         check_directory(place)                      # a run.json names directories as seen from where it was trained
     except UserError:
         return [math.nan] * 3
-    run, kept = read_run(place), Path(place).name.startswith("step-")
+    run, kept = read_run(place), Path(place).name.startswith("step-")       # a step that a run kept: the cost up to then
     lines = [line for line in read_log(Path(place, ".." * kept, "log.jsonl")) if line["step"] <= run["steps"]]
     rows = run["args"]["prompts_per_step"] * run["args"]["group_size"] if lines else 0
     return [len(lines), sum(line["completion_length"] * rows for line in lines),

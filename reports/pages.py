@@ -39,10 +39,7 @@ def cut(text, columns, words):
 
 
 def filled(page, printed):
-    """A page, a string, with its tables made anew. printed: a function from a command's words to what it prints.
-
-    UserError if a command prints no table with the head of the one that stands below it.
-    """
+    """A page, a string, with new tables. printed: a command's words -> what it prints. UserError if a head is gone."""
     def anew(match):
         comment, command, old = match.groups()
         words = [file for word in shlex.split(command) for file in sorted(glob(word)) or [word]]

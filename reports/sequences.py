@@ -64,10 +64,7 @@ def predictions(runs, domains):
 
 
 def extremes(files):
-    """The orders of domains that the pairs in files of evaluate.py --json predict to be best and worst: two tuples.
-
-    UserError if a pair is missing.
-    """
+    """The best and the worst order, two tuples, as files of evaluate.py --json predict. UserError if a pair is missing."""
     runs = read(files)
     if not (found := [*predictions(runs, shared_domains(runs))]):
         raise UserError(f"{' '.join(map(str, files))}: these scores have not every pair of three domains or more")
@@ -110,15 +107,16 @@ def tables(runs):
 
     if found := predictions(runs, domains):
         average = lambda entry: sum(entry[d]["score"] for d in domains) / len(domains)
-        run = {in_turn(r): {seed: average(entry) for seed, entry in runs[r].items()} for r in runs}
-        orders = [*found]
-        two, minus = (orders[0], orders[-1]), lambda a, b: {seed: a[seed] - b[seed] for seed in a if seed in b}
-        rows = [(f"{place}: {' > '.join(order)}", found[order], run.get(order, {})) for place, order in enumerate(orders, 1)
-                if order in (*two, *run)]
-        rows.append(("the best minus the worst", *(minus(*(by.get(order, {}) for order in two)) for by in (found, run))))
-        print(f"average of all domains, of {len(orders)} orders as pairs predict it: the best, the worst, those that ran")
-        show([[words, *(mean_pm(over(some.values())) for some in both), mean_pm(over(minus(*both[::-1]).values()), "+")]
-              for words, *both in rows], ["order", "predicted", "measured", "more than predicted"])
+        ran = {in_turn(r): {seed: average(entry) for seed, entry in runs[r].items()} for r in runs}
+        minus = lambda a, b: {seed: a[seed] - b[seed] for seed in a if seed in b}
+        best, *_, worst = found
+        rows = [(f"{place}: {' > '.join(order)}", found[order], ran.get(order, {})) for place, order in enumerate(found, 1)
+                if order in (best, worst, *ran)]
+        rows.append(("the best minus the worst", *(minus(by.get(best, {}), by.get(worst, {})) for by in (found, ran))))
+        print(f"average of all domains, of {len(found)} orders as pairs predict it: the best, the worst, those that ran")
+        show([[words, *(mean_pm(over(some.values())) for some in (predicted, measured)),
+               mean_pm(over(minus(measured, predicted).values()), "+")] for words, predicted, measured in rows],
+             ["order", "predicted", "measured", "more than predicted"])
 
     if found := delays(runs, domains):
         print(f"refresh steps until a domain is at most {MARGIN:g} points below its peak")

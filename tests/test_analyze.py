@@ -5,6 +5,7 @@ Run by test_all.py.
 import itertools
 import json
 import math
+import re
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from grpo import startup
 from grpo.scores import respond
 from reports import claims, forgetting
 from theory import curvature, edits, routes
-from shared import (WORK, a_rollout, checkpoint, direct_nll, family, in_small_batches, raises, random_weights, replaced, run,
+from shared import (SKIP, WORK, a_rollout, checkpoint, direct_nll, family, in_small_batches, raises, random_weights, replaced, run,
                     sequence_logps, small, talker, tiny, weights, whole_hessian)
 
 
@@ -794,3 +795,14 @@ def test_analyze_says_in_one_line_what_is_wrong_before_it_works():
                         ((*base, "--later", later), "model.norm.weight"), ((*base, "--temperature", 0), "--temperature")):
         code, _, err = run(analyze.main, *argv)
         assert code == 2 and words in err and err.strip().splitlines()[-1].startswith("error: "), (argv, err)
+
+
+def test_many_vectors_of_all_parameters_are_zeros_and_take_no_main_memory_of_the_process():
+    status = Path("/proc/self/status")                                    # of Linux alone
+    if not status.exists():
+        raise SKIP("this system does not say how much memory a process has")
+    anonymous = lambda: int(re.search(r"RssAnon:\s+(\d+)", status.read_text())[1])                        # kB
+    before, found = anonymous(), curvature.matrix(64, 2**20)              # 256 MB
+    assert found.shape == (64, 2**20) and found.dtype == torch.float32 and not found[::9, ::99999].any()
+    found.fill_(1.5)
+    assert found[63].sum().item() == 1.5 * 2**20 and anonymous() - before < 2**16

@@ -2,23 +2,22 @@
 
     sets = SCORES["gradient"](Case(model, anchor, damaged, rollout, rewards, counts=[471, 4710]))      # two sets
 
-Undone, coordinate i gives back its part of the damage I = L_A(theta_A + delta) - L_A(theta_A), which is
-g . delta + 1/2 delta' H delta. On the diagonal that is 1/2 H_ii delta_i^2, with the empirical Fisher in place of H. Yet
-the damage is a sum over pairs. It lies in a few directions v_j (analyze.py), and nearly every coordinate has a term in
-v_j . delta = sum_i v_ji delta_i. Most of the sum cancels, so the sign of a coordinate's term decides. If i is undone, I
-falls to first order by
+The damage is I = L_A(theta_A + delta) - L_A(theta_A) = g . delta + 1/2 delta' H delta + .. On the diagonal, coordinate i
+has 1/2 H_ii delta_i^2 of it, with the empirical Fisher in place of H. Yet the damage is a sum over pairs. It lies in a few
+directions v_j (analyze.py), and nearly every coordinate has a term in v_j . delta = sum_i v_ji delta_i. Most of this sum
+cancels, so the sign of a coordinate's term decides. If i is undone, I falls to first order by
 
     delta_i dL_A/dtheta_i (theta)  =  delta_i (g + H (theta - theta_A) + ..)_i,
 
-which has the full row of H in place of its diagonal, at the cost of one gradient. As soon as some coordinates are back, the
-rest are to be scored anew: where v_j . (theta - theta_A) has reached 0, more would overshoot.
+which has the full row of H, not its diagonal alone, at the cost of one gradient. When some coordinates are back, the rest
+have to be scored anew: where v_j . (theta - theta_A) has reached 0, more would overshoot.
 
-So the harmful sign at the anchor, g_i delta_i > 0, is no good filter for more than a handful of coordinates. Let v . delta
-= P - Q, the sums of its positive and of its negative terms, each many times their difference. Because g lies along the same
-steep v, the filter's set is one of the two: undone, it leaves -Q, and the damage is (Q / (P - Q))^2 times its former size.
+So the harmful sign at the anchor, g_i delta_i > 0, is a bad filter for more than a few coordinates. Let v . delta = P - Q,
+P the sum of its positive terms and -Q that of the negative ones, both many times P - Q. As g lies along the same steep v,
+the filter picks all terms of P. Undoing them leaves -Q, and the damage is (Q / (P - Q))^2 times what it was.
 
-A new score is a function of a Case and a line in SCORES. The function returns a set (see coordinates.py) for each of
-case.counts; case.top makes these of a function that gives a tensor of scores for each parameter.
+A new score is a function of a Case and a line in SCORES. It returns a set (see coordinates.py) for each of case.counts;
+case.top makes these of a function from a parameter's name to its tensor of scores.
 """
 # theta, anchor, damaged: each a function tensor name -> tensor, the weights of a checkpoint. n: number of all parameters.
 if __name__ == "__main__":
@@ -35,12 +34,12 @@ from theory import coordinates, curvature, edits
 from theory.lineage import DIRECTIONS, ROUTE
 from theory.routes import activity, top_neurons
 
-STEP = 0.0005      # share of the coordinates that is rolled back between two looks at the gradient
+STEP = 0.0005      # share of the coordinates that is rolled back between two gradients
 
 
 @dataclass
 class Case:
-    """What a score is computed from. A score starts with the model at theta_A, and may leave it elsewhere."""
+    """What a score is computed from. The model stands at theta_A when a score is called, and may be left elsewhere."""
     model: object            # fp32; the controls need no weights and no answers
     anchor: object           # theta_A, fp32 on the model's device
     damaged: object          # theta_B, likewise
@@ -49,7 +48,7 @@ class Case:
     counts: list             # the sizes of the sets, ascending
     others: tuple = ()       # A's answers in the domains that were trained later, as rollouts: for fisher+route
     seed: int = 0            # of the random set
-    spectrum: tuple = None   # see leading
+    spectrum: tuple = None   # of `leading`, once the score curvature has run
 
     @cached_property
     def parts(self):
@@ -61,21 +60,16 @@ class Case:
         return self.damaged(name) - self.anchor(name)
 
     def top(self, score):
-        """The sets of the highest scores, of a function name -> tensor of that parameter's shape, 0 or more.
-
-        It is called in several threads. UserError if the tensor has another shape.
-        """
-        shapes = {name: p.shape for name, p in self.model.named_parameters()}
-
+        """The sets of the highest scores. score(name): >= 0, of the parameter's shape, else UserError; called in threads."""
         def checked(name):
-            if (scores := score(name)).shape != shapes[name]:
-                raise UserError(f"the scores of {name} have the shape {list(scores.shape)}: a score has that of the parameter, "
-                                f"{list(shapes[name])}")
+            if (scores := score(name)).shape != (shape := self.model.get_parameter(name).shape):
+                raise UserError(f"the scores of {name} have the shape {list(scores.shape)}: a score has that of the "
+                                f"parameter, {list(shape)}")
             return scores
-        return coordinates.top(list(shapes), checked, self.counts)
+        return coordinates.top([name for name, _ in self.model.named_parameters()], checked, self.counts)
 
     def rescored(self, loss_and_slopes, goal):
-        """The sets of `rescored` from theta_B on."""
+        """The sets of the function `rescored`, from theta_B on."""
         edits.put(self.model, self.damaged)
         return rescored(self.model, loss_and_slopes, goal, self.anchor, self.counts)
 
@@ -83,7 +77,7 @@ class Case:
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 def fisher_score(case, mask=lambda name: 1):
-    """s_i = F_i delta_i^2: the paper's proxy, the diagonal of 1/2 delta' H_A delta with the empirical Fisher for H_A."""
+    """s_i = F_i delta_i^2: the diagonal of 1/2 delta' H_A delta with the empirical Fisher for H_A. mask: name -> factor."""
     F = fisher(case.model, case.rollout, case.rewards)
     return case.top(lambda name: F[name] * case.delta(name)**2 * mask(name))
 
@@ -133,8 +127,8 @@ CONTROLS = {"largest": largest, "random": random}
 def fisher(model, rollout, rewards):
     """The diagonal of the empirical Fisher information: {name: F}, F_i = mean_k (d/dtheta_i log pi(o_k))^2, fp32.
 
-    Over the correct completions o_k (reward 1), one backward pass each; rewards (N,). A gradient is squared and let go as
-    soon as it is there, so no more than F itself, one copy of the parameters, is held.
+    Over the correct completions o_k (reward 1), one backward pass each; rewards (N,). Each gradient is squared and freed
+    as soon as it is there: memory holds F, one copy of the parameters, and no more.
     """
     correct = (rewards == 1).nonzero().squeeze(1).tolist()
     F = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
@@ -164,20 +158,20 @@ def on_route(model, active):
     on = [top_neurons(a, ROUTE) for a in active]
     shared = on[0] & torch.stack(on[1:]).any(0)                                                          # (neurons,)
     down = {name.removesuffix(".down_proj"): m for name, m in model.named_modules() if name.endswith("down_proj")}
-    mine = dict(zip(down, shared.split([m.in_features for m in down.values()])))
+    in_mlp = dict(zip(down, shared.split([m.in_features for m in down.values()])))
 
     def mask(name, tensor):
         if not (where := edits.channels_of(name, tensor)):
             return 0.0
         mlp, axis, fused = where
-        channels = mine[mlp].to(tensor).repeat(1 + fused)
+        channels = in_mlp[mlp].to(tensor).repeat(1 + fused)
         return channels if axis else channels[:, None]
     return mask
 
 
 def slopes(model, parts):
-    """L_A (nats) at the model's weights, and its gradient, {name: .grad}, which may be overwritten: a float and a dict."""
-    model.zero_grad(set_to_none=False)              # in place; `rescored` has left its scores there
+    """L_A (nats) at the model's weights, a float, and its gradient, {name: .grad}, which may be overwritten."""
+    model.zero_grad(set_to_none=False)              # in place: `rescored` has left its scores there
     loss = 0.0
     for part in parts:
         term = curvature.nll(model, *part)
@@ -187,13 +181,13 @@ def slopes(model, parts):
 
 
 def leading(model, parts):
-    """L_A's g (n,), eigenvalues (k,) fp64 and eigenvectors (k, n) of H, and theta_A (n,), where the model stands.
+    """The spectrum of L_A at the model's weights theta_A: g (n,), eigenvalues (k,) fp64, eigenvectors (k, n), theta_A (n,).
 
-    Only those of the DIRECTIONS leading eigenpairs that are surely curved (curvature.steep).
+    The k pairs are those of the DIRECTIONS leading ones of the Hessian that are curvature.steep.
     """
-    theta = curvature.flatten(model.parameters()).detach().clone()
-    values, vectors, residuals = curvature.lanczos(curvature.hessian(model, curvature.nll, parts), len(theta),
-                                                   min(DIRECTIONS, len(theta)), device=model.device, progress="curvature")
+    theta = curvature.flatten(model.parameters()).detach()
+    product = curvature.hessian(model, curvature.nll, parts)
+    values, vectors, residuals = curvature.lanczos(product, len(theta), min(DIRECTIONS, len(theta)), device=model.device)
     curved = curvature.steep(values, residuals)
     return curvature.gradient(model, curvature.nll, parts), values[curved], vectors[curved], theta
 
@@ -222,14 +216,14 @@ def left_in_s(spectrum, theta, damaged, names):
 
 
 def rescored(model, loss_and_slopes, goal, anchor, counts):
-    """Sets of the sizes `counts`, grown by the share STEP of all coordinates, scored anew in each step:
+    """Sets of the sizes `counts`, grown in steps of the share STEP of all coordinates, which are scored anew in each:
 
-        s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta where the sets so far are rolled back,
+        s_i = max(0, g_i(theta) (theta - theta_A)_i),     theta with the set so far rolled back,
 
     to first order the fall of L_A if coordinate i goes back as well (0 where it is back). It ends when the loss is no
-    longer above `goal`, or no coordinate would lower it: the larger sets are then the last one. Of a step that crosses a
-    size, the best are taken for it: a set does not depend on which other sizes are asked for. loss_and_slopes() gives
-    what `slopes` does. The model starts at theta_B and is left where the last set has led. UserError if a score is not finite.
+    longer above `goal`, or no coordinate would lower it; larger sets are then equal to the last. Where a size lies within
+    a step, its set takes the best of that step, so no set depends on the other sizes. loss_and_slopes: as `slopes`, without
+    arguments. The model starts at theta_B and is left where the last step led. UserError if a score is not finite.
     """
     parameters, grown, sets = dict(model.named_parameters()), {}, []
     step = max(1, round(STEP * sum(p.numel() for p in parameters.values())))

@@ -6,9 +6,9 @@ analyze.py, and by rollback.py (conflict.py).
     hv = hessian(model, nll, parts)                             # hv(v) = H v, without forming H
     values, vectors, residuals = lanczos(hv, n, k=32)           # its largest eigenpairs
 
-Which loss L_A of domain A? The paper's is minus the expected reward (`surrogate`, estimated from A's own samples o_i by
-importance weights, which far from theta_A are useless). Its smooth stand-in is the negative log-likelihood of A's own
-correct completions (`nll`), in nats per completion:
+The paper's loss L_A of domain A is minus the expected reward (`surrogate`: estimated from A's own samples o_i by importance
+weights, which are useless far from theta_A). Its smooth stand-in is the negative log-likelihood of A's own correct
+completions (`nll`), in nats per completion:
 
     L_A(theta) = - mean_{i correct} log pi_theta(o_i).
 
@@ -19,10 +19,10 @@ information, so it has hardly any negative eigenvalues.
 Second derivatives need an attention that has them (load(..., attention="eager")). Vectors are fp32; their inner
 products are summed in fp64, because there are millions of terms.
 """
-# A vector (n,), like theta or delta, has all parameters in the model's order, tied ones once. rollout: on the model's device,
-# at temperature 1; its rewards (N,) or (B, G), NaN where grading failed. parts: micro-batches [(Rollout, weights (m,))].
-# loss: `nll` or `surrogate`, a function of (model, Rollout, weights), summed over them. product: a function v -> H v. values
-# (k,) fp64, vectors (k, n): eigenpairs of `lanczos`. second is 1/2 delta' H delta; a share is a float, 1 for all of it.
+# A vector (n,), like theta or delta, has all parameters in the model's order, tied ones once. rollout: on its device; its
+# rewards (N,) or (B, G), NaN where grading failed. parts: micro-batches [(Rollout, weights (m,))]. loss: `nll` or
+# `surrogate`, a function of (model, *part), to be summed over parts. product: a function v -> H v. values (k,) fp64, vectors
+# (k, n): eigenpairs of `lanczos`. first is g . delta, second 1/2 delta' H delta; a share is a float, 1 for all of it.
 if __name__ == "__main__":
     raise SystemExit(__doc__)
 
@@ -44,6 +44,14 @@ def flatten(tensors):
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
+def matrix(rows, n, device="cpu"):
+    """Zeros (rows, n) fp32 on a device: of the CPU in a temporary file, because main memory may be too small for so many."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(rows, n, device=device)
+    with tempfile.NamedTemporaryFile() as file:     # it is gone when the tensor is
+        return torch.from_file(file.name, shared=True, size=rows * n).view(rows, n)
+
+
 def unflatten(model, vector):
     """A vector as tensors of the parameters' shapes, views of it."""
     params = list(model.parameters())
@@ -60,7 +68,7 @@ def place(model, vector):
 # ---- losses ------------------------------------------------------------------------------------------------------
 
 def weighted(rollout, weights):
-    """The completions whose weight, one of `weights` (N,), is not 0, in micro-batches: parts."""
+    """The completions whose weight is not 0, in micro-batches: parts. weights: (N,)."""
     weights = weights.float().to(rollout.ids.device)
     live = weights.nonzero().squeeze(1).tolist()
     return [(rollout.select(index), weights[index]) for index in micro_batches(rollout, live, BUDGET)]
@@ -73,7 +81,7 @@ def own_correct(rollout, rewards):
 
 
 def own_all(rollout, rewards):
-    """All graded completions, N' of them, with centred rewards (B, G) as weights, (r_i - mean r) / N': parts, maybe none.
+    """All N' graded completions, weighted by centred rewards, (r_i - mean r) / N': parts, maybe none. rewards: (B, G).
 
     The mean is that of the prompt's other completions, so the estimate stays unbiased (RLOO, arXiv 2402.14740).
     """
@@ -88,9 +96,9 @@ def nll(model, rollout, weights):
 
 
 def surrogate(model, rollout, weights):
-    """- sum_i w_i pi_theta(o_i) / pi_A(o_i), A the sampling model: with own_all's weights, a constant minus E[reward].
+    """- sum_i w_i pi_theta(o_i) / pi_A(o_i): with own_all's weights, a constant minus the expected reward. A scalar, fp64.
 
-    Its value and its derivatives of every order at theta_A are unbiased; rollout.logps has pi_A.
+    rollout.logps has log pi_A, of the sampling model. At theta_A the value and derivatives of every order are unbiased.
     """
     ratio = (token_logps(model, rollout).double() - rollout.logps.double()).sum(1).exp()                 # (m,)
     return -(weights.double() * ratio).sum()
@@ -123,33 +131,28 @@ def hessian(model, loss, parts):
 
 # ---- eigenvectors ------------------------------------------------------------------------------------------------
 
-def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
+def lanczos(product, n, k, steps=None, device="cpu", progress="curvature"):
     """The k algebraically largest eigenpairs of a symmetric (n, n) matrix H known by its products with vectors.
 
     Lanczos: q_1 random, H Q = Q T + beta q e', Q orthonormal, T tridiagonal of `steps` rows. The eigenpairs (lambda, y) of
     T give H (Q y) ~ lambda (Q y), the extreme ones first. Every new q is orthogonalised against all before it, because
     rounding destroys orthogonality as soon as a pair converges (Golub & Van Loan, Matrix Computations). steps: 2 k + 20
-    unless given, n at most; as many vectors are held, on a GPU or in a temporary file. progress: the name of a bar, or None.
+    unless given, n at most; as many vectors are held, on a GPU or in a temporary file. progress: the name of the bar.
 
     Returns values (k,) fp64 descending, vectors (k, n) fp32, and residuals (k,) fp64, || H v - lambda v || = |beta y_last|
     for the last beta: a pair that has not converged shows in its residual.
     """
     steps = min(n, steps or 2 * k + 20)
-    if torch.device(device).type == "cpu":          # the system may move Q out of main memory, which may be too small for it
-        with tempfile.NamedTemporaryFile() as file:
-            Q = torch.from_file(file.name, shared=True, size=steps * n).view(steps, n)
-    else:
-        Q = torch.zeros(steps, n, device=device)
-    T = torch.zeros(steps, steps, dtype=torch.float64)
-    random = lambda j: torch.randn(n, generator=torch.Generator().manual_seed(seed + j)).to(device)
+    Q, T = matrix(steps, n, device), torch.zeros(steps, steps, dtype=torch.float64)
+    random = lambda seed: torch.randn(n, generator=torch.Generator().manual_seed(seed)).to(device)
     q = random(0)
-    for j in tqdm(range(steps), desc=progress, disable=progress is None, leave=False, delay=3):
+    for j in tqdm(range(steps), desc=progress, leave=False, delay=3):
         Q[j] = q / q.double().norm()                # in fp32 a sum of so many squares is off by 1e-4
         q = product(Q[j])
         T[j, j] = torch.dot(q.double(), Q[j].double())
         q = orthogonal(q, Q[:j + 1])
         beta = q.double().norm().item()
-        if beta < 1e-6 * T.abs().max():             # an invariant subspace: this start has seen all it can, take another
+        if beta < 1e-6 * T.abs().max():             # an invariant subspace: nothing new comes of this q, start from another
             q, beta = orthogonal(random(j + 1), Q[:j + 1]), 0.0
         if j + 1 < steps:
             T[j, j + 1] = T[j + 1, j] = beta
@@ -159,7 +162,7 @@ def lanczos(product, n, k, steps=None, seed=0, device="cpu", progress=None):
 
 
 def steep(values, residuals):
-    """A bool mask (k,) of the pairs that are curved for sure: those above their residual and 1e-4 of the largest value."""
+    """A bool mask (k,) of the pairs that are surely curved upwards: values above their residual and 1e-4 of the largest."""
     return values > torch.maximum(residuals, 1e-4 * values[0])
 
 
@@ -198,7 +201,7 @@ def expansion(model, loss, parts, deltas):
 
 
 def along(model, loss, parts, theta, delta, times):
-    """L(theta + t delta) - L(theta) for each t, a list: the measured change on the way. It leaves the model at theta."""
+    """L(theta + t delta) - L(theta) for each t, a list: the measured change on the way. The model is left at theta."""
     losses = []
     for t in (0, *times):
         place(model, theta + t * delta)
@@ -207,20 +210,17 @@ def along(model, loss, parts, theta, delta, times):
     return [end - losses[0] for end in losses[1:]]
 
 
-def reach(times, measured, first, second, tolerance=0.2):
-    """The range in which the local theory holds along delta: the largest t up to which, at each t before it too,
+def reach(times, measured, first, second):
+    """How far along delta the local theory holds: the largest t for which, at it and at each t before it,
 
-        | t g.delta + t^2/2 delta' H delta - measured |  <=  tolerance * (| t g.delta | + | t^2/2 delta' H delta |),
+        | t g.delta + t^2/2 delta' H delta - measured |  <=  0.2 (| t g.delta | + | t^2/2 delta' H delta |),
 
-    0 if nowhere. The error is compared with both terms and not with their sum, because they can cancel. times: ascending;
-    measured: what `along` gave for them; first: g.delta.
+    0 if there is none. Both terms are the measure and not their sum, because they can cancel. times: ascending; measured:
+    what `along` gave for them.
     """
-    held = 0.0
-    for t, change in zip(times, measured):
-        if abs(t * first + t**2 * second - change) > tolerance * (abs(t * first) + abs(t**2 * second)):
-            break
-        held = t
-    return held
+    wrong = [abs(t * first + t**2 * second - change) > 0.2 * (abs(t * first) + abs(t**2 * second))
+             for t, change in zip(times, measured)]
+    return [0.0, *times][[*wrong, True].index(True)]
 
 
 # ---- the conflict subspace -----------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def eigen_shares(values, vectors, delta, second):
 
 
 def coordinate_share(product, delta, second, k):
-    """The share of `second` that delta carries when all except its k largest coordinates, by size, are set to 0."""
+    """The share of `second` that is left when all except the k largest coordinates of delta, by size, are set to 0."""
     index = delta.abs().topk(k).indices
     return quadratic(product, torch.zeros_like(delta).index_copy(0, index, delta[index])) / second
 
@@ -261,7 +261,7 @@ def trace(product, n, probes=8, seed=0, device="cpu"):
 def bottom(values, vectors, g):
     """The step from theta_A to the minimum in S of the quadratic model: - sum_i (v_i . g_A) / lambda_i v_i, (n,).
 
-    The pairs have to be `steep`. The theorem takes theta_A for that minimum; after so few steps of RL it is not quite.
+    The pairs have to be `steep`. The theorem assumes that theta_A is that minimum: after so few steps of RL it is not quite.
     """
     return -(inner(vectors, g) / values.to(g.device)).float() @ vectors
 
@@ -270,8 +270,8 @@ def distances(point, centre, vectors):
     """|| P_S (point - centre) ||, S the span of the vectors, and the norm of the rest: two floats.
 
     The theorem, for descent of rate alpha: || P_S (theta_t - theta_A) || <= (1 - alpha mu)^t || P_S (theta_0 - theta_A) ||
-    with mu the least curvature in S, if mu > 0 and the rest of delta_B hardly acts back on S. Where it does, the minimum in
-    S lies elsewhere while the rest stands, and the distance to theta_A does not go to 0.
+    with mu the least curvature in S, if mu > 0 and the part of delta_B outside S hardly acts back on S. If it does, it moves
+    the minimum in S away from theta_A, and the distance to theta_A does not go to 0.
     """
     moved = point - centre
     coordinates = inner(vectors, moved)                                                                  # (k,)
@@ -279,10 +279,7 @@ def distances(point, centre, vectors):
 
 
 def descend(model, loss, parts, theta, alpha, steps):
-    """The refresh of the theorem: theta_0 .. theta_steps one by one, theta_{t+1} = theta_t - alpha grad L(theta_t).
-
-    theta: theta_0. The model is moved, and the caller may move it between two of them.
-    """
+    """Yield theta_0 = theta .. theta_steps, theta_{t+1} = theta_t - alpha grad L(theta_t). The caller may move the model."""
     yield theta
     for _ in range(steps):
         place(model, theta)

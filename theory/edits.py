@@ -6,8 +6,8 @@ rollback.py and merge.py read weights through it.
     cosines(module_grams(found)["all"]), neuron_grams(found)                        # all against all
 
 An edit is delta = theta_expert - theta_base over all parameters; there are E of them. The files are read once, a tensor
-at a time in each of a few threads, and in blocks that fit a core's cache, so that a parameter is there while all is
-computed of it. Memory is a few of the largest tensors. config.json and safetensors are all that is needed.
+at a time in each of a few threads. All numbers of a block of rows are computed while it is in a core's cache. Memory is a
+few of the largest tensors. config.json and safetensors are all that is needed.
 
 The stored precision limits what can be known. A number in bf16 has 8 significant bits: neighbours (one unit in the
 last place, ulp) lie 0.4 to 0.8 % apart, and a change below half of that is rounded away or, by luck, rounded up to a
@@ -32,13 +32,13 @@ from tqdm import tqdm
 
 from model import UserError, check_directory, check_equal, check_weights
 
-BLOCK = 2**17          # elements of a tensor at a time: few enough for the cache, enough to be worth a thread's while
-WIDE = 256             # matrices whose smaller side is above get singular values if asked: their time grows as its cube
-PART = 8               # energy: of the first 1/PART of the singular values
+BLOCK = 2**17          # elements of a block: few enough for the cache, enough to be worth a thread's while
+WIDE = 256             # above this smaller side, singular values are computed only if asked for: time grows as its cube
+PART = 8               # energy is that of the first 1/PART of the singular values: rank 256 of 2048 (arXiv 2609.39405)
 SHARES = ("unchanged", "abs_below_1e-7", "abs_below_1e-5", "rel_below_1e-3", "abs_and_rel", "bf16_unchanged")
 
 
-# ---- names -------------------------------------------------------------------------------------------------------
+# ---- names and files ---------------------------------------------------------------------------------------------
 
 def layer_of(name):
     """The number of the layer that a tensor belongs to, or None: 3 of model.layers.3.mlp.up_proj.weight."""
@@ -52,7 +52,7 @@ def type_of(name):
 
 
 def module_of(name):
-    """The module that a tensor's gradient or edit counts for: '3 attention', '3 mlp', or the type outside the layers."""
+    """The module that a tensor belongs to: '3 attention', '3 mlp', '3 norm', or outside the layers its type."""
     kind = "attention" if re.search("attn|attention", name) else "mlp" if re.search("mlp|feed_forward", name) else "norm"
     return type_of(name) if layer_of(name) is None else f"{layer_of(name)} {kind}"
 
@@ -68,11 +68,11 @@ def channels_of(name, tensor):
 
 
 def tensor_files(*checkpoints):
-    """{checkpoint: {tensor name: safetensors file, a Path}}; a tied output head, which is the embedding, is left out.
+    """{checkpoint: {tensor name: safetensors file, a Path}}, without a tied output head, which is the embedding.
 
     UserError if one is no directory, is damaged, has no safetensors, or differs from the first in a tensor's name or shape.
     """
-    files, shapes = {}, {}
+    files, first = {}, {}
     for checkpoint in checkpoints:
         check_directory(str(checkpoint))
         if not Path(checkpoint).is_dir():
@@ -84,24 +84,21 @@ def tensor_files(*checkpoints):
         stored = {name: own for name, own in check_weights(checkpoint).items() if not (tied and name == "lm_head.weight")}
         if not stored:
             raise UserError(f"{checkpoint} has no safetensors: load it with model.py and save it again")
-        files[checkpoint] = {name: file for name, (file, _) in stored.items()}
-        shapes[checkpoint] = {name: shape for name, (_, shape) in stored.items()}
-        check_equal(checkpoints[0], shapes[checkpoints[0]], checkpoint, shapes[checkpoint])
+        files[checkpoint], shapes = ({name: own[i] for name, own in stored.items()} for i in (0, 1))
+        first = first or shapes
+        check_equal(checkpoints[0], first, checkpoint, shapes)
     return files
 
 
 def check_names(model, name, files):
-    """UserError if a checkpoint's tensor_files lack a parameter of the model that transformers made of them."""
+    """UserError if files, the tensor_files of checkpoint `name`, lack a parameter of the model that it is loaded as."""
     if missing := sorted({parameter for parameter, _ in model.named_parameters()} - files.keys()):
         raise UserError(f"{name} stores its weights under other names than transformers, which misses {missing[0]}: load "
                         "it and save it again with save_pretrained")
 
 
 def without_weights(name):
-    """A checkpoint's model on the meta device, which has names and shapes but no numbers, and its tokenizer, for `save`.
-
-    UserError if transformers cannot make them.
-    """
+    """A checkpoint's model on the meta device (shapes, no numbers) and tokenizer. UserError if transformers has none."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig       # takes seconds
     try:
         with torch.device("meta"):
@@ -144,31 +141,27 @@ def measure(base, checkpoints, wide=False):
 
 
 def in_threads(work, names, what):
-    """Yield work(name) of each tensor in turn; a few threads compute it a little ahead. what: the name of the bar."""
+    """Yield work(name) for each name in turn; a few threads compute a little ahead. what: the name of the bar."""
     threads, ahead = min(8, torch.get_num_threads()), deque()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for name in tqdm(names, desc=what, unit="tensor", leave=False, delay=3):
             ahead.append(pool.submit(work, name))
-            if len(ahead) > 2 * threads:            # no further, because what is done is held until it is asked for
+            if len(ahead) > 2 * threads:            # no further ahead, because results wait in memory
                 yield ahead.popleft().result()
         yield from (done.result() for done in ahead)
 
 
 def read_tensor(path, name):
-    """One tensor; the file is opened anew, because an open one keeps in memory all that was ever read of it."""
+    """One tensor. The file is opened each time, because an open one keeps all that was ever read of it in memory."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
 
 def measure_tensor(name, tensors, wide):
-    """The dict that `measure` has for one tensor, or None if it holds no real numbers (a buffer).
-
-    tensors: the base's, then those of E checkpoints, of one shape. UserError if a number is not finite.
-    """
-    base, *edited = tensors
-    if not base.is_floating_point():
+    """`measure`'s dict for one tensor, None for integers. tensors: of base and E checkpoints. UserError if not finite."""
+    if not tensors[0].is_floating_point():
         return None
-    matrix = base.ndim == 2
+    matrix = tensors[0].ndim == 2
     base, *edited = (t.reshape(len(t) if t.ndim > 1 else 1, -1) for t in tensors)
     (rows, columns), E = base.shape, len(edited)
     dtype = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
@@ -203,7 +196,7 @@ def measure_tensor(name, tensors, wide):
                         "that diverged")
     if fused:
         channels = channels.view(E, E, 2, -1).sum(2)                                              # gate and up of a channel
-    sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()  # an even stride could see few columns
+    sample = base.reshape(-1)[::base.numel() >> 12 | 1].float()     # an odd stride: an even one could miss most columns
     return {"parameters": base.numel(), "counts": counts, "l1": l1, "linf": linf, "gram": gram, "products": products,
             "channels": channels, "mlp": mlp, "singular": [*map(spectrum, buffer)] if whole else None if matrix else [],
             "null": torch.tensor([rounding_null(l1[e].item() / base.numel(), sample, t.dtype == torch.bfloat16)
@@ -220,13 +213,13 @@ def tally(a, b, delta, scratch):
     torch.abs(torch.sub(b.to(delta.dtype), old, out=delta), out=size)
     d = size.numpy()
     unchanged, tiny, small = d == 0, d < 1e-7, d < 1e-5
-    if a.dtype == b.dtype == torch.bfloat16:        # any change is more than 2^-9 of the number: twice as fast
+    if a.dtype == b.dtype == torch.bfloat16:        # any change is above 2^-9 of the number: three shares are one
         same = np.count_nonzero(unchanged)
         counts = [same, np.count_nonzero(tiny), np.count_nonzero(small), same, same, same]
     else:
         relative = (d < torch.abs(old, out=limit).mul_(1e-3).numpy()) | unchanged
         bits = lambda x: x.bfloat16().view(torch.int16).numpy()
-        rounded = (bits(a) == bits(b)) | unchanged  # because 0 equals -0
+        rounded = (bits(a) == bits(b)) | unchanged  # 0 equals -0, though their bits differ
         counts = list(map(np.count_nonzero, (unchanged, tiny, small, relative, tiny & relative, rounded)))
     return counts, size.sum().item(), d.max().item()
 
@@ -234,10 +227,10 @@ def tally(a, b, delta, scratch):
 def rounding_null(mean_size, sample, stored_in_bf16):
     """Share of parameters that bf16 would show unchanged if an edit of this mean size were dense and normal.
 
-    A number a that bf16 rounds to r stays in r's cell (r - ulp / 2, r + ulp / 2), moved by a normal d of deviation
-    sigma, with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma): its place in the cell
-    matters, because a base that is itself stored in bf16 sits in the middle of every cell. sigma follows from mean_size,
-    the mean of |d|, which is sigma sqrt(2 / pi); an edit that is stored in bf16 keeps only whole steps, of mean size
+    A number a that bf16 rounds to r is moved by a normal d of deviation sigma. It stays in r's cell (r - ulp / 2,
+    r + ulp / 2) with probability Phi((r + ulp / 2 - a) / sigma) - Phi((r - ulp / 2 - a) / sigma). Its place in the cell
+    matters: a base that is itself stored in bf16 sits in the middle of every cell. sigma follows from mean_size, the mean
+    of |d|, which is sigma sqrt(2 / pi); an edit that is stored in bf16 keeps only whole steps, of mean size
 
         mean of  2 ulp sum_k Q((k - 1/2) ulp / sigma),     Q = 1 - Phi,
 
@@ -262,10 +255,7 @@ def rounding_null(mean_size, sample, stored_in_bf16):
 
 
 def spectrum(delta):
-    """Singular values of a matrix, descending, fp64.
-
-    They come from the smaller Gram matrix: ten times as fast, and right down to 1e-7 of the largest.
-    """
+    """Singular values, descending, fp64, by the smaller Gram matrix: ten times as fast, good to 1e-7 of the largest."""
     delta = (delta if delta.shape[0] <= delta.shape[1] else delta.T).double()
     return torch.linalg.eigvalsh(delta @ delta.T).flip(0).clamp(min=0).sqrt()
 
@@ -297,19 +287,13 @@ def sparsity(found, e):
 
 
 def effective_ranks(found, e):
-    """(sum_i s_i^2)^2 / sum_i s_i^4, s the singular values of each matrix's edit: {tensor name: float}.
-
-    r equal values give r, an edit of nothing NaN. Left out: matrices too wide for `measure`.
-    """
+    """(sum s^2)^2 / sum s^4, s a matrix's singular values: {tensor name: float}, NaN if all are 0; none if too wide."""
     squares = {name: tensor["singular"][e].square() for name, tensor in found.items() if tensor["singular"]}
     return {name: (square.sum()**2 / square.square().sum()).item() for name, square in squares.items()}
 
 
 def energy(found, e):
-    """Share of the matrices' squared norm that lies in the first 1/PART of the singular values of each: a float.
-
-    In a matrix 2048 wide that is the energy at rank 256 (arXiv 2609.39405). NaN if one was too wide, or none has moved.
-    """
+    """Share of squared norm in the first 1/PART of each matrix's singular values; NaN if one was too wide, or all are 0."""
     if any(tensor["singular"] is None for tensor in found.values()):
         return math.nan
     squares = [tensor["singular"][e].square() for tensor in found.values() if tensor["singular"]]
@@ -317,7 +301,7 @@ def energy(found, e):
 
 
 def conflict(found, e, f):
-    """How much two edits, e < f, pull apart: {"norm": || min(0, p) ||, "share": this over || p ||}, p_i = delta_e,i delta_f,i.
+    """How much two edits, e < f, pull apart: {"norm": || min(0, p) ||, "share": norm / || p ||}, p_i = delta_e,i delta_f,i.
 
     The conflict norm of arXiv 2607.22039. Its size follows that of the edits; the share is 0.71 where signs are random, and
     NaN where no parameter was moved by both.
@@ -327,10 +311,9 @@ def conflict(found, e, f):
 
 
 def neuron_grams(found):
-    """Inner products of the edits of each of M neurons (channels of an MLP): (E, E, M) fp64, and M names (MLP, channel).
+    """Inner products of the edits of each of M neurons (`channels_of`): (E, E, M) fp64, and M names (MLP, channel).
 
-    The diagonal (e, e) is m_e^2, where m_e(l, c) is the norm of the change of row c of gate_proj, row c of up_proj and
-    column c of down_proj. Layers are in the order of their numbers. None and [] if the architecture has no such MLP.
+    Layers are in the order of their numbers. None and [] if the architecture has no such MLP.
     """
     natural = lambda mlp: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mlp)]
     mlps = sorted({t["mlp"] for t in found.values() if t["mlp"]}, key=natural)
@@ -359,6 +342,7 @@ def direction_kept(grams, mask, e, f):
 
 def module_grams(found):
     """{module: inner products of the edits (E, E) fp64}, summed over its tensors (`module_of`), "all" first."""
-    gram = lambda tensors: sum(tensor["gram"] for tensor in tensors)
-    return {"all": gram(found.values()), **{module: gram(t for name, t in found.items() if module_of(name) == module)
-                                            for module in dict.fromkeys(map(module_of, found))}}
+    grams = {"all": sum(tensor["gram"] for tensor in found.values())}
+    for name, tensor in found.items():
+        grams[module_of(name)] = grams.get(module_of(name), 0) + tensor["gram"]
+    return grams

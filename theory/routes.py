@@ -26,7 +26,7 @@ from tqdm import tqdm
 from grpo.losses import group_advantages, policy_loss, token_weights
 from grpo.rollout import micro_batches, token_logps
 from grpo.scores import t_quantile
-from theory.curvature import BUDGET, gradient
+from theory.curvature import BUDGET, gradient, matrix
 from theory.edits import cosines, module_of
 
 PARTS = 8  # parts of a batch, for the sampling error of its gradient: analyze.py needs at least as many prompts
@@ -107,7 +107,7 @@ def policy_gradients(model, rollout, rewards):
     """
     advantages = group_advantages(rewards).flatten().to(model.device)                             # (N,)
     graded = ~rewards.flatten().isnan().to(model.device)
-    gradients = []
+    gradients = matrix(PARTS, sum(p.numel() for p in model.parameters()))    # many copies of the parameters: not on the GPU
     for part in tqdm(range(PARTS), desc="policy gradients", leave=False, delay=3):
         mine = rollout.group % PARTS == part
         weights = token_weights(rollout.mask.sum(1), graded & mine, "grpo", None)
@@ -117,9 +117,9 @@ def policy_gradients(model, rollout, rewards):
         def loss(model, some, index):
             logps = token_logps(model, some)
             return policy_loss(logps, logps.detach(), None, advantages[index], some.mask, weights[index])[0]
-        gradients.append(gradient(model, loss, parts).cpu() if parts else  # many copies of the parameters: not on the GPU
-                         torch.zeros(sum(p.numel() for p in model.parameters())))
-    return torch.stack(gradients)
+        if parts:
+            gradients[part] = gradient(model, loss, parts)
+    return gradients
 
 
 def gradient_cosines(gradients, spans):
