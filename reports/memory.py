@@ -24,6 +24,7 @@ if __name__ == "__main__":
     raise SystemExit(__doc__)
 
 import copy
+import re
 import resource
 import sys
 from pathlib import Path
@@ -161,9 +162,12 @@ def held(device):
     """Bytes of a device that this process holds now (the most, where the system does not tell), and the most it has held."""
     if device == "cuda":
         return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    # Linux counts in ru_maxrss what the process that started this one held; VmHWM begins anew with each program.
+    kilobytes = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+)", proc("self/status")))
+    if kilobytes:
+        return 1024 * int(kilobytes["VmRSS"]), 1024 * int(kilobytes["VmHWM"])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    statm = proc("self/statm").split()
-    return int(statm[1]) * resource.getpagesize() if statm else most, most
+    return most, most
 
 
 def proc(name):
