@@ -1,4 +1,4 @@
-"""Every number of README.md and RESULTS.md on the embedded model, made anew: the commands, in the order in which they run.
+"""The numbers of sections 1 to 5 of RESULTS.md made anew: the commands, in the order in which they run.
 
     python reproduce.py                                  # all of it, as many seeds at a time as there are cores
     python reproduce.py --seeds 0 --only story           # one seed of one section; run it again, and it goes on
