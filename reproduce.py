@@ -262,8 +262,10 @@ def run_all(args):
     left = {command: expected(command, seconds) for which in product(args.only, args.seeds)
             for words in commands(*which) if not is_done(words, seconds) for command in [shlex.join(words)]}
     last = {}                                       # of each seed the future of its latest stage
-    with ThreadPoolExecutor(args.at_a_time) as pool, tqdm(total=sum(left.values()), desc=f"{len(left)} commands",
-                                                          bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
+    minutes = sum(left.values()) / 60 / min(args.at_a_time, len(args.seeds))
+    with ThreadPoolExecutor(args.at_a_time) as pool, tqdm(
+            total=sum(left.values()), desc=f"{len(left)} commands, some {minutes:.0f} minutes",
+            bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
         for stage, seed in product(args.only, args.seeds):
             last[seed] = pool.submit(run_stage, stage, seed, last.get(seed), left, bar, seconds)
         try:
